@@ -1,0 +1,23 @@
+/* base/cpu.h: which instruction set the kernels use. Chosen once, at first use; MICA_CPU=portable|avx2|avx512 (the one documented
+ * debug variable) lowers it, never raises it. Results are bit-identical across thread counts, not across these. */
+#ifndef MICA_BASE_CPU_H
+#define MICA_BASE_CPU_H
+
+#include "base/error.h"
+
+/* name; each needs all before it. AVX512 = F, BW, DQ, VL, VBMI, VNNI and BF16. */
+#define MICA_CPU_LIST(X) X(PORTABLE, "portable") X(AVX2, "avx2") X(AVX512, "avx512")
+
+typedef enum mica_cpu {
+#define X(name, text) MICA_CPU_##name,
+    MICA_CPU_LIST(X)
+#undef X
+    MICA_CPU_COUNT
+} mica_cpu;
+
+mica_cpu mica_cpu_current(void);
+mica_cpu mica_cpu_detected(void);       /* what the processor has */
+const char *mica_cpu_name(mica_cpu cpu);
+void mica_cpu_select(mica_cpu cpu);     /* for tests: at most the detected one; not while kernels run */
+
+#endif

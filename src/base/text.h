@@ -1,0 +1,30 @@
+/* base/text.h: a growing byte string. Invariant: bytes[length] == 0 whenever bytes is not NULL.
+ * Appends after an out-of-memory do nothing; mica_text_failed() tells once, at the end. */
+#ifndef MICA_BASE_TEXT_H
+#define MICA_BASE_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+
+typedef struct mica_text {
+    char *bytes; /* owned; NULL when empty */
+    size_t length, capacity;
+    bool failed;
+} mica_text;
+
+#define MICA_TEXT_INIT {NULL, 0, 0, false}
+
+void mica_text_release(mica_text *text);
+void mica_text_clear(mica_text *text);
+void mica_text_append(mica_text *text, const char *bytes, size_t length);
+void mica_text_puts(mica_text *text, const char *string);
+void mica_text_printf(mica_text *text, const char *format, ...) MICA_PRINTF(2, 3);
+bool mica_text_failed(const mica_text *text);
+char *mica_text_take(mica_text *text); /* ownership moves to the caller (mica_free); NULL if failed */
+
+/* "directory/name" in fresh memory (mica_free), NULL when out of memory. */
+char *mica_path_join(const char *directory, const char *name);
+
+#endif

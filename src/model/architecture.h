@@ -1,0 +1,57 @@
+/* model/architecture.h: what is data about a family of models: its model_type, prefixes, and one row per tensor name.
+ * Adding an architecture is adding rows. */
+#ifndef MICA_MODEL_ARCHITECTURE_H
+#define MICA_MODEL_ARCHITECTURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mica_config;
+
+/* What a tensor is for. */
+typedef enum mica_role {
+    MICA_ROLE_EMBEDDING, MICA_ROLE_FINAL_NORM, MICA_ROLE_HEAD, MICA_ROLE_NORM, MICA_ROLE_ATTENTION,
+    MICA_ROLE_ROUTER, MICA_ROLE_ROUTER_BIAS, MICA_ROLE_HASH_TABLE,
+    MICA_ROLE_EXPERT, MICA_ROLE_SHARED_EXPERT, MICA_ROLE_DENSE, /* with a projection */
+    MICA_ROLE_OTHER
+} mica_role;
+
+typedef enum mica_projection { MICA_GATE, MICA_UP, MICA_DOWN, MICA_PROJECTION_COUNT } mica_projection;
+const char *mica_projection_name(mica_projection projection); /* "gate", "up", "down" */
+
+/* One dimension of an expected shape, as a function of the configuration (and the layer). */
+typedef uint64_t (*mica_dimension)(const struct mica_config *config, uint64_t layer);
+
+/* When a tensor has to be there. */
+typedef bool (*mica_presence)(const struct mica_config *config, uint64_t layer);
+
+typedef struct mica_tensor_row {
+    /* Below the prefix; {L} = layer, {E} = expert, as decimal numbers. "….weight" names a weight, which may be stored plain or in the
+     * model's quantised encoding (then with its scales beside it). */
+    const char *pattern;
+    mica_role role;
+    mica_projection projection;
+    mica_dimension shape[2]; /* second NULL: a vector; both NULL: shape not checked */
+    mica_presence required;  /* NULL: always where the pattern applies; returns false: must not be expected, may be there */
+} mica_tensor_row;
+
+/* Names that are known and not used, each under the name of its rule ("rotary frequencies", "multi-token prediction", "vision tower",
+ * "projector"). Glob with '*'; {L>=N} matches layers from num_hidden_layers on. */
+typedef struct mica_ignore_row {
+    const char *pattern, *rule;
+} mica_ignore_row;
+
+typedef struct mica_architecture {
+    const char *model_type, *family; /* "kimi_k2", "deepseek_v3" */
+    const char *prefix;              /* before the patterns: "language_model." or "" */
+    bool text_config;                /* the language model's numbers are in text_config */
+    bool mixture;                    /* has routed experts */
+    const char *expert_scale;        /* suffix of an fp8 scale: "weight_scale_inv" or "scale" */
+    const mica_tensor_row *rows;     /* ends with pattern NULL */
+    const mica_ignore_row *ignored;  /* ends with pattern NULL */
+} mica_architecture;
+
+const mica_architecture *mica_architecture_find(const char *model_type); /* NULL when unknown */
+const mica_architecture *mica_architecture_at(uint64_t index);           /* NULL past the end */
+
+#endif

@@ -1,0 +1,49 @@
+/* model/config.h: config.json as numbers that have been checked. Every refusal names config.json, the key, expected and got. */
+#ifndef MICA_MODEL_CONFIG_H
+#define MICA_MODEL_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "model/architecture.h"
+
+typedef enum mica_quantisation { MICA_QUANTISATION_NONE, MICA_QUANTISATION_FP8, MICA_QUANTISATION_INT4 } mica_quantisation;
+
+/* Keys absent in a family are 0 (or as said). Names are those of config.json. */
+typedef struct mica_config {
+    const mica_architecture *architecture; /* by model_type, outer before text_config */
+    char model_type[64];                   /* as written in the outer config */
+    uint64_t hidden_size, intermediate_size, vocab_size;
+    uint64_t num_hidden_layers, num_nextn_predict_layers;
+    uint64_t num_attention_heads, num_key_value_heads, head_dim;
+    bool tie_word_embeddings;
+    double rms_norm_eps;
+    /* mixture of experts; n_routed_experts == 0: a dense model */
+    uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size;
+    uint64_t first_k_dense_replace, moe_layer_freq, n_group, topk_group, num_hash_layers;
+    bool norm_topk_prob;
+    double routed_scaling_factor;
+    char scoring_func[32], topk_method[32];
+    /* multi-head latent attention */
+    uint64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim; /* q_lora_rank 0: plain q_proj */
+    /* DeepSeek-V4 */
+    uint64_t o_groups, o_lora_rank, index_n_heads, index_head_dim, hc_mult;
+    uint64_t compress_ratios[512], compress_ratio_count; /* [layer] */
+    /* rope; type "" when there is none */
+    double rope_theta, rope_factor;
+    char rope_type[32];
+    /* quantization_config */
+    mica_quantisation quantisation;
+    uint64_t weight_block_rows, weight_block_columns; /* fp8 */
+    uint64_t group_size;                              /* int4 */
+} mica_config;
+
+/* The parser alone, for the fuzzer; `name` is what messages call the file. */
+mica_status mica_config_parse(const char *name, const char *json, uint64_t length, mica_config *config, mica_error *error) MICA_CHECKED;
+mica_status mica_config_load(const char *path, mica_config *config, mica_error *error) MICA_CHECKED;
+
+/* True when `layer` (model numbering) has routed experts. */
+bool mica_config_layer_is_moe(const mica_config *config, uint64_t layer);
+
+#endif
