@@ -24,6 +24,9 @@ void mica_text_printf(mica_text *text, const char *format, ...) MICA_PRINTF(2, 3
 bool mica_text_failed(const mica_text *text);
 char *mica_text_take(mica_text *text); /* ownership moves to the caller (mica_free); NULL if failed */
 
+/* How many bytes (1..4) the UTF-8 character at the start of `text` takes; 0 when there is none that is valid. */
+size_t mica_utf8_sequence(const char *text, size_t length);
+
 /* "directory/name" in fresh memory (mica_free), NULL when out of memory. */
 char *mica_path_join(const char *directory, const char *name);
 

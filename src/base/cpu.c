@@ -1,0 +1,72 @@
+/* base/cpu.c: what the processor has, and what the kernels shall use. Judged by tests/base/test_cpu.c. */
+#include "base/cpu.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+static const char *const names[MICA_CPU_COUNT] = {
+#define X(name, text) text,
+    MICA_CPU_LIST(X)
+#undef X
+};
+
+static atomic_int selected = -1;
+
+#if defined(__x86_64__)
+/* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+mica_cpu mica_cpu_detected(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) {
+        return MICA_CPU_PORTABLE;
+    }
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+                  && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")
+                  && __builtin_cpu_supports("avx512bf16");
+    return avx512 ? MICA_CPU_AVX512 : MICA_CPU_AVX2;
+}
+#else
+mica_cpu mica_cpu_detected(void) {
+    return MICA_CPU_PORTABLE;
+}
+#endif
+
+/* The detected set, lowered by MICA_CPU. A value that names no set is as if absent: the library has no one to tell. */
+static mica_cpu first_choice(void) {
+    mica_cpu detected = mica_cpu_detected();
+    const char *wanted = getenv("MICA_CPU");
+    for (int i = 0; wanted && i < (int)detected; i++) {
+        if (strcmp(wanted, names[i]) == 0) {
+            return (mica_cpu)i;
+        }
+    }
+    return detected;
+}
+
+mica_cpu mica_cpu_current(void) {
+    int cpu = atomic_load(&selected);
+    if (cpu < 0) { /* two threads may both come here: they store the same */
+        cpu = (int)first_choice();
+        atomic_store(&selected, cpu);
+    }
+    return (mica_cpu)cpu;
+}
+
+const char *mica_cpu_name(mica_cpu cpu) {
+    return (unsigned)cpu < MICA_CPU_COUNT ? names[cpu] : "unknown";
+}
+
+void mica_cpu_select(mica_cpu cpu) {
+    mica_cpu detected = mica_cpu_detected();
+    atomic_store(&selected, (int)(cpu < detected ? cpu : detected));
+}

@@ -1,0 +1,108 @@
+/* base/memory.c: the one door to the allocator. A counter at the door lets tests fail any allocation.
+ * libcrypto's digest contexts are the exception: it has its own allocator. Judged by tests/base/test_memory.c. */
+#include "base/memory.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#define PAGE_BYTES ((size_t)4096)
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define HUGE_FROM_BYTES ((size_t)4 << 20)
+
+static atomic_uint_fast64_t allocations;
+static atomic_uint_fast64_t fail_at;
+
+static bool admitted(void) {
+    uint64_t number = atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed) + 1;
+    uint64_t limit = atomic_load_explicit(&fail_at, memory_order_relaxed);
+    return limit == 0 || number < limit;
+}
+
+uint64_t mica_memory_fail_after(uint64_t allocation_count) {
+    atomic_store(&fail_at, allocation_count);
+    return atomic_exchange(&allocations, 0);
+}
+
+/* Of zero bytes one is allocated, so that NULL always means out of memory. */
+void *mica_malloc(size_t bytes) {
+    return admitted() ? malloc(bytes ? bytes : 1) : NULL;
+}
+
+void *mica_calloc(size_t count, size_t bytes) {
+    if (!admitted()) {
+        return NULL;
+    }
+    return count && bytes ? calloc(count, bytes) : calloc(1, 1);
+}
+
+void *mica_reallocarray(void *pointer, size_t count, size_t bytes) {
+    if (!admitted()) {
+        return NULL;
+    }
+    return count && bytes ? reallocarray(pointer, count, bytes) : reallocarray(pointer, 1, 1);
+}
+
+void mica_free(void *pointer) {
+    free(pointer);
+}
+
+char *mica_strndup(const char *text, size_t bytes) {
+    size_t length = strnlen(text, bytes);
+    char *copy = mica_malloc(length + 1);
+    if (copy) {
+        memcpy(copy, text, length);
+        copy[length] = 0;
+    }
+    return copy;
+}
+
+char *mica_strdup(const char *text) {
+    return mica_strndup(text, strlen(text));
+}
+
+void *mica_alloc_aligned(size_t bytes) {
+    size_t alignment = bytes >= HUGE_FROM_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
+    if (bytes > SIZE_MAX - alignment || !admitted()) {
+        return NULL;
+    }
+    size_t rounded = bytes ? (bytes + alignment - 1) / alignment * alignment : alignment;
+    void *pointer = NULL;
+    if (posix_memalign(&pointer, alignment, rounded) != 0) {
+        return NULL;
+    }
+    if (alignment == HUGE_PAGE_BYTES) {
+        (void)madvise(pointer, rounded, MADV_HUGEPAGE); /* before the first touch; a hint, its failure costs only speed */
+    }
+    memset(pointer, 0, rounded);
+    return pointer;
+}
+
+void mica_free_aligned(void *pointer) {
+    free(pointer);
+}
+
+bool mica_mul_u64(uint64_t a, uint64_t b, uint64_t *result) {
+    uint64_t product;
+    if (__builtin_mul_overflow(a, b, &product)) {
+        return false;
+    }
+    *result = product;
+    return true;
+}
+
+bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result) {
+    uint64_t sum;
+    if (__builtin_add_overflow(a, b, &sum)) {
+        return false;
+    }
+    *result = sum;
+    return true;
+}
+
+uint64_t mica_memory_peak_bytes(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
+}

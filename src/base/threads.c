@@ -1,0 +1,82 @@
+/* base/threads.c: starting a set of threads, all or none. Judged by tests/base/test_threads.c. */
+#include "base/threads.h"
+
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+
+typedef struct worker {
+    pthread_t thread;
+    void (*body)(void *context, uint32_t index);
+    void *context;
+    uint32_t index;
+} worker;
+
+struct mica_threads {
+    uint32_t count; /* started */
+    worker workers[];
+};
+
+uint32_t mica_thread_count_default(void) {
+    /* The kernel refuses a mask smaller than its own (EINVAL): machines of more than 1024 processors need a larger one. */
+    for (int processors = CPU_SETSIZE; processors <= (1 << 20); processors *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)processors);
+        if (!set) {
+            break;
+        }
+        size_t bytes = CPU_ALLOC_SIZE((size_t)processors);
+        int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (count > 0) {
+            return (uint32_t)count;
+        }
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (uint32_t)online : 1;
+}
+
+static void *run(void *argument) {
+    worker *self = argument;
+    self->body(self->context, self->index);
+    return NULL;
+}
+
+mica_status mica_threads_start(uint32_t count, void (*body)(void *context, uint32_t index), void (*cancel)(void *context), void *context,
+                               mica_threads **threads, mica_error *error) {
+    mica_threads *set = NULL;
+    uint64_t bytes;
+    if (mica_mul_u64(count, sizeof set->workers[0], &bytes) && mica_add_u64(bytes, sizeof *set, &bytes)) {
+        set = mica_malloc(bytes);
+    }
+    if (!set) {
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", count);
+    }
+    for (set->count = 0; set->count < count; set->count++) {
+        worker *next = &set->workers[set->count];
+        next->body = body;
+        next->context = context;
+        next->index = set->count;
+        int failure = pthread_create(&next->thread, NULL, run, next);
+        if (failure != 0) {
+            mica_fail(error, MICA_FAILED, "cannot start thread %u of %u: %s", set->count + 1, count, strerror(failure));
+            if (cancel) {
+                cancel(context);
+            }
+            mica_threads_join(set);
+            return MICA_FAILED;
+        }
+    }
+    *threads = set;
+    return MICA_OK;
+}
+
+void mica_threads_join(mica_threads *threads) {
+    if (threads) {
+        for (uint32_t i = 0; i < threads->count; i++) {
+            pthread_join(threads->workers[i].thread, NULL);
+        }
+        mica_free(threads);
+    }
+}
