@@ -24,6 +24,7 @@ typedef struct mica_io {
     int (*unlink)(const char *path);
 } mica_io;
 const mica_io *mica_io_install(const mica_io *table); /* NULL restores the default; returns the former one */
+const mica_io *mica_io_current(void);
 
 typedef struct mica_file mica_file;
 
@@ -61,7 +62,7 @@ mica_status mica_file_remove(const char *path, mica_error *error) MICA_CHECKED; 
 mica_status mica_directory_create(const char *path, mica_error *error) MICA_CHECKED; /* existing is fine; parents are not made */
 bool mica_path_exists(const char *path);
 bool mica_path_is_directory(const char *path);
-/* Names in a directory, sorted bytewise, without "." and ".."; free each and the array with mica_free. */
+/* Names in a directory, sorted bytewise, without "." and ".."; free each and the array (NULL when empty) with mica_free. */
 mica_status mica_directory_list(const char *path, char ***names, uint64_t *count, mica_error *error) MICA_CHECKED;
 
 #endif

@@ -22,13 +22,13 @@ struct mica_threads {
 uint32_t mica_thread_count_default(void) {
     /* The kernel refuses a mask smaller than its own (EINVAL): machines of more than 1024 processors need a larger one. */
     for (int processors = CPU_SETSIZE; processors <= (1 << 20); processors *= 2) {
-        cpu_set_t *set = CPU_ALLOC((size_t)processors);
+        size_t bytes = CPU_ALLOC_SIZE((size_t)processors);
+        cpu_set_t *set = mica_calloc(1, bytes);
         if (!set) {
             break;
         }
-        size_t bytes = CPU_ALLOC_SIZE((size_t)processors);
         int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
-        CPU_FREE(set);
+        mica_free(set);
         if (count > 0) {
             return (uint32_t)count;
         }

@@ -1,0 +1,166 @@
+/* base/directory.c: the names of files: atomic replacement, renaming, removal, listing. Declared in base/file.h.
+ * Invariant: a name means the old file or the whole new one, also after a power cut. Judged by tests/base/test_file.c. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+/* Makes a new or changed name in the directory of `path` durable. File systems that cannot sync a directory say EINVAL. */
+static mica_status sync_parent(const char *path, mica_error *error) {
+    const char *slash = strrchr(path, '/');
+    char *parent = !slash ? mica_strdup(".") : mica_strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    if (!parent) {
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
+    }
+    const mica_io *io = mica_io_current();
+    mica_status status = MICA_OK;
+    int fd = io->open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0) {
+        status = mica_fail_errno(error, errno, "%s: cannot open the directory", parent);
+    } else {
+        if (io->fsync(fd) != 0 && errno != EINVAL) {
+            status = mica_fail_errno(error, errno, "%s: cannot flush the directory to the disk", parent);
+        }
+        io->close(fd);
+    }
+    mica_free(parent);
+    return status;
+}
+
+mica_status mica_file_rename(const char *from, const char *to, mica_error *error) {
+    if (mica_io_current()->rename(from, to) != 0) {
+        return mica_fail_errno(error, errno, "%s: cannot rename it to %s", from, to);
+    }
+    return sync_parent(to, error);
+}
+
+mica_status mica_file_remove(const char *path, mica_error *error) {
+    if (mica_io_current()->unlink(path) != 0 && errno != ENOENT) {
+        return mica_fail_errno(error, errno, "%s: cannot remove it", path);
+    }
+    return MICA_OK;
+}
+
+static mica_status write_whole(const char *path, const void *bytes, uint64_t length, mica_error *error) {
+    mica_file *file;
+    mica_status status = mica_file_create(path, &file, error);
+    if (status != MICA_OK) {
+        return status;
+    }
+    status = mica_file_write(file, 0, bytes, length, error);
+    if (status == MICA_OK) {
+        status = mica_file_sync(file, error);
+    }
+    mica_status closed = mica_file_close(file, status == MICA_OK ? error : NULL);
+    return status == MICA_OK ? closed : status;
+}
+
+mica_status mica_file_replace(const char *path, const void *bytes, uint64_t length, mica_error *error) {
+    mica_text partial = MICA_TEXT_INIT;
+    mica_text_printf(&partial, "%s.partial", path);
+    if (mica_text_failed(&partial)) {
+        mica_text_release(&partial);
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
+    }
+    mica_status status = write_whole(partial.bytes, bytes, length, error);
+    if (status == MICA_OK) {
+        status = mica_file_rename(partial.bytes, path, error);
+    }
+    if (status != MICA_OK) {
+        (void)mica_file_remove(partial.bytes, NULL); /* the first failure is the one to tell */
+    }
+    mica_text_release(&partial);
+    return status;
+}
+
+bool mica_path_exists(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0;
+}
+
+bool mica_path_is_directory(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+mica_status mica_directory_create(const char *path, mica_error *error) {
+    if (mkdir(path, 0777) == 0) {
+        return sync_parent(path, error);
+    }
+    int failure = errno;
+    if (failure == EEXIST && mica_path_is_directory(path)) {
+        return MICA_OK;
+    }
+    return mica_fail_errno(error, failure, "%s: cannot create the directory", path);
+}
+
+typedef struct name_list {
+    char **names;
+    uint64_t count, capacity;
+} name_list;
+
+static void free_names(name_list *list) {
+    for (uint64_t i = 0; i < list->count; i++) {
+        mica_free(list->names[i]);
+    }
+    mica_free(list->names);
+}
+
+static bool add_name(name_list *list, const char *name) {
+    if (list->count == list->capacity) {
+        uint64_t capacity = list->capacity ? 2 * list->capacity : 16;
+        char **names = mica_reallocarray(list->names, capacity, sizeof *names);
+        if (!names) {
+            return false;
+        }
+        list->names = names;
+        list->capacity = capacity;
+    }
+    list->names[list->count] = mica_strdup(name);
+    return list->names[list->count] != NULL && ++list->count > 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static mica_status read_names(DIR *directory, const char *path, name_list *list, mica_error *error) {
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(directory);
+        if (!entry) {
+            return errno == 0 ? MICA_OK : mica_fail_errno(error, errno, "%s: cannot list the directory", path);
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && !add_name(list, entry->d_name)) {
+            return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its %" PRIu64 " names", path, list->count + 1);
+        }
+    }
+}
+
+mica_status mica_directory_list(const char *path, char ***names, uint64_t *count, mica_error *error) {
+    DIR *directory = opendir(path);
+    if (!directory) {
+        return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
+    }
+    name_list list = {NULL, 0, 0};
+    mica_status status = read_names(directory, path, &list, error);
+    closedir(directory);
+    if (status != MICA_OK) {
+        free_names(&list);
+        return status;
+    }
+    if (list.count > 0) {
+        qsort(list.names, list.count, sizeof *list.names, compare_names);
+    }
+    *names = list.names; /* NULL when the directory is empty */
+    *count = list.count;
+    return MICA_OK;
+}
