@@ -75,7 +75,7 @@ mica_status mica_file_replace(const char *path, const void *bytes, uint64_t leng
         status = mica_file_rename(partial.bytes, path, error);
     }
     if (status != MICA_OK) {
-        (void)mica_file_remove(partial.bytes, NULL); /* the first failure is the one to tell */
+        mica_file_remove(partial.bytes, NULL); /* the first failure is the one to tell */
     }
     mica_text_release(&partial);
     return status;

@@ -57,7 +57,7 @@ mica_status mica_file_load(const char *path, uint64_t limit, char **bytes, uint6
 /* Atomic replacement: writes "path.partial", syncs, renames, syncs the directory. Nothing half-written stays. */
 mica_status mica_file_replace(const char *path, const void *bytes, uint64_t length, mica_error *error) MICA_CHECKED;
 mica_status mica_file_rename(const char *from, const char *to, mica_error *error) MICA_CHECKED; /* and syncs the directory */
-mica_status mica_file_remove(const char *path, mica_error *error) MICA_CHECKED;                 /* absent is fine */
+mica_status mica_file_remove(const char *path, mica_error *error);                                /* absent is fine */
 
 mica_status mica_directory_create(const char *path, mica_error *error) MICA_CHECKED; /* existing is fine; parents are not made */
 bool mica_path_exists(const char *path);

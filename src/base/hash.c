@@ -20,7 +20,7 @@ mica_status mica_sha256_init(mica_sha256 *hash, mica_error *error) {
 
 /* libcrypto's update and final fail only for a context that was never set up; then the digest is all zeros, which equals none. */
 void mica_sha256_update(mica_sha256 *hash, const void *bytes, uint64_t length) {
-    if (EVP_DigestUpdate(hash->context, bytes, length) != 1) {
+    if (hash->context && EVP_DigestUpdate(hash->context, bytes, length) != 1) {
         mica_sha256_release(hash);
     }
 }

@@ -12,7 +12,8 @@
 #include "base/text.h"
 
 /* Parses an object. `name` is what messages call the input ("config.json" or a path). The result is the caller's (json_decref).
- * A syntax error names the key before it where there is one; a duplicate key is named; depth over 64 is refused. */
+ * A failure names line and column, what is wrong, and the keys that lead to it: config.json:3:17: …, after "a" > "b".
+ * Refused: duplicate keys, NUL and unpaired surrogates in strings, integers beyond int64, depth over 64, anything but an object. */
 mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) MICA_CHECKED;
 mica_status mica_json_load(const char *path, uint64_t limit, json_t **object, mica_error *error) MICA_CHECKED;
 
@@ -23,14 +24,15 @@ const char *mica_json_show(const json_t *value, char *buffer, size_t bytes);
 typedef struct mica_json_writer {
     mica_text text;
     uint32_t depth;
-    bool first, compact_array; /* numbers of an array stand on one line */
+    uint32_t compact_depth; /* how many open containers stand on one line: a row and what is in it */
+    bool first;             /* nothing written yet in the innermost container */
 } mica_json_writer;
 
 void mica_json_begin(mica_json_writer *writer);
 void mica_json_open_object(mica_json_writer *writer, const char *key);
 void mica_json_close_object(mica_json_writer *writer);
 void mica_json_open_array(mica_json_writer *writer, const char *key); /* one value a line */
-void mica_json_open_row(mica_json_writer *writer, const char *key);   /* the whole array on one line */
+void mica_json_open_row(mica_json_writer *writer, const char *key);   /* the whole array, with all that is in it, on one line */
 void mica_json_close_array(mica_json_writer *writer);                 /* closes either */
 void mica_json_string(mica_json_writer *writer, const char *key, const char *value); /* NULL value: null */
 void mica_json_u64(mica_json_writer *writer, const char *key, uint64_t value);
