@@ -1,9 +1,10 @@
 /* operations/stream.h: the loop of the house, once: plan units, read their bytes ahead on I/O threads, work on them on compute threads,
  * commit results in unit order on one thread, tell the caller how far it is.
  *
- * Invariants: 1. commit sees units 0, 1, 2, … in order, each once; 2. at most `threads + ahead` units are in memory; 3. results and order do
- * not depend on the number of threads; 4. after the first error (or a stop) nothing more is committed, and everything is joined;
- * 5. a unit that `after` names another unit starts only when that one is committed. */
+ * Invariants: 1. commit sees units 0, 1, 2, … in order, each once; 2. at most `threads + ahead` units are in memory; 3. results and order
+ * do not depend on the number of threads; 4. the error returned is that of the smallest unit that failed, all units before it are committed
+ * and none after it, whatever the timing; after a stop nothing more is committed; either way everything is joined and freed; 5. a unit
+ * for which `after` names another one starts only when that one is committed. Test: tests/operations/test_stream.c. */
 #ifndef MICA_OPERATIONS_STREAM_H
 #define MICA_OPERATIONS_STREAM_H
 
@@ -37,11 +38,13 @@ typedef struct mica_stream_job {
     uint64_t unit_bytes_max;         /* largest sum of a unit's windows (mica_file_window_bytes of each range) */
     uint64_t result_bytes;           /* of one result */
 
-    /* Fills at most MICA_STREAM_RANGES_MAX ranges, returns how many. Any thread. */
+    /* Fills at most MICA_STREAM_RANGES_MAX ranges, returns how many (0: the unit reads nothing). Any thread. */
     uint32_t (*plan)(void *context, uint64_t unit, mica_stream_range *ranges);
-    /* The unit that must be committed before this one starts, or MICA_STREAM_NONE; smaller than `unit`. NULL: none ever. */
+    /* The unit that must be committed before this one starts, or MICA_STREAM_NONE; smaller than `unit`. On the calling
+     * thread. NULL: none ever. */
     uint64_t (*after)(void *context, uint64_t unit);
-    /* On compute thread `thread`; data[i] = the bytes of range i; fills `result` (result_bytes, contents undefined before). */
+    /* On compute thread `thread` (below `threads`); data[i] = the bytes of range i, at any alignment; fills `result` (result_bytes,
+     * contents undefined before). */
     mica_status (*work)(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *result, mica_error *error);
     /* In order, on the calling thread. */
     mica_status (*commit)(void *context, uint64_t unit, const void *result, mica_error *error);
@@ -49,12 +52,13 @@ typedef struct mica_stream_job {
     bool (*progress)(void *context, const mica_stream_progress *progress);
 } mica_stream_job;
 
-typedef struct mica_stream_stats {
-    uint64_t units, bytes_read;
+typedef struct mica_stream_stats { /* filled on failure too */
+    uint64_t units, bytes_read;   /* committed; sum of the ranges that were read */
     double seconds, work_seconds; /* wall; sum over compute threads */
     double starved_seconds;       /* sum over compute threads of waiting for input that was not there: what reading did not hide */
 } mica_stream_stats;
 
+/* `stats` may be NULL. Errors: those of work and commit, reading's (IO, with the range's `what`), INTERRUPTED, NO_MEMORY, FAILED. */
 mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats, mica_error *error) MICA_CHECKED;
 
 #endif
