@@ -28,26 +28,22 @@ static const char *const source_names[] = {
     "chat_template.jinja", "chat_template.json",   "tokenization_kimi.py",
 };
 
-const char *mica_vindex_file_name(mica_vindex_group group, mica_vindex_member member)
-{
+const char *mica_vindex_file_name(mica_vindex_group group, mica_vindex_member member) {
     return file_names[group][member];
 }
 
-const char *mica_vindex_known_name(uint64_t index)
-{
+const char *mica_vindex_known_name(uint64_t index) {
     if (index < JSON_NAME_COUNT) return json_names[index];
     index -= JSON_NAME_COUNT;
     const uint64_t count = (uint64_t)MICA_VINDEX_GROUP_COUNT * MICA_VINDEX_MEMBER_COUNT;
     return index < count ? file_names[index / MICA_VINDEX_MEMBER_COUNT][index % MICA_VINDEX_MEMBER_COUNT] : NULL;
 }
 
-const char *mica_vindex_source_name(uint64_t index)
-{
+const char *mica_vindex_source_name(uint64_t index) {
     return index < sizeof source_names / sizeof source_names[0] ? source_names[index] : NULL;
 }
 
-uint64_t mica_vindex_item_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member)
-{
+uint64_t mica_vindex_item_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member) {
     const uint64_t features = layout->group[group].features;
     switch (member) {
     case MICA_VINDEX_VECTORS: return features * layout->group[group].hidden * sizeof(float);
@@ -56,8 +52,7 @@ uint64_t mica_vindex_item_bytes(const mica_vindex_layout *layout, mica_vindex_gr
     }
 }
 
-bool mica_vindex_layout_check(const mica_vindex_layout *layout)
-{
+bool mica_vindex_layout_check(const mica_vindex_layout *layout) {
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++) {
         uint64_t items, values, bytes;
         if (!mica_mul_u64(layout->group[group].layers, layout->group[group].experts, &items)) return false;
@@ -70,45 +65,38 @@ bool mica_vindex_layout_check(const mica_vindex_layout *layout)
     return true;
 }
 
-uint64_t mica_vindex_file_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member)
-{
+uint64_t mica_vindex_file_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member) {
     return layout->group[group].layers * layout->group[group].experts * mica_vindex_item_bytes(layout, group, member);
 }
 
-bool mica_vindex_has_file(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member)
-{
+bool mica_vindex_has_file(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member) {
     if (group == MICA_VINDEX_MAIN && member <= MICA_VINDEX_VALUES) return true;
     return mica_vindex_file_bytes(layout, group, member) > 0;
 }
 
-uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot, uint64_t expert)
-{
+uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot, uint64_t expert) {
     return (slot * layout->group[group].experts + expert) * mica_vindex_item_bytes(layout, group, member);
 }
 
 /* --- the directory --- */
 
-static void free_names(char **names, uint64_t count)
-{
+static void free_names(char **names, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) mica_free(names[i]);
     mica_free(names);
 }
 
 /* A checksums.json of ours, whole or damaged: another program's file of that name is not ours to touch. */
-static bool is_our_checksums(const char *directory)
-{
-    static const char head[] = "{\n  \"format\": \"" MICA_VINDEX_FORMAT "\"";
+static bool is_our_checksums(const char *directory) {
     char *path = mica_path_join(directory, MICA_VINDEX_CHECKSUMS), *bytes = NULL;
     uint64_t length = 0;
-    bool ours = path && mica_file_load(path, MICA_VINDEX_JSON_LIMIT, &bytes, &length, NULL) == MICA_OK && length > sizeof head &&
+    bool ours = path && mica_file_load(path, MICA_VINDEX_JSON_LIMIT, &bytes, &length, NULL) == MICA_OK &&
                 strstr(bytes, "\"" MICA_VINDEX_FORMAT "\"") != NULL;
     mica_free(bytes);
     mica_free(path);
     return ours;
 }
 
-mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state, mica_error *error)
-{
+mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state, mica_error *error) {
     if (!mica_path_exists(directory)) {
         *state = MICA_VINDEX_ABSENT;
         return MICA_OK;
@@ -121,13 +109,15 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
     uint64_t count;
     const mica_status status = mica_directory_list(directory, &names, &count, error);
     if (status != MICA_OK) return status;
-    bool journal = false, checksums = false;
+    bool journal = false, checksums = false, other = false;
     for (uint64_t i = 0; i < count; i++) {
+        /* All that a kill in the very first moment leaves is the journal's beginning. */
+        if (strcmp(names[i], MICA_VINDEX_JOURNAL ".partial") != 0) other = true;
         if (strcmp(names[i], MICA_VINDEX_JOURNAL) == 0) journal = true;
         if (strcmp(names[i], MICA_VINDEX_CHECKSUMS) == 0) checksums = true;
     }
     free_names(names, count);
-    if (count == 0) *state = MICA_VINDEX_ABSENT;
+    if (!other) *state = MICA_VINDEX_ABSENT;
     else if (journal) *state = MICA_VINDEX_UNFINISHED;
     else *state = checksums && is_our_checksums(directory) ? MICA_VINDEX_FINISHED : MICA_VINDEX_FOREIGN;
     return MICA_OK;
@@ -138,22 +128,19 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
 #define SELF_KEY "\"self\": \""
 #define SELF_ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 
-void mica_vindex_files_free(mica_vindex_file *files, uint64_t count)
-{
+void mica_vindex_files_free(mica_vindex_file *files, uint64_t count) {
     for (uint64_t i = 0; files && i < count; i++) mica_free(files[i].name);
     mica_free(files);
 }
 
 /* Where the 64 digits of the digest stand; NULL when they are not there. */
-static char *find_self(char *text)
-{
+static char *find_self(char *text) {
     char *key = strstr(text, SELF_KEY);
     if (!key || strlen(key) < strlen(SELF_KEY) + strlen(SELF_ZEROS)) return NULL;
     return key + strlen(SELF_KEY);
 }
 
-mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t count, char **text, uint64_t *length, mica_error *error)
-{
+mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t count, char **text, uint64_t *length, mica_error *error) {
     mica_json_writer writer;
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
@@ -188,8 +175,7 @@ mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t 
     return MICA_OK;
 }
 
-static mica_status check_self(const char *path, char *text, uint64_t length, mica_error *error)
-{
+static mica_status check_self(const char *path, char *text, uint64_t length, mica_error *error) {
     char *self = find_self(text), recorded[MICA_SHA256_HEX_BYTES] = "", hex[MICA_SHA256_HEX_BYTES];
     if (!self) return mica_fail(error, MICA_CORRUPT, "%s: key \"self\": expected 64 hexadecimal digits, found none", path);
     memcpy(recorded, self, strlen(SELF_ZEROS));
@@ -203,8 +189,7 @@ static mica_status check_self(const char *path, char *text, uint64_t length, mic
     return MICA_OK;
 }
 
-static mica_status read_entry(const char *path, const char *name, const json_t *value, mica_vindex_file *file, mica_error *error)
-{
+static mica_status read_entry(const char *path, const char *name, const json_t *value, mica_vindex_file *file, mica_error *error) {
     const json_t *bytes = json_object_get(value, "bytes");
     const char *hex = json_string_value(json_object_get(value, "sha256"));
     if (!json_is_integer(bytes) || json_integer_value(bytes) < 0 || !hex || !mica_sha256_parse_hex(hex, file->sha256))
@@ -215,8 +200,7 @@ static mica_status read_entry(const char *path, const char *name, const json_t *
     return file->name ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
 }
 
-static mica_status read_entries(const char *path, const json_t *object, mica_vindex_file **files, uint64_t *count, mica_error *error)
-{
+static mica_status read_entries(const char *path, const json_t *object, mica_vindex_file **files, uint64_t *count, mica_error *error) {
     char shown[208];
     const json_t *version = json_object_get(object, "format_version"), *list = json_object_get(object, "files");
     const char *format = json_string_value(json_object_get(object, "format"));
@@ -248,8 +232,7 @@ static mica_status read_entries(const char *path, const json_t *object, mica_vin
     return MICA_OK;
 }
 
-mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file **files, uint64_t *count, mica_error *error)
-{
+mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file **files, uint64_t *count, mica_error *error) {
     char *path = mica_path_join(directory, MICA_VINDEX_CHECKSUMS), *text = NULL;
     if (!path) return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", directory);
     uint64_t length = 0;
@@ -266,8 +249,7 @@ mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file *
 
 /* --- tensors --- */
 
-mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error)
-{
+mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error) {
     mica_text line = MICA_TEXT_INIT;
     mica_text_puts(&line, mica_dtype_name(tensor->dtype));
     for (uint32_t i = 0; i < tensor->rank; i++) mica_text_printf(&line, " %llu", (unsigned long long)tensor->shape[i]);
@@ -278,8 +260,7 @@ mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *has
     return status;
 }
 
-mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uint8_t digest[MICA_SHA256_BYTES], mica_error *error)
-{
+mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uint8_t digest[MICA_SHA256_BYTES], mica_error *error) {
     mica_sha256 hash;
     const mica_status status = mica_tensor_digest_begin(tensor, &hash, error);
     if (status != MICA_OK) return status;

@@ -1,0 +1,257 @@
+/* operations/index_journal.c: the directory while it is being filled: the lock, journal.mica, the .bin files, and going on after a kill.
+ * Invariants: 1. journal.mica stands before any other file is made or removed; 2. a unit's record reaches the journal only after its
+ * values were synced; 3. no file is removed that a vindex does not have. Judged by test_index_resume.c, tests/faults/kill_resume.sh. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/text.h"
+#include "operations/index.h"
+
+#define RECORD_UNIT 1u
+
+static mica_status no_memory(mica_error *error) { return mica_fail(error, MICA_NO_MEMORY, "out of memory"); }
+
+/* One run at a time in a directory; a killed one leaves no lock. */
+static mica_status lock_directory(mica_index_run *run, mica_error *error) {
+    if (run->lock >= 0) return MICA_OK;
+    run->lock = open(run->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (run->lock < 0) return mica_fail_errno(error, errno, "%s: cannot open the directory", run->directory);
+    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) return MICA_OK;
+    if (errno == EWOULDBLOCK) return mica_fail(error, MICA_CONFLICT, "%s: another index is being written there", run->directory);
+    return MICA_OK; /* a file system without locks */
+}
+
+void mica_index_close(mica_index_run *run) {
+    for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
+        for (int member = 0; member < MICA_VINDEX_MEMBER_COUNT; member++) {
+            (void)mica_file_close(run->files[group][member], NULL);
+            run->files[group][member] = NULL;
+        }
+    mica_journal_close(run->journal);
+    run->journal = NULL;
+    if (run->lock >= 0) close(run->lock);
+    run->lock = -1;
+}
+
+/* --- .bin files --- */
+
+typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error);
+
+static mica_status create_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error) {
+    const mica_status status = mica_file_create(path, &run->files[group][member], error);
+    if (status != MICA_OK) return status;
+    return mica_file_truncate(run->files[group][member], mica_vindex_file_bytes(&run->plan->layout, group, member), error);
+}
+
+static mica_status reopen_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error) {
+    const uint64_t expected = mica_vindex_file_bytes(&run->plan->layout, group, member);
+    if (!mica_path_exists(path))
+        return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, the file is gone; start afresh with --force", path,
+                         (unsigned long long)expected);
+    const mica_status status = mica_file_open_update(path, &run->files[group][member], error);
+    if (status != MICA_OK) return status;
+    const uint64_t got = mica_file_bytes(run->files[group][member]);
+    if (got == expected) return MICA_OK;
+    return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, got %llu; start afresh with --force", path,
+                     (unsigned long long)expected, (unsigned long long)got);
+}
+
+static mica_status each_file(mica_index_run *run, file_action action, mica_error *error) {
+    mica_status status = MICA_OK;
+    for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
+        for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++) {
+            if (!mica_vindex_has_file(&run->plan->layout, (mica_vindex_group)group, (mica_vindex_member)member)) continue;
+            char *path = mica_path_join(run->directory, mica_vindex_file_name((mica_vindex_group)group, (mica_vindex_member)member));
+            status = path ? action(run, path, (mica_vindex_group)group, (mica_vindex_member)member, error) : no_memory(error);
+            mica_free(path);
+        }
+    return status;
+}
+
+/* --- starting --- */
+
+static mica_status remove_name(const char *directory, const char *name, mica_error *error) {
+    mica_text path = MICA_TEXT_INIT;
+    mica_text_printf(&path, "%s/%s", directory, name);
+    mica_status status = mica_text_failed(&path) ? no_memory(error) : mica_file_remove(path.bytes, error);
+    mica_text_puts(&path, ".partial");
+    if (status == MICA_OK) status = mica_text_failed(&path) ? no_memory(error) : mica_file_remove(path.bytes, error);
+    mica_text_release(&path);
+    return status;
+}
+
+static mica_status remove_known(const char *directory, mica_error *error) {
+    mica_status status = MICA_OK;
+    const char *name;
+    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_known_name(i)) != NULL; i++) status = remove_name(directory, name, error);
+    char *source = mica_path_join(directory, MICA_VINDEX_SOURCE);
+    if (!source) return no_memory(error);
+    if (mica_path_is_directory(source))
+        for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++) status = remove_name(source, name, error);
+    mica_free(source);
+    return status;
+}
+
+mica_status mica_index_start(mica_index_run *run, mica_error *error) {
+    char *head = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_JOURNAL);
+    uint64_t length = 0;
+    mica_status status = path ? mica_directory_create(run->directory, error) : no_memory(error);
+    if (status == MICA_OK) status = lock_directory(run, error);
+    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK) status = mica_journal_create(path, head, length, &run->journal, error);
+    if (status == MICA_OK) {
+        mica_free(head);
+        status = remove_known(run->directory, error);
+    }
+    if (status == MICA_OK) status = each_file(run, create_file, error);
+    run->flushed_at = mica_index_now();
+    mica_free(path);
+    return status;
+}
+
+/* --- records --- */
+
+static mica_status append_record(mica_index_run *run, const mica_index_outcome *outcome, mica_error *error) {
+    const mica_index_record *record = &outcome->record;
+    mica_text payload = MICA_TEXT_INIT;
+    mica_text_append(&payload, (const char *)record, sizeof *record);
+    if (record->value_count > 0) mica_text_append(&payload, (const char *)outcome->values, record->value_count * sizeof(double));
+    if (record->warning_bytes > 0) mica_text_append(&payload, outcome->warning, record->warning_bytes);
+    const mica_status status =
+        mica_text_failed(&payload) ? no_memory(error) : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length, error);
+    mica_text_release(&payload);
+    return status;
+}
+
+mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
+    if (run->broken || run->flushed == run->units_done) return MICA_OK;
+    mica_status status = MICA_OK;
+    for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
+        for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++)
+            if (run->files[group][member]) status = mica_file_sync(run->files[group][member], error);
+    for (uint64_t unit = run->flushed; status == MICA_OK && unit < run->units_done; unit++) status = append_record(run, &run->outcomes[unit], error);
+    if (status == MICA_OK) status = mica_journal_sync(run->journal, error);
+    run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
+    run->flushed = run->units_done;
+    run->flushed_at = mica_index_now();
+    return status;
+}
+
+/* --- resuming --- */
+
+typedef struct replay {
+    mica_index_run *run;
+    const char *path;
+    json_t *today, *recorded;
+} replay;
+
+static mica_status visit_unit(replay *context, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    mica_index_run *run = context->run;
+    mica_index_record record;
+    if (bytes < sizeof record)
+        return mica_fail(error, MICA_CORRUPT, "%s: record %llu: expected at least %zu bytes, got %llu", context->path,
+                         (unsigned long long)run->units_done, sizeof record, (unsigned long long)bytes);
+    memcpy(&record, payload, sizeof record);
+    if (record.unit != run->units_done || record.unit >= run->plan->unit_count ||
+        bytes != sizeof record + record.value_count * sizeof(double) + record.warning_bytes)
+        return mica_fail(error, MICA_CORRUPT, "%s: expected unit %llu of %llu, got unit %llu in %llu bytes", context->path,
+                         (unsigned long long)run->units_done, (unsigned long long)run->plan->unit_count, (unsigned long long)record.unit,
+                         (unsigned long long)bytes);
+    record.why_dense[sizeof record.why_dense - 1] = '\0';
+    double *values = mica_calloc(record.value_count + 1, sizeof *values);
+    if (!values) return no_memory(error);
+    memcpy(values, payload + sizeof record, record.value_count * sizeof *values);
+    const char *warning = (const char *)payload + sizeof record + record.value_count * sizeof *values;
+    const mica_status status = mica_index_outcome_take(&run->outcomes[record.unit], &record, values, warning, error);
+    mica_free(values);
+    if (status != MICA_OK) return status;
+    const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
+    const uint32_t count = mica_index_unit_tensors(&run->plan->units[record.unit], tensors);
+    for (uint32_t i = 0; i < count; i++) run->bytes_resumed += tensors[i]->bytes;
+    run->units_done++;
+    return MICA_OK;
+}
+
+static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    replay *context = opaque;
+    if (kind == RECORD_UNIT) return visit_unit(context, payload, bytes, error);
+    if (kind != MICA_JOURNAL_HEAD) return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", context->path, kind);
+    const mica_status status = mica_json_parse(context->path, (const char *)payload, bytes, &context->recorded, error);
+    if (status != MICA_OK) return status;
+    return mica_index_identity_compare(context->path, context->recorded, context->today, error);
+}
+
+static mica_status check_tensor(const replay *context, const mica_tensor *tensor, const uint8_t recorded[MICA_SHA256_BYTES], mica_error *error) {
+    void *bytes = mica_malloc(tensor->bytes + 1);
+    if (!bytes) return no_memory(error);
+    uint8_t digest[MICA_SHA256_BYTES];
+    mica_status status = mica_file_read(mica_model_file(context->run->plan->model, tensor), tensor->offset, bytes, tensor->bytes, error);
+    if (status == MICA_OK) status = mica_tensor_digest(tensor, bytes, digest, error);
+    mica_free(bytes);
+    if (status != MICA_OK || memcmp(digest, recorded, sizeof digest) == 0) return status;
+    char was[MICA_SHA256_HEX_BYTES], is[MICA_SHA256_HEX_BYTES];
+    mica_sha256_hex(recorded, was);
+    mica_sha256_hex(digest, is);
+    return mica_fail(error, MICA_CONFLICT, "%s: another source: tensor %s was %.16s…, today's is %.16s…; resume with the same, or start afresh with --force",
+                     context->path, tensor->name, was, is);
+}
+
+/* The shards' names, sizes or times are not those of the journal: perhaps a copy. What was read so far decides. */
+static mica_status check_tensors(const replay *context, mica_error *error) {
+    if (json_equal(json_object_get(context->recorded, "shards"), json_object_get(context->today, "shards"))) return MICA_OK;
+    mica_status status = MICA_OK;
+    for (uint64_t i = 0; status == MICA_OK && i < context->run->units_done; i++) {
+        const mica_weight *weight = context->run->plan->units[i].weight;
+        const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
+        for (uint32_t t = 0; status == MICA_OK && t < MICA_INDEX_TENSORS_MAX; t++)
+            if (tensors[t]) status = check_tensor(context, tensors[t], context->run->outcomes[i].record.digests[t], error);
+    }
+    return status;
+}
+
+mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
+    char *head = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_JOURNAL);
+    uint64_t length = 0;
+    replay context = {.run = run, .path = path};
+    mica_status status = path ? lock_directory(run, error) : no_memory(error);
+    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK) {
+        status = mica_json_parse("today's job", head, length, &context.today, error);
+        mica_free(head);
+    }
+    if (status == MICA_OK) status = mica_journal_open(path, visit_record, &context, &run->journal, error);
+    if (status == MICA_OK) status = check_tensors(&context, error);
+    json_decref(context.today);
+    json_decref(context.recorded);
+    mica_free(path);
+    if (status != MICA_OK) return status;
+    run->units_resumed = run->flushed = run->units_done;
+    run->flushed_at = mica_index_now();
+    if (run->units_done > 0) return each_file(run, reopen_file, error);
+    status = remove_known(run->directory, error); /* killed while starting */
+    return status == MICA_OK ? each_file(run, create_file, error) : status;
+}
+
+mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
+    char *head = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_CONFIG);
+    uint64_t length = 0;
+    json_t *recorded = NULL, *today = NULL;
+    mica_status status = path ? mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &recorded, error) : no_memory(error);
+    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK) {
+        status = mica_json_parse("today's job", head, length, &today, error);
+        mica_free(head);
+    }
+    if (status == MICA_OK) {
+        json_object_del(today, "arithmetic"); /* what is finished needs no more of it */
+        status = mica_index_identity_compare(path, recorded, today, error);
+    }
+    json_decref(recorded);
+    json_decref(today);
+    mica_free(path);
+    return status;
+}

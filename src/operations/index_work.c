@@ -1,0 +1,305 @@
+/* operations/index_work.c: one unit of `mica index` from bytes to a record: hash, examine, SVD, statistics; then its commit to the files.
+ * Invariant: a record depends on the matrix, the options and the layer's first expert only, never on threads or order.
+ * Judged by tests/operations/test_index.c. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "numerics/spectrum.h"
+#include "operations/index.h"
+#include "operations/stream.h"
+
+#define FLUSH_UNITS 16u
+#define FLUSH_SECONDS 2.0
+
+_Static_assert(sizeof(mica_index_record) == 312, "the journal's record has no padding");
+
+/* Of the stream's result: this, then double values[count], double spectrum[full ? min(rows, columns) : 0], float vectors[count][columns]. */
+typedef struct index_result {
+    mica_index_record record;
+    double seconds;
+    char warning[MICA_INDEX_WARNING_BYTES];
+    char numbers[] __attribute__((aligned(16)));
+} index_result;
+
+typedef struct index_worker {
+    mica_svd_workspace *workspace;
+    uint64_t rows, columns;
+    mica_svd_options options; /* the workspace was made for */
+} index_worker;
+
+typedef struct index_context {
+    mica_index_run *run;
+    index_worker *workers; /* [threads] */
+    pthread_mutex_t large; /* held while a workspace above the share is alive */
+} index_context;
+
+double mica_index_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static uint64_t smaller_side(const mica_weight *weight) { return weight->rows < weight->columns ? weight->rows : weight->columns; }
+
+uint64_t mica_index_result_bytes(const mica_index_plan *plan, const mica_index_unit *unit) {
+    mica_svd_options options;
+    mica_index_unit_svd(plan, unit, &options);
+    return sizeof(index_result) + options.count * sizeof(double) + (options.full_spectrum ? smaller_side(unit->weight) * sizeof(double) : 0) +
+           (options.vectors ? options.count * unit->weight->columns * sizeof(float) : 0);
+}
+
+static double *result_values(index_result *result) { return (double *)(void *)result->numbers; }
+
+static double *result_spectrum(index_result *result, const mica_svd_options *options) { return result_values(result) + options->count; }
+
+static float *result_vectors(index_result *result, const mica_svd_options *options, const mica_index_unit *unit) {
+    return (float *)(void *)(result_spectrum(result, options) + (options->full_spectrum ? smaller_side(unit->weight) : 0));
+}
+
+/* --- workspaces --- */
+
+static void drop_workspace(index_context *context, index_worker *worker) {
+    const bool large =
+        worker->workspace && mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share;
+    mica_svd_workspace_free(worker->workspace);
+    worker->workspace = NULL;
+    if (large) pthread_mutex_unlock(&context->large);
+}
+
+/* Keeps the last workspace where it fits; one above the share waits for its turn, and is dropped at the unit's end. */
+static mica_status need_workspace(index_context *context, index_worker *worker, const mica_weight *weight, const mica_svd_options *options,
+                                  mica_error *error) {
+    if (worker->workspace && worker->rows == weight->rows && worker->columns == weight->columns && worker->options.count == options->count &&
+        worker->options.vectors == options->vectors && worker->options.full_spectrum == options->full_spectrum)
+        return MICA_OK;
+    drop_workspace(context, worker);
+    worker->rows = weight->rows;
+    worker->columns = weight->columns;
+    worker->options = *options;
+    worker->options.check_count = true;
+    worker->options.plan = NULL;
+    const bool large = mica_svd_workspace_bytes(weight->rows, weight->columns, &worker->options) > context->run->resources.workspace_share;
+    if (large) pthread_mutex_lock(&context->large);
+    const mica_status status = mica_svd_workspace_create(weight->rows, weight->columns, &worker->options, &worker->workspace, error);
+    if (status != MICA_OK) {
+        worker->workspace = NULL;
+        if (large) pthread_mutex_unlock(&context->large);
+    }
+    return status;
+}
+
+static void done_with_workspace(index_context *context, index_worker *worker) {
+    if (worker->workspace && mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share)
+        drop_workspace(context, worker);
+}
+
+/* --- statistics --- */
+
+/* var@k of singular values relative to the Frobenius norm, so that no square overflows. */
+static double variance(const double *values, uint32_t count, uint32_t rank, uint64_t side, uint32_t k, double frobenius) {
+    if (!(frobenius > 0)) return NAN; /* 0 / 0 */
+    if (side <= k || rank < (k < count ? k : count)) return 1.0;
+    double scaled[MICA_INDEX_VAR_COUNT];
+    const uint32_t used = k < count ? k : count;
+    for (uint32_t i = 0; i < used; i++) scaled[i] = values[i] / frobenius;
+    return mica_spectrum_var(scaled, used, k, 1.0);
+}
+
+static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd, mica_index_record *record) {
+    const uint64_t side = smaller_side(unit->weight);
+    record->rank = svd->rank;
+    record->count = svd->count;
+    record->route = (uint32_t)svd->route;
+    record->count_checked = svd->count_checked;
+    record->basis = svd->basis;
+    record->plan_degree = svd->plan.degree;
+    record->plan_basis = svd->plan.basis;
+    record->plan_bound = svd->plan.bound_over_trace;
+    record->frobenius = svd->frobenius;
+    record->sum_fourth = svd->sum_fourth;
+    record->s0 = svd->count > 0 ? svd->values[0] : NAN;
+    record->s1 = svd->count > 1 ? svd->values[1] : NAN;
+    record->var8 = variance(svd->values, svd->count, svd->rank, side, 8, svd->frobenius);
+    record->var64 = variance(svd->values, svd->count, svd->rank, side, MICA_INDEX_VAR_COUNT, svd->frobenius);
+    record->effective_rank = unit->full && record->s0 > 0 ? mica_spectrum_effective_rank(svd->spectrum, side) : NAN;
+    const double edge = svd->frobenius * mica_noise_edge(unit->weight->rows, unit->weight->columns, 1.0);
+    record->above_edge = (uint32_t)(unit->full ? mica_spectrum_count_above(svd->spectrum, side, edge) : mica_spectrum_count_above(svd->values, svd->count, edge));
+    record->residual = svd->residual;
+    record->orthonormality = svd->orthonormality;
+    record->value_error = svd->value_error;
+    if (svd->why_dense) snprintf(record->why_dense, sizeof record->why_dense, "%s", svd->why_dense);
+    for (uint32_t i = 0; i < svd->count; i++) record->value_count += unit->kind != MICA_INDEX_ROUTER && isinf((float)svd->values[i]);
+    if (unit->kind == MICA_INDEX_ROUTER) record->value_count = (uint32_t)side;
+}
+
+/* --- the stream's calls --- */
+
+static uint32_t plan_unit(void *context, uint64_t number, mica_stream_range *ranges) {
+    const mica_index_plan *plan = ((index_context *)context)->run->plan;
+    const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
+    const uint32_t count = mica_index_unit_tensors(&plan->units[number], tensors);
+    for (uint32_t i = 0; i < count; i++)
+        ranges[i] = (mica_stream_range){mica_model_file(plan->model, tensors[i]), tensors[i]->offset, tensors[i]->bytes, tensors[i]->name};
+    return count;
+}
+
+static uint64_t after_unit(void *context, uint64_t number) {
+    return ((index_context *)context)->run->plan->units[number].after;
+}
+
+/* Hashes every tensor and looks at every value, before any arithmetic. */
+static mica_status examine_unit(const mica_index_run *run, const mica_index_unit *unit, const uint8_t *const *data, index_result *result,
+                                mica_matrix *matrix, int *exponent, mica_error *error) {
+    const mica_weight *weight = unit->weight;
+    const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
+    const uint8_t *bytes[MICA_INDEX_TENSORS_MAX] = {NULL, NULL, NULL};
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < MICA_INDEX_TENSORS_MAX; i++) {
+        if (!tensors[i]) continue;
+        bytes[i] = data[next++];
+        const mica_status status = mica_tensor_digest(tensors[i], bytes[i], result->record.digests[i], error);
+        if (status != MICA_OK) return status;
+    }
+    mica_status status = mica_weight_matrix(run->plan->model, weight, bytes[0], bytes[1], bytes[2], matrix, error);
+    if (status != MICA_OK) return status;
+    mica_matrix_health health;
+    status = mica_weight_examine(run->plan->model, weight, matrix, &health, result->warning, sizeof result->warning, error);
+    *exponent = status == MICA_OK ? health.exponent : 0;
+    return status;
+}
+
+static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, const uint8_t *const *data, void *memory, mica_error *error) {
+    index_context *context = opaque;
+    const mica_index_run *run = context->run;
+    const mica_index_unit *unit = &run->plan->units[number];
+    index_worker *worker = &context->workers[thread];
+    index_result *result = memory;
+    const double begin = mica_index_now();
+    memset(result, 0, sizeof *result);
+    result->record.unit = number;
+
+    mica_svd_options options;
+    mica_index_unit_svd(run->plan, unit, &options);
+    mica_svd_plan learnt;
+    if (unit->after != MICA_STREAM_NONE) {
+        const mica_index_record *teacher = &run->outcomes[unit->after].record;
+        learnt = (mica_svd_plan){teacher->plan_degree, teacher->plan_basis, teacher->plan_bound};
+        options.plan = &learnt;
+    }
+    mica_matrix matrix;
+    int exponent;
+    mica_status status = examine_unit(run, unit, data, result, &matrix, &exponent, error);
+    if (status == MICA_OK) status = need_workspace(context, worker, unit->weight, &options, error);
+    if (status != MICA_OK) return status;
+    mica_svd_result svd = {.values = result_values(result)};
+    if (options.full_spectrum) svd.spectrum = result_spectrum(result, &options);
+    if (options.vectors) svd.vectors = result_vectors(result, &options, unit);
+    status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
+    done_with_workspace(context, worker);
+    if (status != MICA_OK) return mica_fail_context(error, status, "%s", unit->weight->name);
+    fill_record(unit, &svd, &result->record);
+    result->record.warning_bytes = (uint32_t)strlen(result->warning);
+    result->seconds = mica_index_now() - begin;
+    return MICA_OK;
+}
+
+mica_status mica_index_outcome_take(mica_index_outcome *outcome, const mica_index_record *record, const double *values, const char *warning,
+                                    mica_error *error) {
+    outcome->record = *record;
+    if (record->value_count > 0) {
+        outcome->values = mica_calloc(record->value_count, sizeof *outcome->values);
+        if (!outcome->values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for singular values");
+        memcpy(outcome->values, values, record->value_count * sizeof *values);
+    }
+    if (record->warning_bytes > 0) {
+        outcome->warning = mica_strndup(warning, record->warning_bytes);
+        if (!outcome->warning) return mica_fail(error, MICA_NO_MEMORY, "out of memory for a warning");
+    }
+    return MICA_OK;
+}
+
+static mica_status write_item(const mica_index_run *run, const mica_index_unit *unit, mica_vindex_member member, const void *bytes, mica_error *error) {
+    const mica_vindex_layout *layout = &run->plan->layout;
+    return mica_file_write(run->files[unit->group][member], mica_vindex_offset(layout, unit->group, member, unit->slot, unit->expert), bytes,
+                           mica_vindex_item_bytes(layout, unit->group, member), error);
+}
+
+static mica_status write_unit(const mica_index_run *run, const mica_index_unit *unit, index_result *result, mica_error *error) {
+    mica_svd_options options;
+    mica_index_unit_svd(run->plan, unit, &options);
+    mica_status status = MICA_OK;
+    if (unit->vectors) {
+        const uint64_t features = run->plan->layout.group[unit->group].features;
+        float *values = mica_calloc(features + 1, sizeof *values);
+        if (!values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu singular values", (unsigned long long)features);
+        for (uint64_t i = 0; i < features; i++) values[i] = (float)result_values(result)[i];
+        status = write_item(run, unit, MICA_VINDEX_VECTORS, result_vectors(result, &options, unit), error);
+        if (status == MICA_OK) status = write_item(run, unit, MICA_VINDEX_VALUES, values, error);
+        mica_free(values);
+    }
+    if (status == MICA_OK && unit->full && unit->kind != MICA_INDEX_ROUTER)
+        status = write_item(run, unit, (mica_vindex_member)(MICA_VINDEX_FULL_GATE + unit->projection), result_spectrum(result, &options), error);
+    return status;
+}
+
+static mica_status commit_unit(void *opaque, uint64_t number, const void *memory, mica_error *error) {
+    mica_index_run *run = ((index_context *)opaque)->run;
+    const mica_index_unit *unit = &run->plan->units[number];
+    index_result *result = (index_result *)(uintptr_t)memory;
+    mica_svd_options options;
+    mica_index_unit_svd(run->plan, unit, &options);
+    const double *values = unit->kind == MICA_INDEX_ROUTER ? result_spectrum(result, &options) : result_values(result);
+    mica_status status = mica_index_outcome_take(&run->outcomes[number], &result->record, values, result->warning, error);
+    if (status == MICA_OK && run->journal) status = write_unit(run, unit, result, error);
+    if (status != MICA_OK) return status;
+    run->unit_seconds[number] = result->seconds;
+    run->units_done = number + 1;
+    if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_index_now() - run->flushed_at >= FLUSH_SECONDS))
+        status = mica_index_flush(run, error);
+    return status;
+}
+
+static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
+    mica_index_run *run = ((index_context *)opaque)->run;
+    if (run->stop_after > 0 && stream->seconds >= run->stop_after) {
+        run->stopped = true;
+        return false;
+    }
+    if (!run->options->progress) return true;
+    const mica_progress progress = {.what = run->journal ? "indexing" : "timing",
+                                    .units_done = run->units_done,
+                                    .units_total = run->plan->unit_count,
+                                    .bytes_done = run->bytes_resumed + stream->bytes_read,
+                                    .bytes_total = run->plan->bytes_total,
+                                    .seconds = stream->seconds,
+                                    .seconds_left = stream->seconds_left};
+    return run->options->progress(run->options->progress_context, &progress);
+}
+
+mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error) {
+    index_context context = {.run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)), .large = PTHREAD_MUTEX_INITIALIZER};
+    if (!context.workers) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
+    const mica_stream_job job = {
+        .context = &context, .first_unit = run->units_done, .unit_count = end, .threads = run->resources.threads, .readers = run->resources.readers,
+        .ahead = run->resources.ahead, .unit_bytes_max = run->resources.unit_bytes_max, .result_bytes = run->resources.result_bytes,
+        .plan = plan_unit, .after = after_unit, .work = work_unit, .commit = commit_unit, .progress = tell_progress,
+    };
+    mica_stream_stats stats = {0};
+    mica_status status = mica_stream_run(&job, &stats, error);
+    for (uint32_t i = 0; i < run->resources.threads; i++) mica_svd_workspace_free(context.workers[i].workspace);
+    pthread_mutex_destroy(&context.large);
+    mica_free(context.workers);
+    run->bytes_read += stats.bytes_read;
+    run->seconds += stats.seconds;
+    run->work_seconds += stats.work_seconds;
+    run->starved_seconds += stats.starved_seconds;
+    if (run->journal) { /* after a failure too: what is done stays done */
+        const mica_status flushed = mica_index_flush(run, status == MICA_OK ? error : NULL);
+        if (status == MICA_OK) status = flushed;
+    }
+    return status;
+}
