@@ -30,8 +30,8 @@ typedef struct mica_safetensors {
 } mica_safetensors;
 
 /* The parser alone, for the fuzzer: header bytes as they stand after the length, size of the whole file. `name` is used in messages. */
-mica_status mica_safetensors_parse(const char *name, const char *header, uint64_t header_bytes, uint64_t file_bytes, mica_safetensors *result,
-                                   mica_error *error) MICA_CHECKED;
+mica_status mica_safetensors_parse(const char *name, const char *header, uint64_t header_bytes, uint64_t file_bytes,
+                                   mica_safetensors *result, mica_error *error) MICA_CHECKED;
 /* Reads length and header of an open file (header limit 100 MB, and the file's own size). */
 mica_status mica_safetensors_read(const mica_file *file, const char *name, mica_safetensors *result, mica_error *error) MICA_CHECKED;
 void mica_safetensors_release(mica_safetensors *safetensors);

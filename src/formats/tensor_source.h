@@ -13,6 +13,7 @@
 typedef struct mica_shard {
     char *name; /* plain file name, as in the index */
     mica_file *file;
+    char *tensor_names; /* what the tensors' names point into */
 } mica_shard;
 
 typedef struct mica_tensor_source {
@@ -35,9 +36,5 @@ void mica_tensor_source_close(mica_tensor_source *source); /* NULL is fine */
 
 /* NULL when absent. O(log n). */
 const mica_tensor *mica_tensor_source_find(const mica_tensor_source *source, const char *name);
-
-/* The index parser alone, for the fuzzer: checks the whole weight_map, calls visit for each entry. */
-typedef mica_status (*mica_index_visit)(void *context, const char *tensor, const char *file, mica_error *error);
-mica_status mica_index_parse(const char *name, const char *json, uint64_t length, mica_index_visit visit, void *context, mica_error *error) MICA_CHECKED;
 
 #endif
