@@ -22,8 +22,9 @@ const char *mica_projection_name(mica_projection projection); /* "gate", "up", "
 /* One dimension of an expected shape, as a function of the configuration (and the layer). */
 typedef uint64_t (*mica_dimension)(const struct mica_config *config, uint64_t layer);
 
-/* When a tensor has to be there. */
-typedef bool (*mica_presence)(const struct mica_config *config, uint64_t layer);
+/* Whether a tensor has to be there, may be, or is not part of this layer (it is unknown then, and reported). */
+typedef enum mica_need { MICA_NEED_NONE, MICA_NEED_OPTIONAL, MICA_NEED_REQUIRED } mica_need;
+typedef mica_need (*mica_presence)(const struct mica_config *config, uint64_t layer);
 
 typedef struct mica_tensor_row {
     /* Below the prefix; {L} = layer, {E} = expert, as decimal numbers. "….weight" names a weight, which may be stored plain or in the
@@ -31,21 +32,27 @@ typedef struct mica_tensor_row {
     const char *pattern;
     mica_role role;
     mica_projection projection;
-    mica_dimension shape[2]; /* second NULL: a vector; both NULL: shape not checked */
-    mica_presence required;  /* NULL: always where the pattern applies; returns false: must not be expected, may be there */
+    mica_dimension shape[2]; /* second NULL: a vector; a dimension of 0 is not checked */
+    mica_presence need;      /* NULL: required, in every layer */
 } mica_tensor_row;
 
 /* Names that are known and not used, each under the name of its rule ("rotary frequencies", "multi-token prediction", "vision tower",
- * "projector"). Glob with '*'; {L>=N} matches layers from num_hidden_layers on. */
+ * "projector"). Glob with '*'; {MTP} matches the layers num_hidden_layers … + num_nextn_predict_layers - 1. A name under the prefix is
+ * matched without it, any other whole. */
 typedef struct mica_ignore_row {
     const char *pattern, *rule;
 } mica_ignore_row;
 
+/* The kinds of attention, which decide what a configuration must say. */
+typedef enum mica_attention { MICA_ATTENTION_GROUPED = 1, MICA_ATTENTION_LATENT = 2, MICA_ATTENTION_COMPRESSED = 4 } mica_attention;
+
 typedef struct mica_architecture {
     const char *model_type, *family; /* "kimi_k2", "deepseek_v3" */
+    mica_attention attention;        /* llama's; DeepSeek-V3's MLA; DeepSeek-V4's */
     const char *prefix;              /* before the patterns: "language_model." or "" */
     bool text_config;                /* the language model's numbers are in text_config */
     bool mixture;                    /* has routed experts */
+    bool tied;                       /* tie_word_embeddings where the configuration does not say */
     const char *expert_scale;        /* suffix of an fp8 scale: "weight_scale_inv" or "scale" */
     const mica_tensor_row *rows;     /* ends with pattern NULL */
     const mica_ignore_row *ignored;  /* ends with pattern NULL */

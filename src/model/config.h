@@ -15,9 +15,9 @@ typedef struct mica_config {
     const mica_architecture *architecture; /* by model_type, outer before text_config */
     char model_type[64];                   /* as written in the outer config */
     uint64_t hidden_size, intermediate_size, vocab_size;
-    uint64_t num_hidden_layers, num_nextn_predict_layers;
+    uint64_t num_hidden_layers, num_nextn_predict_layers; /* the latter 1 where absent */
     uint64_t num_attention_heads, num_key_value_heads, head_dim;
-    bool tie_word_embeddings;
+    bool tie_word_embeddings, attention_bias, mlp_bias;
     double rms_norm_eps;
     /* mixture of experts; n_routed_experts == 0: a dense model */
     uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size;

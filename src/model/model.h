@@ -12,14 +12,22 @@
 #include "model/config.h"
 #include "numerics/matrix.h"
 
+/* What became of a tensor. */
+typedef enum mica_fate { MICA_USED, MICA_IGNORED, MICA_UNKNOWN } mica_fate;
+typedef struct mica_account {
+    mica_fate fate;
+    const char *rule; /* of an ignored tensor; static */
+} mica_account;
+
 /* A weight: one logical matrix, and the one to three tensors it is stored in. */
 typedef struct mica_weight {
-    char *name; /* of the weight: "model.layers.1.mlp.experts.2.up_proj.weight"; owned by the model */
+    const char *name; /* of the weight: "model.layers.1.mlp.experts.2.up_proj.weight"; as long as the model */
+    mica_fate fate;   /* every tensor belongs to exactly one weight; those of ignored and unknown tensors have MICA_ROLE_OTHER */
     mica_role role;
     mica_projection projection;
     int64_t layer, expert; /* -1: none */
     mica_encoding encoding;
-    uint64_t rows, columns; /* decoded; vectors have rows 1 */
+    uint64_t rows, columns; /* decoded; vectors have rows 1; of more than two dimensions all but the first are columns */
     uint64_t block_rows, block_columns;
     const mica_tensor *data, *scale, *shape; /* scale, shape NULL where the encoding has none */
 } mica_weight;
@@ -31,13 +39,6 @@ typedef struct mica_layer {
     const mica_weight *shared[MICA_PROJECTION_COUNT];       /* NULL without shared experts */
     const mica_weight *dense[MICA_PROJECTION_COUNT];        /* NULL in an MoE layer */
 } mica_layer;
-
-/* What became of a tensor. */
-typedef enum mica_fate { MICA_USED, MICA_IGNORED, MICA_UNKNOWN } mica_fate;
-typedef struct mica_account {
-    mica_fate fate;
-    const char *rule; /* of an ignored tensor; static */
-} mica_account;
 
 typedef struct mica_model {
     mica_tensor_source *source; /* owned */
@@ -72,6 +73,11 @@ mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weigh
  * health (may be NULL) receives mica_matrix_examine's result. */
 mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health, char *warning,
                                 uint64_t warning_bytes, mica_error *error) MICA_CHECKED;
+
+/* The same for readers that go through a file in order: `count` elements, from the `first` on, of one of a weight's tensors (weight->shape
+ * is given whole). `weight` may be NULL: a tensor of which nothing is known but its type. */
+mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first, uint64_t count,
+                                    const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) MICA_CHECKED;
 
 /* Convenience for tests and small tensors: reads and decodes a whole weight to float32 (rows x columns; mica_free). */
 mica_status mica_weight_load(const mica_model *model, const mica_weight *weight, float **values, mica_error *error) MICA_CHECKED;

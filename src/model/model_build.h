@@ -1,0 +1,33 @@
+/* model/model_build.h: the three steps of opening a model: match the tables against the tensors (model_match.c), account for the rest
+ * (model_rest.c), put it in order (model.c). Private to src/model/model*.c. */
+#ifndef MICA_MODEL_MODEL_BUILD_H
+#define MICA_MODEL_MODEL_BUILD_H
+
+#include "model/model.h"
+
+#define MICA_NAME_BYTES 512
+
+typedef struct mica_model_builder {
+    mica_model *model;
+    bool *claimed;      /* [tensor_count]: belongs to a weight */
+    mica_weight *slots; /* [tensor_count]: the weight whose data is that tensor; data NULL where there is none */
+} mica_model_builder;
+
+/* The shape a weight must have when decoded; rank 0: whatever the file says. A size of 0 is not checked. */
+typedef struct mica_expected_shape {
+    uint32_t rank;
+    uint64_t size[2];
+} mica_expected_shape;
+
+/* Decides how the weight around `data` is stored, finds its scales and checks every shape; fills encoding, rows, columns, blocks, data,
+ * scale and shape of `weight`, and claims the tensors. `integers`: an integer type is what is wanted. */
+mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *data, const mica_expected_shape *expected, bool integers,
+                                mica_weight *weight, mica_error *error) MICA_CHECKED;
+
+mica_status mica_model_match(mica_model_builder *builder, mica_error *error) MICA_CHECKED;
+mica_status mica_model_account_rest(mica_model_builder *builder, mica_error *error) MICA_CHECKED;
+
+/* Out of memory is the only failure. */
+mica_status mica_model_warn(mica_model *model, mica_error *error, const char *format, ...) MICA_PRINTF(3, 4) MICA_CHECKED;
+
+#endif

@@ -1,0 +1,129 @@
+/* model/model_match.c: every tensor that the tables and the configuration promise, looked up by name: what is missing is an error.
+ * Linear in what is expected, and stops at the first absence, so that a configuration cannot make it work for long.
+ * Judged by tests/model/test_model.c and tests/operations/test_bad_checkpoints.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_build.h"
+
+typedef struct place { /* one application of a row */
+    const mica_tensor_row *row;
+    uint64_t layer, expert;
+} place;
+
+/* Writes prefix and pattern with its numbers; stops after the text `until` of the pattern (NULL: at its end). */
+static void expand(const mica_architecture *architecture, const place *at, const char *until, char name[MICA_NAME_BYTES]) {
+    const char *pattern = at->row->pattern;
+    const char *end = until && strstr(pattern, until) ? strstr(pattern, until) + strlen(until) : pattern + strlen(pattern);
+    size_t length = strlen(architecture->prefix);
+    memcpy(name, architecture->prefix, length);
+    while (pattern < end && length + 24 < MICA_NAME_BYTES) {
+        if (*pattern != '{') {
+            name[length++] = *pattern++;
+            continue;
+        }
+        uint64_t number = pattern[1] == 'L' ? at->layer : at->expert;
+        char digits[20];
+        size_t count = 0;
+        do
+            digits[count++] = (char)('0' + number % 10);
+        while ((number /= 10) > 0);
+        while (count > 0)
+            name[length++] = digits[--count];
+        pattern += 3;
+    }
+    name[length] = '\0';
+}
+
+static bool any_with_prefix(const mica_tensor_source *source, const char *prefix) {
+    size_t length = strlen(prefix);
+    uint64_t low = 0, high = source->tensor_count;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (strcmp(source->tensors[middle].name, prefix) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < source->tensor_count && strncmp(source->tensors[low].name, prefix, length) == 0;
+}
+
+/* Names the largest thing that is absent: the layer, the expert, or the tensor. */
+static mica_status missing(const mica_model *model, const place *at, const char *name, mica_error *error) {
+    const mica_config *config = &model->config;
+    const mica_tensor_source *source = model->source;
+    char group[MICA_NAME_BYTES];
+    unsigned long long layer = at->layer, expert = at->expert;
+    if (strstr(at->row->pattern, "{L}.")) {
+        expand(config->architecture, at, "{L}.", group);
+        if (!any_with_prefix(source, group))
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu layers (num_hidden_layers), got layer %llu absent", source->path, group,
+                             (unsigned long long)config->num_hidden_layers, layer);
+    }
+    if (strstr(at->row->pattern, "{E}.")) {
+        expand(config->architecture, at, "{E}.", group);
+        if (!any_with_prefix(source, group))
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu experts in layer %llu (n_routed_experts), got expert %llu absent",
+                             source->path, group, (unsigned long long)config->n_routed_experts, layer, expert);
+    }
+    return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected present%s, got absent", source->path, name,
+                     at->row->role == MICA_ROLE_HEAD            ? " (tie_word_embeddings is false)"
+                     : at->row->role == MICA_ROLE_SHARED_EXPERT ? " (n_shared_experts is not 0)"
+                                                                : "");
+}
+
+static const mica_tensor *find_data(const mica_tensor_source *source, char name[MICA_NAME_BYTES]) {
+    const mica_tensor *data = mica_tensor_source_find(source, name);
+    size_t length = strlen(name);
+    if (data || length < 7 || strcmp(name + length - 7, ".weight") != 0 || length + 8 > MICA_NAME_BYTES)
+        return data;
+    memcpy(name + length, "_packed", 8);
+    data = mica_tensor_source_find(source, name);
+    name[length] = '\0';
+    return data;
+}
+
+static mica_status match_one(mica_model_builder *builder, const place *at, mica_need need, mica_error *error) {
+    mica_model *model = builder->model;
+    char name[MICA_NAME_BYTES];
+    expand(model->config.architecture, at, NULL, name);
+    const mica_tensor *data = find_data(model->source, name);
+    if (!data)
+        return need == MICA_NEED_REQUIRED ? missing(model, at, name, error) : MICA_OK;
+    const mica_tensor_row *row = at->row;
+    mica_expected_shape expected = {row->shape[1] ? 2 : row->shape[0] ? 1 : 0, {0, 0}};
+    for (uint32_t i = 0; i < expected.rank; i++)
+        expected.size[i] = row->shape[i](&model->config, at->layer);
+    mica_weight *weight = &builder->slots[data - model->source->tensors];
+    weight->fate = MICA_USED;
+    weight->role = row->role;
+    weight->projection = row->projection;
+    weight->layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1;
+    weight->expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1;
+    return mica_weight_resolve(builder, data, &expected, row->role == MICA_ROLE_HASH_TABLE, weight, error);
+}
+
+static mica_status match_row(mica_model_builder *builder, const mica_tensor_row *row, mica_error *error) {
+    const mica_config *config = &builder->model->config;
+    uint64_t layers = strstr(row->pattern, "{L}") ? config->num_hidden_layers : 1;
+    uint64_t experts = strstr(row->pattern, "{E}") ? config->n_routed_experts : 1;
+    for (uint64_t layer = 0; layer < layers; layer++) {
+        mica_need need = row->need ? row->need(config, layer) : MICA_NEED_REQUIRED;
+        for (uint64_t expert = 0; need != MICA_NEED_NONE && expert < experts; expert++) {
+            place at = {row, layer, expert};
+            mica_status status = match_one(builder, &at, need, error);
+            if (status != MICA_OK)
+                return status;
+        }
+    }
+    return MICA_OK;
+}
+
+mica_status mica_model_match(mica_model_builder *builder, mica_error *error) {
+    for (const mica_tensor_row *row = builder->model->config.architecture->rows; row->pattern; row++) {
+        mica_status status = match_row(builder, row, error);
+        if (status != MICA_OK)
+            return status;
+    }
+    return MICA_OK;
+}
