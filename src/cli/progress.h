@@ -1,0 +1,16 @@
+/* cli/progress.h: what a long verb tells while it runs, and how it is asked to stop. */
+#ifndef MICA_CLI_PROGRESS_H
+#define MICA_CLI_PROGRESS_H
+
+#include <mica/checkpoint.h>
+
+/* From now on SIGINT and SIGTERM ask for a clean stop; the second one of a kind ends the program at once. */
+void mica_progress_begin(void);
+
+/* A mica_progress_function (context unused): false once a stop was asked for. Keeps one line on stderr if that is a terminal. */
+bool mica_progress_show(void *context, const mica_progress *progress);
+
+/* Wipes the line. */
+void mica_progress_end(void);
+
+#endif
