@@ -176,9 +176,10 @@ mica_status mica_file_read(const mica_file *file, uint64_t offset, void *buffer,
     return judge_read(file, offset, bytes, done, failure, error);
 }
 
+/* At worst WINDOW_BYTES - 1 bytes stand before the wanted ones; the end is rounded up. */
 uint64_t mica_file_window_bytes(uint64_t bytes) {
     uint64_t window;
-    return mica_add_u64(bytes, 2 * WINDOW_BYTES - 1, &window) ? window & ~(uint64_t)(WINDOW_BYTES - 1) : UINT64_MAX;
+    return mica_add_u64(bytes, 2 * WINDOW_BYTES - 2, &window) ? window & ~(uint64_t)(WINDOW_BYTES - 1) : UINT64_MAX;
 }
 
 mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, const uint8_t **data,

@@ -150,7 +150,7 @@ static mica_status replay(const mica_file *file, mica_journal_visit visit, void 
 }
 
 mica_status mica_journal_open(const char *path, mica_journal_visit visit, void *context, mica_journal **journal, mica_error *error) {
-    mica_journal *opened;
+    mica_journal *opened = NULL;
     mica_status status = open_for_append(path, 0, &opened, error);
     if (status != MICA_OK) {
         return status;

@@ -134,7 +134,11 @@ static mica_status fail_at(const char *name, const char *bytes, const json_place
 static mica_status fail_parse(const char *name, const char *bytes, uint64_t length, const json_error_t *failure, mica_error *error) {
     json_place place;
     size_t position = failure->position > 0 ? (size_t)failure->position : 0;
-    scan(&place, bytes, position < length ? position : (size_t)length);
+    position = position < length ? position : (size_t)length;
+    if (json_error_code(failure) == json_error_invalid_syntax && position > 0 && strchr("]}", bytes[position - 1])) {
+        position--; /* a bracket that was wrong has closed nothing */
+    }
+    scan(&place, bytes, position);
     char what[JSON_ERROR_TEXT_LENGTH + 32];
     switch (json_error_code(failure)) {
     case json_error_premature_end_of_input:
@@ -142,6 +146,9 @@ static mica_status fail_parse(const char *name, const char *bytes, uint64_t leng
         break;
     case json_error_duplicate_key:
         snprintf(what, sizeof what, "duplicate key");
+        break;
+    case json_error_end_of_input_expected:
+        snprintf(what, sizeof what, "more text after the end of the object");
         break;
     default:
         snprintf(what, sizeof what, "%s", failure->text);

@@ -1,0 +1,104 @@
+/* Allocation: alignment, zeroing, checked products, and the fault seam. */
+#include "base/memory.h"
+
+#include "base/scratch.h"
+
+static void nothing_is_still_something(void **state) {
+    (void)state;
+    void *pointers[] = {mica_malloc(0), mica_calloc(0, 8), mica_reallocarray(NULL, 0, 8), mica_alloc_aligned(0)};
+    for (size_t i = 0; i < 4; i++) {
+        assert_non_null(pointers[i]);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        mica_free(pointers[i]);
+    }
+    mica_free_aligned(pointers[3]);
+    mica_free(NULL);
+    mica_free_aligned(NULL);
+}
+
+static void products_are_checked(void **state) {
+    (void)state;
+    volatile size_t huge = SIZE_MAX / 2; /* volatile: or the compiler warns that this must fail */
+    assert_null(mica_calloc(huge, 3));
+    assert_null(mica_reallocarray(NULL, huge, 3));
+    assert_null(mica_alloc_aligned(SIZE_MAX - huge % 2));
+    uint64_t result = 42;
+    assert_false(mica_mul_u64(UINT64_C(1) << 32, UINT64_C(1) << 32, &result));
+    assert_false(mica_add_u64(UINT64_MAX, 1, &result));
+    assert_int_equal(result, 42);
+    assert_true(mica_mul_u64(UINT64_C(1) << 32, (UINT64_C(1) << 32) - 1, &result));
+    assert_true(result == UINT64_MAX - (UINT64_C(1) << 32) + 1);
+    assert_true(mica_add_u64(UINT64_MAX - 1, 1, &result) && result == UINT64_MAX);
+}
+
+static void aligned_memory_is_aligned_and_zero(void **state) {
+    (void)state;
+    static const struct {
+        size_t bytes, alignment;
+    } rows[] = {{1, 4096}, {4097, 4096}, {((size_t)4 << 20) - 1, 4096}, {(size_t)4 << 20, (size_t)2 << 20}, {((size_t)4 << 20) + 5, (size_t)2 << 20}};
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        for (int round = 0; round < 2; round++) { /* the second gets the dirtied pages of the first */
+            unsigned char *bytes = mica_alloc_aligned(rows[row].bytes);
+            assert_non_null(bytes);
+            assert_int_equal((uintptr_t)bytes % rows[row].alignment, 0);
+            unsigned char any = 0;
+            for (size_t i = 0; i < rows[row].bytes; i++) {
+                any |= bytes[i];
+            }
+            assert_int_equal(any, 0);
+            memset(bytes, 0xa5, rows[row].bytes);
+            mica_free_aligned(bytes);
+        }
+    }
+}
+
+static void copies_of_text(void **state) {
+    (void)state;
+    char *whole = mica_strdup("tensor"), *part = mica_strndup("tensor", 3), *short_one = mica_strndup("ab", 9);
+    assert_string_equal(whole, "tensor");
+    assert_string_equal(part, "ten");
+    assert_string_equal(short_one, "ab");
+    mica_free(whole);
+    mica_free(part);
+    mica_free(short_one);
+}
+
+static void the_nth_and_all_after_fail(void **state) {
+    (void)state;
+    mica_memory_fail_after(3);
+    void *first = mica_malloc(1), *second = mica_calloc(1, 1), *third = mica_malloc(1), *fourth = mica_alloc_aligned(1);
+    char *fifth = mica_strdup("x");
+    void *sixth = mica_reallocarray(NULL, 1, 1);
+    assert_int_equal(mica_memory_fail_after(0), 6);
+    assert_non_null(first);
+    assert_non_null(second);
+    assert_null(third);
+    assert_null(fourth);
+    assert_null(fifth);
+    assert_null(sixth);
+    void *again = mica_malloc(1);
+    assert_non_null(again);
+    assert_int_equal(mica_memory_fail_after(0), 1);
+    mica_free(first);
+    mica_free(second);
+    mica_free(again);
+}
+
+static void the_peak_is_known(void **state) {
+    (void)state;
+    size_t bytes = (size_t)24 << 20;
+    char *block = mica_alloc_aligned(bytes);
+    assert_non_null(block);
+    assert_true(mica_memory_peak_bytes() >= bytes);
+    mica_free_aligned(block);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_is_still_something), cmocka_unit_test(products_are_checked),
+        cmocka_unit_test(aligned_memory_is_aligned_and_zero), cmocka_unit_test(copies_of_text),
+        cmocka_unit_test(the_nth_and_all_after_fail), cmocka_unit_test(the_peak_is_known),
+    };
+    return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
+}
