@@ -5,7 +5,6 @@
  * choose which error is told. Judged by tests/operations/test_stream.c. */
 #include "operations/stream.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -130,7 +129,9 @@ static mica_status read_unit(const mica_stream *stream, stream_slot *slot, uint6
     mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
     uint32_t order[MICA_STREAM_RANGES_MAX];
     uint32_t count = job->plan(job->context, slot->unit, ranges);
-    assert(count <= MICA_STREAM_RANGES_MAX);
+    if (count > MICA_STREAM_RANGES_MAX || (slot->after != MICA_STREAM_NONE && slot->after >= slot->unit)) {
+        return mica_fail(error, MICA_FAILED, "unit %" PRIu64 ": %" PRIu32 " ranges after unit %" PRIu64, slot->unit, count, slot->after);
+    }
     uint64_t total = 0, wanted = 0;
     for (uint32_t i = 0; i < count; i++) {
         slot->data[i] = slot->buffer; /* stays so for a range without bytes */
@@ -190,7 +191,6 @@ static void assign(mica_stream *stream, stream_slot *slot, uint64_t unit) {
     const mica_stream_job *job = stream->job;
     slot->unit = unit;
     slot->after = job->after && unit < job->unit_count ? job->after(job->context, unit) : MICA_STREAM_NONE;
-    assert(slot->after == MICA_STREAM_NONE || slot->after < unit);
     slot->status = MICA_OK;
     slot->error.message[0] = '\0';
     slot->state = SLOT_FREE;
@@ -415,7 +415,10 @@ static mica_status run(mica_stream *stream, mica_error *error) {
 }
 
 mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats, mica_error *error) {
-    assert(job->threads > 0 && job->readers > 0 && job->ahead > 0 && job->plan && job->work && job->commit);
+    if (job->threads == 0 || job->readers == 0 || job->ahead == 0) {
+        return mica_fail(error, MICA_FAILED, "%" PRIu32 " threads, %" PRIu32 " readers, %" PRIu32 " units ahead: expected one of each at least",
+                         job->threads, job->readers, job->ahead);
+    }
     mica_stream stream = {.job = job, .next_read = job->first_unit, .committed = job->first_unit, .failed = UINT64_MAX};
     stream.started = stream.accounted = seconds_now();
     mica_status status = MICA_OK;

@@ -619,6 +619,27 @@ static void a_unit_larger_than_promised_is_refused(void **state) {
     }
 }
 
+static uint64_t after_the_next(void *context, uint64_t unit) {
+    (void)context;
+    return unit == 2 ? 3 : MICA_STREAM_NONE;
+}
+
+/* Our own mistakes end in a sentence, not in a lock. */
+static void a_job_that_cannot_be_done_is_refused(void **state) {
+    (void)state;
+    mica_error error;
+    stream_probe probe = probe_new();
+    mica_stream_job job = job_new(&probe, 5, 2, 1, 1);
+    job.after = after_the_next;
+    assert_int_equal(mica_stream_run(&job, NULL, &error), MICA_FAILED);
+    assert_non_null(strstr(error.message, "unit 2: "));
+    assert_non_null(strstr(error.message, "after unit 3"));
+    assert_int_equal(probe.commits, 2);
+    job = job_new(&probe, 5, 2, 1, 1);
+    job.readers = 0;
+    assert_int_equal(mica_stream_run(&job, NULL, &error), MICA_FAILED);
+}
+
 static void each_failing_allocation_is_told(void **state) {
     (void)state;
     mica_status status = MICA_NO_MEMORY;
@@ -694,6 +715,7 @@ int main(void) {
         cmocka_unit_test_teardown(a_bad_gap_between_merged_ranges_does_not_matter, restore_disk),
         cmocka_unit_test_teardown(neighbours_are_read_at_once, restore_disk),
         cmocka_unit_test(a_unit_larger_than_promised_is_refused),
+        cmocka_unit_test(a_job_that_cannot_be_done_is_refused),
         cmocka_unit_test_teardown(each_failing_allocation_is_told, restore_disk),
         cmocka_unit_test_teardown(starvation_is_what_reading_did_not_hide, restore_disk),
     };
