@@ -14,23 +14,27 @@
 #include "base/text.h"
 
 /* Makes a new or changed name in the directory of `path` durable. File systems that cannot sync a directory say EINVAL. */
+mica_status mica_directory_sync(const char *path, mica_error *error) {
+    const mica_io *io = mica_io_current();
+    mica_status status = MICA_OK;
+    int fd = io->open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0) {
+        return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
+    }
+    if (io->fsync(fd) != 0 && errno != EINVAL) {
+        status = mica_fail_errno(error, errno, "%s: cannot flush the directory to the disk", path);
+    }
+    io->close(fd);
+    return status;
+}
+
 static mica_status sync_parent(const char *path, mica_error *error) {
     const char *slash = strrchr(path, '/');
     char *parent = !slash ? mica_strdup(".") : mica_strndup(path, slash == path ? 1 : (size_t)(slash - path));
     if (!parent) {
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     }
-    const mica_io *io = mica_io_current();
-    mica_status status = MICA_OK;
-    int fd = io->open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    if (fd < 0) {
-        status = mica_fail_errno(error, errno, "%s: cannot open the directory", parent);
-    } else {
-        if (io->fsync(fd) != 0 && errno != EINVAL) {
-            status = mica_fail_errno(error, errno, "%s: cannot flush the directory to the disk", parent);
-        }
-        io->close(fd);
-    }
+    mica_status status = mica_directory_sync(parent, error);
     mica_free(parent);
     return status;
 }

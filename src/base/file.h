@@ -60,6 +60,7 @@ mica_status mica_file_rename(const char *from, const char *to, mica_error *error
 mica_status mica_file_remove(const char *path, mica_error *error);                                /* absent is fine */
 
 mica_status mica_directory_create(const char *path, mica_error *error) MICA_CHECKED; /* existing is fine; parents are not made */
+mica_status mica_directory_sync(const char *path, mica_error *error) MICA_CHECKED; /* makes new and removed names durable */
 bool mica_path_exists(const char *path);
 bool mica_path_is_directory(const char *path);
 /* Names in a directory, sorted bytewise, without "." and ".."; free each and the array (NULL when empty) with mica_free. */
