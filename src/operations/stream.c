@@ -416,7 +416,7 @@ static mica_status run(mica_stream *stream, mica_error *error) {
 
 mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats, mica_error *error) {
     if (job->threads == 0 || job->readers == 0 || job->ahead == 0) {
-        return mica_fail(error, MICA_FAILED, "%" PRIu32 " threads, %" PRIu32 " readers, %" PRIu32 " units ahead: expected one of each at least",
+        return mica_fail(error, MICA_FAILED, "%" PRIu32 " threads, %" PRIu32 " readers, %" PRIu32 " ahead: expected one of each at least",
                          job->threads, job->readers, job->ahead);
     }
     mica_stream stream = {.job = job, .next_read = job->first_unit, .committed = job->first_unit, .failed = UINT64_MAX};
