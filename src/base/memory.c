@@ -26,20 +26,26 @@ uint64_t mica_memory_fail_after(uint64_t allocation_count) {
     return atomic_exchange(&allocations, 0);
 }
 
+/* Sizes beyond PTRDIFF_MAX never reach the allocator: sanitizers end the process over them. */
+static bool fits(size_t count, size_t bytes) {
+    size_t product;
+    return !__builtin_mul_overflow(count, bytes, &product) && product <= PTRDIFF_MAX;
+}
+
 /* Of zero bytes one is allocated, so that NULL always means out of memory. */
 void *mica_malloc(size_t bytes) {
-    return admitted() ? malloc(bytes ? bytes : 1) : NULL;
+    return admitted() && fits(bytes, 1) ? malloc(bytes ? bytes : 1) : NULL;
 }
 
 void *mica_calloc(size_t count, size_t bytes) {
-    if (!admitted()) {
+    if (!admitted() || !fits(count, bytes)) {
         return NULL;
     }
     return count && bytes ? calloc(count, bytes) : calloc(1, 1);
 }
 
 void *mica_reallocarray(void *pointer, size_t count, size_t bytes) {
-    if (!admitted()) {
+    if (!admitted() || !fits(count, bytes)) {
         return NULL;
     }
     return count && bytes ? reallocarray(pointer, count, bytes) : reallocarray(pointer, 1, 1);
@@ -65,7 +71,7 @@ char *mica_strdup(const char *text) {
 
 void *mica_alloc_aligned(size_t bytes) {
     size_t alignment = bytes >= HUGE_FROM_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
-    if (bytes > SIZE_MAX - alignment || !admitted()) {
+    if (!admitted() || !fits(bytes, 1)) {
         return NULL;
     }
     size_t rounded = bytes ? (bytes + alignment - 1) / alignment * alignment : alignment;

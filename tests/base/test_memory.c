@@ -22,6 +22,8 @@ static void products_are_checked(void **state) {
     volatile size_t huge = SIZE_MAX / 2; /* volatile: or the compiler warns that this must fail */
     assert_null(mica_calloc(huge, 3));
     assert_null(mica_reallocarray(NULL, huge, 3));
+    assert_null(mica_reallocarray(NULL, huge, 2)); /* no overflow, but more than a pointer difference can hold */
+    assert_null(mica_malloc(huge + 1));
     assert_null(mica_alloc_aligned(SIZE_MAX - huge % 2));
     uint64_t result = 42;
     assert_false(mica_mul_u64(UINT64_C(1) << 32, UINT64_C(1) << 32, &result));
