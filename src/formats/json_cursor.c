@@ -318,7 +318,8 @@ void mica_cursor_end(mica_json_cursor *cursor) {
 }
 
 void mica_cursor_refuse(mica_json_cursor *cursor, const char *expected) {
-    if (peek(cursor) == -1) {
+    int first = peek(cursor);
+    if (first <= 0 || !strchr("{[\"-0123456789tfn", first)) { /* no value at all */
         fail_byte(cursor, expected);
         return;
     }
