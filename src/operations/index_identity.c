@@ -100,12 +100,14 @@ mica_status mica_index_identity(const mica_index_plan *plan, char **json, uint64
     mica_json_string(&writer, "arithmetic", mica_svd_arithmetic());
     write_shards(&writer, plan->model->source);
     mica_json_close_object(&writer);
-    *json = mica_json_finish(&writer, length);
+    char *text = mica_json_finish(&writer, length);
     if (status != MICA_OK) {
-        mica_free(*json);
+        mica_free(text);
         return status;
     }
-    return *json ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    if (!text) return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    *json = text;
+    return MICA_OK;
 }
 
 /* Descends to the first difference; `path` names it. */

@@ -103,12 +103,10 @@ mica_status mica_index_start(mica_index_run *run, mica_error *error) {
     if (status == MICA_OK) status = lock_directory(run, error);
     if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
     if (status == MICA_OK) status = mica_journal_create(path, head, length, &run->journal, error);
-    if (status == MICA_OK) {
-        mica_free(head);
-        status = remove_known(run->directory, error);
-    }
+    if (status == MICA_OK) status = remove_known(run->directory, error);
     if (status == MICA_OK) status = each_file(run, create_file, error);
     run->flushed_at = mica_index_now();
+    mica_free(head);
     mica_free(path);
     return status;
 }
