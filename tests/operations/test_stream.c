@@ -49,12 +49,13 @@ typedef struct stream_probe {
     uint64_t group;                                          /* after: the first unit of each group of so many; 0: none */
     bool chain;                                              /* after: the unit before */
     bool zero_meets_two;                                     /* unit 0 ends only when unit 2 has begun */
-    useconds_t sleep_max, work_sleep;
+    useconds_t sleep_max, work_sleep, zero_sleep; /* the last: of unit 0's work */
     const mica_stream_range *fixed; /* every unit reads these, not random ones */
     uint32_t fixed_count;
 
     pthread_mutex_t mutex; /* of all below */
     bool two_begun;
+    uint64_t begun_last;
     uint64_t alive, alive_max;
     uint64_t committed, commits, tells, tells_before_commit, last_tell_units, last_tell_bytes;
     uint64_t wrong; /* whatever was not as it must be: asserts do not work on other threads */
@@ -148,6 +149,7 @@ static mica_status work(void *context, uint32_t thread, uint64_t unit, const uin
     probe->wrong += thread >= probe->threads || probe->busy[thread] || (needed != MICA_STREAM_NONE && needed >= probe->committed);
     probe->busy[thread] = true;
     probe->two_begun |= unit == 2;
+    probe->begun_last = unit > probe->begun_last ? unit : probe->begun_last;
     pthread_mutex_unlock(&probe->mutex);
     if (unit == 0 && probe->zero_meets_two) {
         await_two(probe);
@@ -159,7 +161,7 @@ static mica_status work(void *context, uint32_t thread, uint64_t unit, const uin
             note_wrong(probe);
         }
     }
-    usleep(probe->work_sleep);
+    usleep(unit == 0 ? probe->zero_sleep + probe->work_sleep : probe->work_sleep);
     sleep_a_little(probe, unit * 3 + 1);
     /* The smaller of two failing units fails later, so that order has to be made, not met. */
     if (unit == probe->fail_work && probe->fail_work_too != NOBODY) {
@@ -425,6 +427,18 @@ static void the_smallest_failing_unit_is_told(void **state) {
             }
         }
     }
+}
+
+/* Unit 1 fails while 0 is still at work: what is behind it is not begun, though it is read. */
+static void nothing_is_begun_after_a_failure(void **state) {
+    (void)state;
+    stream_probe probe = probe_new();
+    probe.fail_work = 1;
+    probe.zero_sleep = 30000;
+    mica_stream_job job = job_new(&probe, 20, 2, 1, 10);
+    assert_int_equal(mica_stream_run(&job, NULL, NULL), MICA_BAD_INPUT);
+    assert_int_equal(probe.begun_last, 1);
+    assert_int_equal(probe.commits, 1);
 }
 
 static void a_failing_commit_ends_it(void **state) {
@@ -707,6 +721,7 @@ int main(void) {
         cmocka_unit_test(a_unit_waits_for_the_one_it_names),
         cmocka_unit_test(a_waiting_unit_does_not_hold_the_others),
         cmocka_unit_test(the_smallest_failing_unit_is_told),
+        cmocka_unit_test(nothing_is_begun_after_a_failure),
         cmocka_unit_test(a_failing_commit_ends_it),
         cmocka_unit_test(a_stop_is_obeyed_at_each_unit),
         cmocka_unit_test(progress_is_told_while_a_unit_is_long),
