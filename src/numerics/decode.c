@@ -45,9 +45,22 @@ mica_grid mica_matrix_grid(const mica_matrix *matrix) {
     return (mica_grid){block_rows, block_columns, (rows - 1) / block_rows + 1, (columns - 1) / block_columns + 1};
 }
 
-double mica_scale_value(const mica_matrix *matrix, uint64_t index) {
+/* A group format has a scale for every 32 codes: the dtype is looked up once for many. */
+#define EACH_SCALE(meaning)                                \
+    for (uint64_t i = first; i < first + count; i++) {     \
+        *values++ = (meaning);                             \
+    }                                                      \
+    break
+
+void mica_scale_values(const mica_matrix *matrix, uint64_t first, uint64_t count, double *values) {
     const uint8_t *scales = matrix->scales;
-    return matrix->encoding == MICA_ENCODING_PLAIN ? 1.0 : mica_code_value((mica_code)matrix->scale_dtype, scales, index);
+    switch (matrix->encoding == MICA_ENCODING_PLAIN ? MICA_DTYPE_COUNT : matrix->scale_dtype) {
+    case MICA_DTYPE_COUNT: EACH_SCALE(1.0);
+    case MICA_F8_E8M0: EACH_SCALE(mica_e8m0_value(scales[i]));
+    case MICA_BF16: EACH_SCALE(mica_bf16_value(mica_load_u16(scales, i)));
+    case MICA_F32: EACH_SCALE((double)mica_load_f32(scales, i));
+    default: EACH_SCALE(mica_code_value((mica_code)matrix->scale_dtype, scales, i));
+    }
 }
 
 /* Integers beyond 2^53 do not fit a double; the bits that do not fit are remembered in the last one that does (rounding to odd), so
@@ -107,8 +120,9 @@ static void set_exponent(factors *factor, int exponent) {
 
 static void set_factors(factors *factor, const mica_matrix *matrix, uint64_t first, uint64_t count) {
     bool exact = factor->late == 1.0;
+    mica_scale_values(matrix, first, count, factor->exact);
     for (uint64_t i = 0; i < count; i++) {
-        double value = mica_scale_value(matrix, first + i) * factor->early;
+        double value = factor->exact[i] * factor->early;
         float rounded = (float)value;
         factor->exact[i] = value;
         factor->fast[i] = rounded;

@@ -5,7 +5,7 @@
 
 enum {
     RECTANGLE_ROWS = 16,  /* as many streams as the prefetcher follows; fewer reductions than row by row */
-    NIBBLE_BLOCKS = 256,
+    SCALES_AT_ONCE = 256,
     NIBBLE_BLOCK_COLUMNS = 32
 };
 
@@ -66,8 +66,12 @@ static void examine_scales(const mica_matrix *matrix, mica_grid grid, mica_matri
         (matrix->scale_dtype == MICA_F8_E8M0 && !memchr(matrix->scales, 255, count))) { /* the other 255 are positive and finite */
         return;
     }
+    double scales[SCALES_AT_ONCE];
     for (uint64_t i = 0; i < count; i++) {
-        double scale = mica_scale_value(matrix, i);
+        if (i % SCALES_AT_ONCE == 0) {
+            mica_scale_values(matrix, i, mica_min_u64(count - i, SCALES_AT_ONCE), scales);
+        }
+        double scale = scales[i % SCALES_AT_ONCE];
         if (!isfinite(scale)) {
             health->in_scale = true;
             note_not_finite(health, scale, i / grid.columns, i % grid.columns);
@@ -147,16 +151,17 @@ static double nibble_max(const mica_decode_kernels *kernels, const mica_matrix *
     const uint8_t *magnitudes = code == MICA_CODE_E2M1 ? doubled_e2m1 : doubled_int4;
     uint64_t row_bytes = mica_matrix_row_bytes(matrix);
     uint64_t whole = grid.block_columns == NIBBLE_BLOCK_COLUMNS ? matrix->columns / NIBBLE_BLOCK_COLUMNS : 0;
-    uint8_t maxima[NIBBLE_BLOCKS];
-    double largest = 0.0;
+    uint8_t maxima[SCALES_AT_ONCE];
+    double scale[SCALES_AT_ONCE], largest = 0.0;
     for (uint64_t r = 0; r < matrix->rows; r++) {
         const uint8_t *row = (const uint8_t *)matrix->codes + r * row_bytes;
         uint64_t scales = r / grid.block_rows * grid.columns, b = 0;
         for (uint64_t count; b < whole; b += count) {
-            count = mica_min_u64(whole - b, NIBBLE_BLOCKS);
+            count = mica_min_u64(whole - b, SCALES_AT_ONCE);
+            mica_scale_values(matrix, scales + b, count, scale);
             kernels->max_nibbles(row + 16 * b, count, magnitudes, maxima);
             for (uint64_t i = 0; i < count; i++) {
-                double value = 0.5 * maxima[i] * fabs(mica_scale_value(matrix, scales + b + i));
+                double value = 0.5 * maxima[i] * fabs(scale[i]);
                 largest = value > largest ? value : largest;
             }
         }

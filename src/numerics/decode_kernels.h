@@ -39,7 +39,12 @@ const mica_decode_kernels *mica_decode_kernels_current(void);
 
 mica_code mica_matrix_code(const mica_matrix *matrix);
 double mica_code_value(mica_code code, const uint8_t *row, uint64_t column); /* exact (I64 beyond 2^53: rounded to odd) */
-double mica_scale_value(const mica_matrix *matrix, uint64_t index);         /* exact; 1 for PLAIN */
+void mica_scale_values(const mica_matrix *matrix, uint64_t first, uint64_t count, double *values); /* exact; 1 for PLAIN */
+static inline double mica_scale_value(const mica_matrix *matrix, uint64_t index) {
+    double value;
+    mica_scale_values(matrix, index, 1, &value);
+    return value;
+}
 
 /* Blocks clamped to the matrix; PLAIN is one block with scale 1. */
 typedef struct mica_grid {

@@ -13,7 +13,7 @@
 /* encoding, text */
 #define MICA_ENCODING_LIST(X)                                                                                           \
     X(PLAIN, "plain")          /* codes are `dtype`, no scales                                                       */ \
-    X(FP8_BLOCK, "fp8-block")  /* F8_E4M3 or F8_E5M2 codes, one byte each; scales F32 or F8_E8M0 (128 x 128)          */ \
+    X(FP8_BLOCK, "fp8-block")  /* F8_E4M3 or F8_E5M2 codes, one byte each; scales F32, F8_E8M0 or BF16 (128 x 128)    */ \
     X(MXFP4, "mxfp4")          /* E2M1, two a byte, low nibble = even column; scales F8_E8M0 (1 x 32)                 */ \
     X(INT4_GROUP, "int4-group") /* nibble - 8, eight to a little-endian I32, low nibble first; scales BF16/F16/F32 (1 x 32) */
 
@@ -34,11 +34,12 @@ typedef struct mica_matrix {
     const void *scales; /* [ceil(rows/block_rows)][ceil(columns/block_columns)] of scale_dtype; NULL for PLAIN; need not be aligned */
 } mica_matrix;
 
-uint64_t mica_matrix_row_bytes(const mica_matrix *matrix); /* of the codes */
+uint64_t mica_matrix_row_bytes(const mica_matrix *matrix); /* of the codes; odd rows of nibbles end in a padded byte (MXFP4) or word (INT4) */
 
 /* Decodes rows [row, row + count) times 2^-exponent to float32, row-major with `stride` floats between rows (>= columns).
  * With exponent 0 this is the reference decoding: E8M0 byte 0 gives 2^-127 (never flushed), 255 NaN; products beyond float32
- * become infinite. Bit-identical for every instruction set. */
+ * become infinite; every NaN is 0x7fc00000. One rounding, of the exact code * scale * 2^-exponent. Any block size and any scale dtype will do.
+ * Bit-identical for every instruction set. */
 void mica_matrix_decode(const mica_matrix *matrix, int exponent, uint64_t row, uint64_t count, float *out, uint64_t stride);
 
 /* Same, columns [column, column+width) only; column and width multiples of 32 or reaching the last column. */
@@ -47,13 +48,13 @@ void mica_matrix_decode_block(const mica_matrix *matrix, int exponent, uint64_t 
 
 /* One look at codes and scales, before any arithmetic. */
 typedef struct mica_matrix_health {
-    bool has_nan, has_infinity;            /* of the exact value code * scale, before float32 can overflow */
+    bool has_nan, has_infinity;            /* of the exact value code * scale, before float32 can overflow; both, if both occur */
     bool has_zero_scale, has_negative_scale; /* legal, reported */
-    uint64_t nan_row, nan_column;          /* first position that is not finite (valid when has_nan or has_infinity) */
-    bool in_scale;                         /* it is the scale that is not finite; position is then in the scale grid */
+    uint64_t nan_row, nan_column;          /* first position, row by row, that is not finite (valid when has_nan or has_infinity) */
+    bool in_scale;                         /* a scale is not finite; the position is in the scale grid, and the codes were not looked at */
     uint64_t odd_scale_row, odd_scale_column; /* first zero or negative scale */
     double odd_scale;
-    int exponent; /* choose so that 2^-exponent * |value| <= 1 for all entries and > 1/4 for the largest; 0 for an all-zero matrix */
+    int exponent; /* choose so that 2^-exponent * |value| <= 1 for all entries and > 1/4 for the largest; 0 for an all-zero matrix, or one not finite */
 } mica_matrix_health;
 void mica_matrix_examine(const mica_matrix *matrix, mica_matrix_health *health);
 
