@@ -28,7 +28,8 @@ static void write_checkpoint(const char *index) {
     }
 }
 
-static const char good_index[] = MAP("\"d\":\"one.safetensors\",\"a\":\"two.safetensors\",\"c\":\"two.safetensors\",\"b\":\"one.safetensors\"");
+static const char good_index[] =
+    MAP("\"d\":\"one.safetensors\",\"a\":\"two.safetensors\",\"c\":\"two.safetensors\",\"b\":\"one.safetensors\"");
 
 static void expect_refusal(const char *what, const char *path, const char *const *says) {
     mica_tensor_source *source = NULL;
@@ -94,8 +95,8 @@ static void test_unlisted(void **state) {
 /* Other keys of the index are checked as JSON and otherwise left alone; escapes mean what they mean. */
 static void test_index_freedoms(void **state) {
     (void)state;
-    write_checkpoint("{\"x\":[{\"y\":[1.5e-3,true,null,\"\\u0000\"]}],\"weight\\u005fmap\":{\"\\u0061\":\"two.safe\\u0074ensors\",\"b\":\"one.safetensors\","
-                     "\"c\":\"two.safetensors\",\"d\":\"one.safetensors\"},\"z\":-0.0}\n");
+    write_checkpoint("{\"x\":[{\"y\":[1.5e-3,true,null,\"\\u0000\"]}],\"weight\\u005fmap\":{\"\\u0061\":\"two.safe\\u0074ensors\","
+                     "\"b\":\"one.safetensors\",\"c\":\"two.safetensors\",\"d\":\"one.safetensors\"},\"z\":-0.0}\n");
     expect_four(scratch_directory, 0);
 }
 
@@ -110,7 +111,8 @@ static const struct {
     {"no weight_map", "{\"metadata\":{}}", {"weight_map", "absent"}},
     {"empty weight_map", "{\"weight_map\":{}}", {"weight_map", "empty"}},
     {"weight_map an array", "{\"weight_map\":[]}", {"weight_map", "an object", "array []"}},
-    {"weight_map twice", "{\"weight_map\":{\"a\":\"two.safetensors\"},\"weight_map\":{\"a\":\"two.safetensors\"}}", {"weight_map", "duplicate"}},
+    {"weight_map twice", "{\"weight_map\":{\"a\":\"two.safetensors\"},\"weight_map\":{\"a\":\"two.safetensors\"}}",
+     {"weight_map", "duplicate"}},
     {"text behind", MAP("\"a\":\"two.safetensors\"") "x", {"the end", "'x'"}},
     {"value a number", MAP("\"a.weight\":7"), {"tensor a.weight", "a string", "got 7"}},
     {"value null", MAP("\"a.weight\":null"), {"tensor a.weight", "a string", "got null"}},
@@ -125,8 +127,10 @@ static const struct {
     {"NUL in the tensor name", MAP("\"a\\u0000b\":\"two.safetensors\""), {"weight_map", "no NUL", "\\u0000"}},
     {"lone surrogate", MAP("\"\\ud800\":\"two.safetensors\""), {"weight_map", "\\ud800"}},
     {"not UTF-8", MAP("\"a\":\"two.\xff\""), {"tensor a", "UTF-8", "0xff"}},
-    {"listed twice", MAP("\"a\":\"two.safetensors\",\"c\":\"two.safetensors\",\"a\":\"two.safetensors\""), {"tensor a", "unique", "duplicate"}},
-    {"other shard", MAP("\"a\":\"one.safetensors\",\"c\":\"two.safetensors\""), {"tensor a", "expected two.safetensors", "got one.safetensors"}},
+    {"listed twice", MAP("\"a\":\"two.safetensors\",\"c\":\"two.safetensors\",\"a\":\"two.safetensors\""),
+     {"tensor a", "unique", "duplicate"}},
+    {"other shard", MAP("\"a\":\"one.safetensors\",\"c\":\"two.safetensors\""),
+     {"tensor a", "expected two.safetensors", "got one.safetensors"}},
 };
 
 static void test_index_refusals(void **state) {
@@ -269,7 +273,8 @@ static void test_tiny_k2(void **state) {
 }
 
 /* The fixtures. Every case of these families is about files, headers and index; the rest is the model's. */
-static const char *const families[] = {"shard-", "header-", "offsets-", "shape-", "index-", "ok-", "_good", "dtype-unknown", "dtype-wrong-size"};
+static const char *const families[] = {"shard-", "header-", "offsets-", "shape-", "index-", "ok-", "_good",
+                                       "dtype-unknown", "dtype-wrong-size"};
 
 static bool is_ours(const char *name) {
     bool found = false;
