@@ -202,7 +202,7 @@ mica_status mica_options_parse(const mica_option_table *table, int count, char *
         }
         given |= UINT32_C(1) << (row - table->rows);
     }
-    if (optind == count) {
+    if (optind == count || !*arguments[optind]) { /* no path is empty */
         return refuse(error, "expected a %s", table->operand);
     }
     if (optind + 1 < count) {
