@@ -11,7 +11,7 @@
 
 /* Over the units that this report knows. */
 typedef struct index_totals {
-    uint64_t units, dense_route, zero, checked, warnings;
+    uint64_t units, dense_route, zero, checked;
     double residual, orthonormality, value_error; /* the worst */
     double hours;                                 /* of a whole run, by extrapolation; NaN: not measured */
     bool reading_bound;
@@ -31,13 +31,10 @@ static void count_units(const mica_index_run *run, index_totals *totals) {
         totals->dense_route += record->route == MICA_SVD_DENSE;
         totals->zero += record->route == MICA_SVD_ZERO;
         totals->checked += record->count_checked != 0;
-        totals->warnings += record->warning_bytes > 0;
-        totals->warnings += record->value_count > 0 && run->plan->units[i].kind != MICA_INDEX_ROUTER;
         raise_to(&totals->residual, record->residual);
         raise_to(&totals->orthonormality, record->orthonormality);
         raise_to(&totals->value_error, record->value_error);
     }
-    totals->warnings += run->plan->model->warning_count;
 }
 
 /* --- extrapolation --- */
