@@ -34,7 +34,7 @@ static mica_status parse_number(const char *layers, const char **cursor, uint64_
 static mica_status parse_layers(const char *layers, uint64_t count, bool *chosen, mica_error *error) {
     const char *cursor = layers;
     for (;;) {
-        uint64_t first, last;
+        uint64_t first = 0, last;
         mica_status status = parse_number(layers, &cursor, count, &first, error);
         if (status != MICA_OK) return status;
         last = first;
