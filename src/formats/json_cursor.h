@@ -1,7 +1,7 @@
 /* formats/json_cursor.h: a strict forward reader of JSON text, for the headers of 100,000 tensors.
  * Not base/json.h: offsets need all of 64 bits exactly (jansson stops at 2^63), names go straight into one arena, and no tree is built.
  * Refuses: what RFC 8259 refuses, invalid UTF-8, lone surrogates, NUL in a string that is kept, nesting deeper than MICA_CURSOR_DEPTH.
- * Sticky: after the first failure every call does nothing and `status` stays. Judged by tests/formats/test_json_cursor.c and fuzzing. */
+ * Sticky: after the first failure every call does nothing, `status` stays. Judged by tests/formats/test_json_cursor.c, against jansson. */
 #ifndef MICA_FORMATS_JSON_CURSOR_H
 #define MICA_FORMATS_JSON_CURSOR_H
 
