@@ -49,6 +49,9 @@ static void names_place_and_key(void **state) {
     refuses("{\"a\": {\"b\": [1, {\"c\": 1, \"d\": Infinity}]}}", ", after \"a\" > \"b\" > \"d\"");
     refuses("{\"a\": {\"b\": 1}, \"c\": tru}", ", after \"c\"");
     refuses("{\"a\": \"x,{\\\"y\\\": [\", \"c\": ]}", ", after \"c\"");
+    refuses("{\"a\": \"value\" 5}", ", after \"a\"");
+    refuses("{\"a\": \"\\\"\", \"c\": NaN}", ", after \"c\"");
+    refuses("{\"a\\\"{[b\": NaN}", ", after \"a\\\"{[b\"");
     refuses("{\"a\": [1, 2", "the text ends too early");
     refuses("{\"a\": \"\\ud800\"}", "\\ud800");
     refuses("{\"a\": \"b\\u0000\"}", "\\u0000 is not allowed");
