@@ -95,6 +95,12 @@ bool mica_path_is_directory(const char *path) {
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+char *mica_path_link_target(const char *path) {
+    char target[4096];
+    ssize_t length = readlink(path, target, sizeof target);
+    return length < 0 || (size_t)length == sizeof target ? NULL : mica_strndup(target, (size_t)length);
+}
+
 mica_status mica_directory_create(const char *path, mica_error *error) {
     if (mkdir(path, 0777) == 0) {
         return sync_parent(path, error);
