@@ -145,7 +145,7 @@ static mica_status resolve_shape(const mica_model *model, const mica_tensor *dat
     }
     for (uint32_t i = 0; i < 2; i++)
         want[i] = i >= expected->rank || expected->size[i] == 0 ? stored[i] : i == 1 ? ceil_divide(expected->size[i], pack) : expected->size[i];
-    mica_status status = check_shape(model, data, expected->rank, want[0], want[1], pack == 1 ? "" : " (packed)", error);
+    mica_status status = check_shape(model, data, expected->rank, want[0], want[1], pack == 1 ? " (from config.json)" : " (from config.json, packed)", error);
     if (status != MICA_OK)
         return status;
     weight->rows = expected->rank == 2 ? stored[0] : 1;

@@ -43,7 +43,7 @@ static mica_status refuse_value(const mica_model *model, const mica_tensor *tens
 static void warn_scale(const mica_model *model, const mica_tensor *scale, uint64_t element, double value, char *warning, uint64_t warning_bytes) {
     char position[POSITION_BYTES];
     if (warning && warning_bytes && !*warning)
-        snprintf(warning, warning_bytes, "%s: %s: expected positive, got %.9g at %s", mica_model_shard_name(model, scale), scale->name, value,
+        snprintf(warning, warning_bytes, "%s: %s: expected positive, got %.7g at %s", mica_model_shard_name(model, scale), scale->name, value,
                  show_position(scale, element, position));
 }
 
