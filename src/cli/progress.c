@@ -7,25 +7,41 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SECONDS_BETWEEN 0.1
 #define WIDTH_DEFAULT 80
+#define SECONDS_OF_ONE_WISH 0.5
 
 static volatile sig_atomic_t stop_asked;
 static double shown_at = -1; /* mica_progress.seconds of the last line; < 0: none yet */
 static int shown_width;      /* columns to wipe */
 
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Only what a handler may call. timeout(1) and shells may send a signal twice at once: that is one wish, not two. */
 static void ask_to_stop(int signal_number) {
-    (void)signal_number;
-    stop_asked = 1;
+    static double first_at;
+    if (!stop_asked) {
+        first_at = seconds_now();
+        stop_asked = 1;
+    } else if (seconds_now() - first_at > SECONDS_OF_ONE_WISH) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number); /* arrives when this function returns */
+    }
 }
 
 void mica_progress_begin(void) {
-    /* SA_RESETHAND: who asks twice does not want to wait. SA_RESTART: no call of the library's fails because of it. */
-    struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-    sigemptyset(&action.sa_mask);
     const int signals[] = {SIGINT, SIGTERM};
+    struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART}; /* no call of the library's fails because of it */
+    sigemptyset(&action.sa_mask);
+    sigaddset(&action.sa_mask, SIGINT);
+    sigaddset(&action.sa_mask, SIGTERM);
     for (int i = 0; i < 2; i++) {
         struct sigaction former;
         if (sigaction(signals[i], NULL, &former) == 0 && former.sa_handler != SIG_IGN) { /* a background job stays deaf */

@@ -4,7 +4,7 @@
 
 #include <mica/checkpoint.h>
 
-/* From now on SIGINT and SIGTERM ask for a clean stop; the second one of a kind ends the program at once. */
+/* From now on SIGINT and SIGTERM ask for a clean stop; another one half a second later ends the program at once. */
 void mica_progress_begin(void);
 
 /* A mica_progress_function (context unused): false once a stop was asked for. Keeps one line on stderr if that is a terminal. */

@@ -21,7 +21,7 @@ fail() {
 
 "$program" index "$model" -o whole $options >/dev/null 2>stderr || { fail "the uninterrupted run failed"; exit 1; }
 
-for signal in INT TERM INT; do
+for signal in INT TERM "INT INT"; do # the same twice at once is one wish
     rm -rf part
     "$program" index "$model" -o part $options >stdout 2>stderr &
     child=$!
@@ -30,7 +30,9 @@ for signal in INT TERM INT; do
         sleep 0.01
     done
     sleep 0.0$((RANDOM % 10))
-    kill -$signal $child
+    for one in $signal; do
+        kill -$one $child
+    done
     wait $child 2>/dev/null
     status=$?
     [ $status -eq 0 ] && continue # it was done before

@@ -1,7 +1,8 @@
 #!/bin/bash
 # tests/cli/transcripts.sh PROGRAM [--update]: what was typed, what must be printed. Each transcripts/*.txt is replayed and compared whole.
 #   $ command   run by bash in a scratch directory (one a file) where `models` is the repository's and `mica` is PROGRAM;
-#               `| mask` hides what differs from machine to machine: times, shares of them, memory, sizes of rounding errors
+#               `| mask` hides what differs from machine to machine: times and shares of them, memory, rounding errors
+#               and what follows from them: hashes, sizes in bytes
 #     line      it printed on stdout (two spaces before it)
 #   ! line      it printed on stderr
 #   ? status    its exit status, if not 0
@@ -16,7 +17,7 @@ mkdir "$scratch/bin"
 ln -s "$program" "$scratch/bin/mica"
 cat >"$scratch/bin/mask" <<'END'
 #!/bin/sh
-exec sed -E 's/[0-9.]+e-[0-9]+/…/g; s/\b[0-9.]+ (s|MB|hours)\b/… \1/g; s/\b[0-9.]+%/…%/g'
+exec sed -E 's/ *[0-9.]+e-[0-9]+/ …/g; s/\b[0-9.]+ (s|MB|hours)\b/… \1/g; s/\b[0-9.]+%/…%/g; s/\b[0-9]+ bytes/… bytes/g; s/[0-9a-f]{16}…/#/g'
 END
 chmod +x "$scratch/bin/mask"
 PATH=$scratch/bin:$PATH
