@@ -111,7 +111,7 @@ static packing packing_of(const mica_wide *wide)
         plan.exponent = 0;
         plan.scaled = true;
     } else if (matrix->encoding == MICA_ENCODING_FP8_BLOCK ||
-               (matrix->encoding == MICA_ENCODING_PLAIN && matrix->dtype != MICA_BF16 && mica_dtype_bytes(matrix->dtype) > 1)) {
+               (matrix->encoding == MICA_ENCODING_PLAIN && mica_dtype_bytes(matrix->dtype) > 1)) {
         plan.digits = 2;
     }
     return plan;

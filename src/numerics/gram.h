@@ -1,8 +1,8 @@
 /* numerics/gram.h: the Gram matrix of a weight, A A^T with A = W or W^T (the one with fewer rows), packed (kernels.h).
  *
  * Codes become int16 with one power-of-two scale per row and 128 columns, chosen so that no int32 sum can overflow; block scales are applied to
- * the float32 partial sums. fp8, MXFP4, int4 and bf16 values are then exact but for those far below their row's norm (docs/svd.md); wider
- * types take two int16 digits. */
+ * the float32 partial sums. fp8, MXFP4 and int4 values are then exact but for those far below their row's norm (docs/svd.md); wider
+ * types, bf16 among them, take two int16 digits. */
 #ifndef MICA_NUMERICS_GRAM_H
 #define MICA_NUMERICS_GRAM_H
 

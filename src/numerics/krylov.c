@@ -11,6 +11,7 @@
 #define B MICA_BLOCK
 #define LEARN_BASIS 96
 #define DEGREE_MAX 3
+#define CANCELLATION 0.9   /* share of a column's square: its norm fell by more than 3; one pass then leaves too much behind */
 #define GROWTH_MAX 1e3 /* of the filter between the smallest wanted and the largest eigenvalue: beyond, the basis loses its small directions */
 
 struct mica_krylov {
@@ -158,22 +159,37 @@ static void apply_filter(mica_krylov *krylov, const mica_kernels *kernels, const
     }
 }
 
-/* One more block: orthogonalised against all before it. False on breakdown. */
-static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, uint32_t block, uint32_t degree, float bound)
+/* next -= basis (basis^T next) over blocks block … 0; *removed is the largest share of a column's square that went. `first`: keep the diagonal. */
+static double project_out(mica_krylov *krylov, const mica_kernels *kernels, float *next, uint32_t block, bool first)
 {
     size_t m = krylov->padded_rows, size = m * B;
-    float *last = krylov->basis + block * size, *next = last + size;
-    apply_filter(krylov, kernels, packed, last, degree, bound, next);
+    double gone[B] = {0}, left[B * B], share = 0;
     for (uint32_t i = block + 1; i-- > 0;) {
         double h[B * B];
         kernels->block_inner(krylov->basis + i * size, next, m, h);
         kernels->block_update(krylov->basis + i * size, next, m, h);
-        if (i == block)
+        for (int a = 0; a < B * B; a++)
+            gone[a % B] += h[a] * h[a];
+        if (first && i == block)
             for (int a = 0; a < B; a++)
                 for (int b = 0; b < B; b++)
                     krylov->diagonal[block * B * B + (size_t)(a * B + b)] = 0.5 * (h[a * B + b] + h[b * B + a]);
     }
-    return orthonormalise(kernels, next, m, krylov->coupling + block * B * B);
+    kernels->block_inner(next, next, m, left);
+    for (int a = 0; a < B; a++)
+        share = fmax(share, gone[a] / (gone[a] + left[a * B + a]));
+    return share;
+}
+
+/* One more block: orthogonalised against all before it, again where most of a column went (Kahan's "twice is enough"). False on breakdown. */
+static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, uint32_t block, uint32_t degree, float bound)
+{
+    size_t size = krylov->padded_rows * B;
+    float *last = krylov->basis + block * size, *next = last + size;
+    apply_filter(krylov, kernels, packed, last, degree, bound, next);
+    if (project_out(krylov, kernels, next, block, true) > CANCELLATION)
+        project_out(krylov, kernels, next, block, false);
+    return orthonormalise(kernels, next, krylov->padded_rows, krylov->coupling + block * B * B);
 }
 
 /* Eigenpairs of the projected operator over `basis` columns: the `wanted` largest, ascending, into values and ritz. */
@@ -190,7 +206,7 @@ static bool solve_projected(mica_krylov *krylov, uint32_t basis, uint32_t wanted
             }
     int order = (int)basis, first = (int)(basis - wanted) + 1, last = (int)basis, found = 0, info = 0;
     double zero = 0;
-    dsyevr_("V", "I", "L", &order, krylov->projected, &order, &zero, &zero, &first, &last, &zero, &found, krylov->values, krylov->ritz, &order,
+    mica_blas.dsyevr_("V", "I", "L", &order, krylov->projected, &order, &zero, &zero, &first, &last, &zero, &found, krylov->values, krylov->ritz, &order,
             krylov->integers + 10 * order, krylov->work, &krylov->work_count, krylov->integers, &(int){10 * order}, &info);
     return info == 0 && found == (int)wanted;
 }
@@ -207,7 +223,7 @@ static double unfilter(double filtered, uint32_t degree, double bound, double *s
     return (x + 1) * bound / 2;
 }
 
-/* Largest estimated |G u - l u| / l_max over the wanted pairs; the wanted pairs are the last `count` of those solved. */
+/* Largest estimated |G u - l u| / sqrt(l l_max), which is |A v - s u| / s_0, over the wanted pairs; the wanted pairs are the last `count` of those solved. */
 static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound, double *largest)
 {
     const double *coupling = krylov->coupling + (basis / B - 1) * B * B;
@@ -222,8 +238,8 @@ static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint3
                 sum += coupling[a * B + b] * tail[b];
             norm += sum * sum;
         }
-        unfilter(krylov->values[i], degree, bound, &slope);
-        double residual = sqrt(norm) / slope / *largest;
+        double value = unfilter(krylov->values[i], degree, bound, &slope);
+        double residual = value > 0 ? sqrt(norm) / slope / sqrt(value * *largest) : INFINITY;
         worst = residual > worst ? residual : worst;
     }
     return worst;

@@ -27,7 +27,7 @@ typedef struct mica_krylov_result {
 } mica_krylov_result;
 
 /* Approximate eigenvectors of the `count` largest eigenvalues into `vectors` [padded_rows][ld] (ld a multiple of 64, columns beyond count zero),
- * nearly orthonormal. `plan` may have degree 0: then one is learnt from a short unfiltered run. `tolerance`: of |G u - l u| / l_max. */
+ * nearly orthonormal. `plan` may have degree 0: then one is learnt from a short unfiltered run. `tolerance`: of |G u - l u| / sqrt(l l_max). */
 mica_status mica_krylov_run(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, size_t rows, size_t padded_rows, double trace,
                             uint32_t count, const mica_svd_plan *plan, double tolerance, float *vectors, size_t ld, mica_krylov_result *result,
                             mica_error *error) MICA_CHECKED;

@@ -1,23 +1,76 @@
-/* numerics/lapack.c: OpenBLAS kept to one thread per call. */
+/* numerics/lapack.c: OpenBLAS found, told which kernels to use, and kept to one thread per call. See lapack.h. */
 #include "numerics/lapack.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-void openblas_set_num_threads(int count);
-char *openblas_get_corename(void);
+#include "base/cpu.h"
 
-static void limit_threads(void)
+mica_lapack mica_blas;
+
+static char failure[256];
+
+/* OpenBLAS's name for kernels of an instruction set; NULL: its own choice. */
+static const char *core_of(mica_cpu cpu)
 {
-    openblas_set_num_threads(1);
+#if defined(__x86_64__)
+    static const char *const cores[MICA_CPU_COUNT] = {[MICA_CPU_PORTABLE] = "Prescott", [MICA_CPU_AVX2] = "Haswell", [MICA_CPU_AVX512] = "SkylakeX"};
+    return cores[cpu];
+#else
+    (void)cpu;
+    return NULL;
+#endif
 }
 
-void mica_lapack_begin(void)
+static void *open_library(void)
+{
+    static const char *const names[] = {"libopenblas.so.0", "libopenblas.so"};
+    void *library = NULL;
+    for (size_t i = 0; !library && i < sizeof names / sizeof *names; i++)
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    return library;
+}
+
+/* A function pointer out of dlsym's object pointer, as POSIX wants it. */
+static void find(void *library, const char *name, void *pointer)
+{
+    void *symbol = dlsym(library, name);
+    memcpy(pointer, &symbol, sizeof symbol);
+    if (!symbol && !failure[0])
+        snprintf(failure, sizeof failure, "OpenBLAS has no %s", name);
+}
+
+static void load(void)
+{
+    static const char variable[] = "OPENBLAS_CORETYPE";
+    const char *core = core_of(mica_cpu_current());
+    int chosen = core && !getenv(variable) && setenv(variable, core, 1) == 0;
+    void *library = open_library();
+    if (chosen)
+        unsetenv(variable);
+    if (!library) {
+        snprintf(failure, sizeof failure, "OpenBLAS cannot be loaded: %s", dlerror());
+        return;
+    }
+#define X(name, parameters) find(library, #name, &mica_blas.name);
+    MICA_LAPACK_LIST(X)
+#undef X
+    void (*set_threads)(int) = NULL;
+    char *(*core_name)(void) = NULL;
+    find(library, "openblas_set_num_threads", &set_threads);
+    find(library, "openblas_get_corename", &core_name);
+    if (failure[0])
+        return;
+    set_threads(1);
+    mica_blas.core = core_name();
+}
+
+mica_status mica_lapack_load(mica_error *error)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, limit_threads);
-}
-
-const char *mica_lapack_core(void)
-{
-    return openblas_get_corename();
+    pthread_once(&once, load);
+    return failure[0] ? mica_fail(error, MICA_FAILED, "%s", failure) : MICA_OK;
 }

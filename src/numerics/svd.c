@@ -48,13 +48,13 @@ static char arithmetic[96];
 
 static void name_arithmetic(void)
 {
-    snprintf(arithmetic, sizeof arithmetic, "%s openblas-%s", mica_cpu_name(mica_cpu_current()), mica_lapack_core());
+    mica_status status = mica_lapack_load(NULL);
+    snprintf(arithmetic, sizeof arithmetic, "%s openblas-%s", mica_cpu_name(mica_cpu_current()), status == MICA_OK ? mica_blas.core : "absent");
 }
 
 const char *mica_svd_arithmetic(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    mica_lapack_begin();
     pthread_once(&once, name_arithmetic);
     return arithmetic;
 }
@@ -135,15 +135,17 @@ static mica_status size_buffers(mica_svd_workspace *w, const mica_wide *wide, ui
 
 mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mica_svd_options *options, mica_svd_workspace **result, mica_error *error)
 {
+    mica_status status = mica_lapack_load(error);
+    if (status != MICA_OK)
+        return status;
     mica_svd_workspace *w = mica_calloc(1, sizeof *w);
     if (!w)
         return mica_fail(error, MICA_NO_MEMORY, "SVD workspace");
-    mica_lapack_begin();
     w->kernels = mica_kernels_for(mica_cpu_current());
     mica_matrix shape = {.rows = rows, .columns = columns};
     mica_wide wide = mica_wide_of(&shape, 0);
     uint32_t count = options->count < wide.rows ? options->count : (uint32_t)wide.rows;
-    mica_status status = krylov_fits(wide.rows, wide.columns, count) ? size_buffers(w, &wide, count, error) : MICA_OK;
+    status = krylov_fits(wide.rows, wide.columns, count) ? size_buffers(w, &wide, count, error) : MICA_OK;
     if (status != MICA_OK) {
         mica_svd_workspace_free(w);
         return status;
@@ -187,7 +189,7 @@ static void inner_products(const mica_svd_workspace *w, const float *tall, size_
         for (size_t r = 0; r < height; r++)
             for (size_t i = 0; i < w->count; i++)
                 w->strip[r * w->count + i] = (double)tall[(begin + r) * w->ld + i];
-        dsyrk_("L", "N", &k, &(int){(int)height}, &ONE, w->strip, &k, begin == 0 ? &ZERO : &ONE, out, &k);
+        mica_blas.dsyrk_("L", "N", &k, &(int){(int)height}, &ONE, w->strip, &k, begin == 0 ? &ZERO : &ONE, out, &k);
     }
 }
 
@@ -211,7 +213,7 @@ static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *
     apply_matrix(w, wide);
     inner_products(w, w->right, wide->padded_columns, w->small);
     inner_products(w, w->left, wide->padded_rows, w->mass);
-    dsygvd_(&type, "V", "L", &k, w->small, &k, w->mass, &k, w->eigen, w->work, &w->work_count, w->integers, &w->integer_count, &info);
+    mica_blas.dsygvd_(&type, "V", "L", &k, w->small, &k, w->mass, &k, w->eigen, w->work, &w->work_count, w->integers, &w->integer_count, &info);
     if (info != 0 || !(w->eigen[0] > 0))
         return false;
     double *inverse = w->mass; /* free now */
@@ -289,11 +291,11 @@ static mica_status count_by_inertia(mica_svd_workspace *w, const mica_wide *wide
     for (size_t row = 0; row < wide->rows; row++)
         for (uint32_t i = 0; i < w->count; i++)
             w->left[row * w->ld + i] = w->rotated_left[row * w->ld + i] * (float)result->values[i];
-    ssyrk_("U", "T", &m, &k, &one, w->left, &ld, &one, w->full, &m); /* row-major lower = column-major upper */
+    mica_blas.ssyrk_("U", "T", &m, &k, &one, w->left, &ld, &one, w->full, &m); /* row-major lower = column-major upper */
     double smallest = result->values[result->count - 1], tau = smallest * smallest * (1 + COUNT_SLACK);
     for (size_t i = 0; i < wide->rows; i++)
         w->full[i * wide->rows + i] += (float)tau;
-    spotrf_("U", &m, w->full, &m, &info);
+    mica_blas.spotrf_("U", &m, w->full, &m, &info);
     *agreed = info == 0;
     return MICA_OK;
 }
@@ -310,12 +312,12 @@ static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, m
         status = mica_fail(error, MICA_NO_MEMORY, "full spectrum of order %zu", m);
     if (status == MICA_OK) {
         mica_packed_expand(w->packed, wide->padded_rows, m, w->full);
-        ssytrd_("U", &n, w->full, &n, buffer, buffer + m, buffer + 2 * m, buffer + 3 * m, &work_count, &info);
+        mica_blas.ssytrd_("U", &n, w->full, &n, buffer, buffer + m, buffer + 2 * m, buffer + 3 * m, &work_count, &info);
         for (size_t i = 0; i < m; i++) {
             tridiagonal[i] = (double)buffer[i];
             tridiagonal[m + i] = i + 1 < m ? (double)buffer[m + i] : 0;
         }
-        dsterf_(&n, tridiagonal, tridiagonal + m, &info);
+        mica_blas.dsterf_(&n, tridiagonal, tridiagonal + m, &info);
         if (info != 0)
             status = mica_fail(error, MICA_FAILED, "LAPACK dsterf of order %d: info %d", n, info);
     }

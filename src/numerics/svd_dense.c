@@ -71,7 +71,7 @@ mica_status mica_svd_orthonormality(const mica_svd_result *result, size_t length
         for (size_t i = 0; i < rank; i++)
             for (size_t k = 0; k < width; k++)
                 strip[i * chunk + k] = (double)result->vectors[i * length + begin + k];
-        dsyrk_("L", "T", &(int){(int)rank}, &(int){(int)width}, &ONE, strip, &(int){(int)chunk}, &ONE, gram, &(int){(int)rank});
+        mica_blas.dsyrk_("L", "T", &(int){(int)rank}, &(int){(int)width}, &ONE, strip, &(int){(int)chunk}, &ONE, gram, &(int){(int)rank});
     }
     for (size_t i = 0; i < rank; i++)
         for (size_t k = i; k < rank; k++) {
@@ -150,7 +150,7 @@ static mica_status dense_direct(const mica_wide *wide, uint32_t count, const mic
     }
     load_strip(wide, 0, n, b.slice, b.scratch, b.matrix);
     memcpy(b.copy, b.matrix, m * n * sizeof(double));
-    dgesdd_("S", &rows, &columns, b.copy, &rows, b.values, b.left, &rows, b.right, &rows, b.work, &work_count, b.integers, &info);
+    mica_blas.dgesdd_("S", &rows, &columns, b.copy, &rows, b.values, b.left, &rows, b.right, &rows, b.work, &work_count, b.integers, &info);
     if (info != 0) {
         status = mica_fail(error, MICA_FAILED, "LAPACK dgesdd of %zu x %zu: info %d", m, n, info);
         goto out;
@@ -184,7 +184,7 @@ static void form_gram(const mica_wide *wide, const gram_buffers *b)
     for (size_t column = 0; column < wide->columns; column += STRIP) {
         int width = (int)(wide->columns - column < STRIP ? wide->columns - column : STRIP);
         load_strip(wide, column, (size_t)width, b->slice, b->scratch, b->strip);
-        dsyrk_("L", "N", &rows, &width, &ONE, b->strip, &rows, column == 0 ? &ZERO : &ONE, b->gram, &rows);
+        mica_blas.dsyrk_("L", "N", &rows, &width, &ONE, b->strip, &rows, column == 0 ? &ZERO : &ONE, b->gram, &rows);
     }
 }
 
@@ -195,8 +195,8 @@ static void apply_matrix(const mica_wide *wide, const gram_buffers *b, int count
     for (size_t column = 0; column < wide->columns; column += STRIP) {
         int width = (int)(wide->columns - column < STRIP ? wide->columns - column : STRIP);
         load_strip(wide, column, (size_t)width, b->slice, b->scratch, b->strip);
-        dgemm_("T", "N", &width, &count, &rows, &ONE, b->strip, &rows, b->left, &rows, &ZERO, b->right + column, &columns);
-        dgemm_("N", "N", &rows, &count, &width, &ONE, b->strip, &rows, b->right + column, &columns, column == 0 ? &ZERO : &ONE, b->applied, &rows);
+        mica_blas.dgemm_("T", "N", &width, &count, &rows, &ONE, b->strip, &rows, b->left, &rows, &ZERO, b->right + column, &columns);
+        mica_blas.dgemm_("N", "N", &rows, &count, &width, &ONE, b->strip, &rows, b->right + column, &columns, column == 0 ? &ZERO : &ONE, b->applied, &rows);
     }
 }
 
@@ -213,7 +213,7 @@ static mica_status gram_eigen(const mica_wide *wide, const gram_buffers *b, uint
     }
     result->sum_fourth = fourth;
     if (options->full_spectrum) { /* costs a second Gram matrix; this is the fallback of a fallback */
-        dsyevr_("N", "A", "L", &rows, b->gram, &rows, &ZERO, &ZERO, &first, &rows, &ZERO, &found, b->eigen, b->left, &rows, b->integers, b->work,
+        mica_blas.dsyevr_("N", "A", "L", &rows, b->gram, &rows, &ZERO, &ZERO, &first, &rows, &ZERO, &found, b->eigen, b->left, &rows, b->integers, b->work,
                 &b->work_count, b->integers + 2 * wide->rows, &b->integer_count, &info);
         if (info != 0)
             return mica_fail(error, MICA_FAILED, "LAPACK dsyevr of order %d: info %d", rows, info);
@@ -221,7 +221,7 @@ static mica_status gram_eigen(const mica_wide *wide, const gram_buffers *b, uint
             result->spectrum[i] = sqrt(b->eigen[wide->rows - 1 - i] > 0 ? b->eigen[wide->rows - 1 - i] : 0);
         form_gram(wide, b);
     }
-    dsyevr_("V", "I", "L", &rows, b->gram, &rows, &ZERO, &ZERO, &first, &rows, &ZERO, &found, b->eigen, b->left, &rows, b->integers, b->work,
+    mica_blas.dsyevr_("V", "I", "L", &rows, b->gram, &rows, &ZERO, &ZERO, &first, &rows, &ZERO, &found, b->eigen, b->left, &rows, b->integers, b->work,
             &b->work_count, b->integers + 2 * wide->rows, &b->integer_count, &info);
     if (info != 0 || found != (int)count)
         return mica_fail(error, MICA_FAILED, "LAPACK dsyevr of order %d: info %d, %d of %u vectors", rows, info, found, count);
@@ -233,9 +233,9 @@ static mica_status gram_ritz(const mica_wide *wide, const gram_buffers *b, uint3
 {
     int rows = (int)wide->rows, columns = (int)wide->columns, k = (int)count, info = 0, type = 1;
     apply_matrix(wide, b, k);
-    dsyrk_("L", "T", &k, &columns, &ONE, b->right, &columns, &ZERO, b->small, &k);
-    dsyrk_("L", "T", &k, &rows, &ONE, b->left, &rows, &ZERO, b->mass, &k);
-    dsygvd_(&type, "V", "L", &k, b->small, &k, b->mass, &k, b->eigen, b->work, &b->work_count, b->integers, &b->integer_count, &info);
+    mica_blas.dsyrk_("L", "T", &k, &columns, &ONE, b->right, &columns, &ZERO, b->small, &k);
+    mica_blas.dsyrk_("L", "T", &k, &rows, &ONE, b->left, &rows, &ZERO, b->mass, &k);
+    mica_blas.dsygvd_(&type, "V", "L", &k, b->small, &k, b->mass, &k, b->eigen, b->work, &b->work_count, b->integers, &b->integer_count, &info);
     if (info != 0)
         return mica_fail(error, MICA_FAILED, "LAPACK dsygvd of order %d: info %d", k, info);
     for (uint32_t i = 0; i < count; i++)
@@ -249,9 +249,9 @@ static mica_status gram_ritz(const mica_wide *wide, const gram_buffers *b, uint3
             b->small[(count - 1 - i) * count + r] = keep;
         }
     /* applied z / s - left z s, then left z in its place and right z / s (unit by the step itself) */
-    dgemm_("N", "N", &rows, &k, &k, &ONE, b->left, &rows, b->small, &k, &ZERO, b->rotated, &rows);
+    mica_blas.dgemm_("N", "N", &rows, &k, &k, &ONE, b->left, &rows, b->small, &k, &ZERO, b->rotated, &rows);
     memcpy(b->left, b->rotated, wide->rows * count * sizeof(double));
-    dgemm_("N", "N", &rows, &k, &k, &ONE, b->applied, &rows, b->small, &k, &ZERO, b->rotated, &rows);
+    mica_blas.dgemm_("N", "N", &rows, &k, &k, &ONE, b->applied, &rows, b->small, &k, &ZERO, b->rotated, &rows);
     double worst = 0;
     for (uint32_t i = 0; i < result->rank; i++) {
         double sum = 0;
@@ -264,7 +264,7 @@ static mica_status gram_ritz(const mica_wide *wide, const gram_buffers *b, uint3
     result->residual = worst;
     for (size_t begin = 0; begin < wide->columns; begin += STRIP) { /* right = right z, by strips through `strip` */
         int width = (int)(wide->columns - begin < STRIP ? wide->columns - begin : STRIP);
-        dgemm_("N", "N", &width, &k, &k, &ONE, b->right + begin, &columns, b->small, &k, &ZERO, b->strip, &width);
+        mica_blas.dgemm_("N", "N", &width, &k, &k, &ONE, b->right + begin, &columns, b->small, &k, &ZERO, b->strip, &width);
         for (uint32_t i = 0; i < count; i++)
             memcpy(b->right + i * wide->columns + begin, b->strip + i * (size_t)width, (size_t)width * sizeof(double));
     }
