@@ -42,8 +42,9 @@ static MICA_CHECKED mica_status check_length(const char *name, uint64_t header_b
                          file_bytes);
     }
     if (header_bytes > file_bytes - LENGTH_BYTES) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: header length: expected at most %" PRIu64 ", got %" PRIu64 " (a file of %" PRIu64 " bytes)",
-                         name, file_bytes - LENGTH_BYTES, header_bytes, file_bytes);
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "%s: header length: expected at most %" PRIu64 ", got %" PRIu64 " (a file of %" PRIu64 " bytes)", name,
+                         file_bytes - LENGTH_BYTES, header_bytes, file_bytes);
     }
     if (header_bytes > HEADER_LIMIT) {
         return mica_fail(error, MICA_BAD_INPUT, "%s: header length: expected at most %u, got %" PRIu64, name, HEADER_LIMIT, header_bytes);
@@ -335,8 +336,8 @@ static mica_status check_layout(const header_parser *parser, uint64_t header_end
         uint64_t whole = UINT64_MAX; /* in the message, when the tensors claim more than that */
         (void)mica_add_u64(header_end, end, &whole);
         const char *reason = end > parser->data_bytes ? "it is cut short" : "bytes follow the last tensor";
-        status = mica_fail(parser->error, MICA_BAD_INPUT, "%s: expected a file of %" PRIu64 " bytes, got %" PRIu64 " bytes: %s", parser->name,
-                           whole, header_end + parser->data_bytes, reason);
+        status = mica_fail(parser->error, MICA_BAD_INPUT, "%s: expected a file of %" PRIu64 " bytes, got %" PRIu64 " bytes: %s",
+                           parser->name, whole, header_end + parser->data_bytes, reason);
     }
     return status;
 }
