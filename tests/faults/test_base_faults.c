@@ -1,125 +1,15 @@
 /* The base under faults: every system call fails in turn, reads and writes come short, the disk is full, memory runs out at
  * every allocation. After each: the right status, a sentence that names the file, no half file, no leaked descriptor. */
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 
 #include "base/hash.h"
 #include "base/journal.h"
 #include "base/json.h"
 #include "base/scratch.h"
 #include "base/threads.h"
+#include "faults/faulty_io.h"
 
 static mica_error error;
-
-/* A faulty system: the nth call of one kind fails with `failure`; reads and writes move at most `part` bytes; and every call
- * is interrupted once before it works. */
-typedef enum call_kind { NONE, OPEN, CLOSE, FSTAT, PREAD, PWRITE, FSYNC, FTRUNCATE, RENAME, UNLINK, KINDS } call_kind;
-static struct {
-    call_kind kind;
-    uint32_t countdown; /* the call that fails; 1 is the next */
-    int failure;        /* errno; 0: a read or write of 0 bytes */
-    bool forever;       /* and all after it */
-    bool interrupt, interrupted;
-    size_t part; /* 0: all */
-    uint32_t calls[KINDS];
-    int64_t open_files;
-    uint64_t disk_bytes; /* PWRITE beyond this offset is ENOSPC; 0: no bound */
-    bool no_direct_read; /* a descriptor with O_DIRECT reads EINVAL */
-} fault;
-
-static bool fails(call_kind kind) {
-    fault.calls[kind]++;
-    if (fault.interrupt) {
-        fault.interrupted = !fault.interrupted;
-        if (fault.interrupted) {
-            errno = EINTR;
-            return true;
-        }
-    }
-    if (fault.kind == kind && fault.countdown > 0 && --fault.countdown == 0) {
-        fault.countdown = fault.forever;
-        errno = fault.failure;
-        return true;
-    }
-    return false;
-}
-
-static int faulty_open(const char *path, int flags, mode_t mode) {
-    if (fails(OPEN)) {
-        return -1;
-    }
-    int fd = open(path, flags, mode);
-    fault.open_files += fd >= 0;
-    return fd;
-}
-
-static int faulty_close(int fd) {
-    fault.open_files--;
-    close(fd); /* a failing close closes all the same */
-    bool interrupt = fault.interrupt;
-    fault.interrupt = false;
-    bool failed = fails(CLOSE);
-    fault.interrupt = interrupt;
-    return failed ? -1 : 0;
-}
-
-static int faulty_fstat(int fd, struct stat *status) {
-    bool interrupt = fault.interrupt; /* fstat is never interrupted */
-    fault.interrupt = false;
-    bool failed = fails(FSTAT);
-    fault.interrupt = interrupt;
-    return failed ? -1 : fstat(fd, status);
-}
-
-static size_t shortened(size_t bytes) {
-    return fault.part && fault.part < bytes ? fault.part : bytes;
-}
-
-static ssize_t faulty_pread(int fd, void *buffer, size_t bytes, off_t offset) {
-    if (fails(PREAD)) {
-        return errno == 0 ? 0 : -1;
-    }
-    if (fault.no_direct_read && (fcntl(fd, F_GETFL) & O_DIRECT)) {
-        errno = EINVAL;
-        return -1;
-    }
-    return pread(fd, buffer, shortened(bytes), offset);
-}
-
-static ssize_t faulty_pwrite(int fd, const void *buffer, size_t bytes, off_t offset) {
-    if (fails(PWRITE)) {
-        return errno == 0 ? 0 : -1;
-    }
-    bytes = shortened(bytes);
-    if (fault.disk_bytes && (uint64_t)offset + bytes > fault.disk_bytes) { /* a full disk takes what fits, then refuses */
-        if ((uint64_t)offset >= fault.disk_bytes) {
-            errno = ENOSPC;
-            return -1;
-        }
-        bytes = (size_t)(fault.disk_bytes - (uint64_t)offset);
-    }
-    return pwrite(fd, buffer, bytes, offset);
-}
-
-static int faulty_fsync(int fd) {
-    return fails(FSYNC) ? -1 : fsync(fd);
-}
-
-static int faulty_ftruncate(int fd, off_t bytes) {
-    return fails(FTRUNCATE) ? -1 : ftruncate(fd, bytes);
-}
-
-static int faulty_rename(const char *from, const char *to) {
-    return fails(RENAME) ? -1 : rename(from, to);
-}
-
-static int faulty_unlink(const char *path) {
-    return fails(UNLINK) ? -1 : unlink(path);
-}
-
-static const mica_io faulty = {faulty_open,  faulty_close,     faulty_fstat,  faulty_pread, faulty_pwrite,
-                               faulty_fsync, faulty_ftruncate, faulty_rename, faulty_unlink};
 
 static int install(void **state) {
     (void)state;
