@@ -1,11 +1,6 @@
 /* tests/operations/test_stream.c: judges operations/stream.c. Units read pseudo-random ranges of two files; what arrives is compared with
  * the bytes in memory, what is committed with a plain loop over the units, for many thread counts, with random sleeps, faults of the
  * disk, failures of every callback at every unit and failures of every allocation. Meant to be run under ThreadSanitizer too. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/scratch.h"
 #include "operations/stream.h"
 
 #define FILE_COUNT 2
@@ -25,8 +21,6 @@
 #define RANGES_MAX 5u
 #define NOBODY UINT64_MAX
 
-static char directory[] = "/tmp/mica-test-stream-XXXXXX";
-static char *paths[FILE_COUNT];
 static uint8_t *contents[FILE_COUNT];
 static mica_file *files[FILE_COUNT];
 
@@ -288,23 +282,21 @@ static void disk_install(void) {
 /* ---- files ---- */
 
 static int setup(void **state) {
-    (void)state;
-    if (!mkdtemp(directory)) {
+    if (scratch_make(state) != 0) {
         return -1;
     }
     for (int i = 0; i < FILE_COUNT; i++) {
-        mica_file *file;
         contents[i] = malloc(FILE_BYTES);
         char name[32];
         snprintf(name, sizeof name, "file%d", i);
-        if (!contents[i] || asprintf(&paths[i], "%s/%s", directory, name) < 0) {
+        if (!contents[i]) {
             return -1;
         }
         for (uint32_t j = 0; j < FILE_BYTES; j++) {
             contents[i][j] = (uint8_t)mix(j * 2 + (uint32_t)i);
         }
-        if (mica_file_create(paths[i], &file, NULL) != MICA_OK || mica_file_write(file, 0, contents[i], FILE_BYTES, NULL) != MICA_OK ||
-            mica_file_close(file, NULL) != MICA_OK || mica_file_open(paths[i], true, &files[i], NULL) != MICA_OK) {
+        scratch_write(name, contents[i], FILE_BYTES);
+        if (mica_file_open(scratch(name), true, &files[i], NULL) != MICA_OK) {
             return -1;
         }
     }
@@ -312,14 +304,11 @@ static int setup(void **state) {
 }
 
 static int teardown(void **state) {
-    (void)state;
     for (int i = 0; i < FILE_COUNT; i++) {
         (void)!mica_file_close(files[i], NULL);
-        unlink(paths[i]);
-        free(paths[i]);
         free(contents[i]);
     }
-    return rmdir(directory);
+    return scratch_remove(state);
 }
 
 static int restore_disk(void **state) {
@@ -548,7 +537,7 @@ static void a_bad_disk_is_told_by_tensor(void **state) {
                 assert_int_equal(probe.wrong, 0);
                 const char *name = second ? "model.second.weight: " : "model.first.weight: ";
                 assert_int_equal(strncmp(error.message, name, strlen(name)), 0);
-                assert_non_null(strstr(error.message, paths[0]));
+                assert_non_null(strstr(error.message, mica_file_path(files[0])));
                 assert_non_null(strstr(error.message, strerror(EIO)));
             }
         }
