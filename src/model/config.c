@@ -29,7 +29,8 @@ typedef struct integer_key {
     uint64_t minimum, maximum, absent;
 } integer_key;
 
-#define KEY(name, required, optional, minimum, maximum, absent) {#name, offsetof(mica_config, name), required, optional, minimum, maximum, absent}
+#define KEY(name, required, optional, minimum, maximum, absent) \
+    {#name, offsetof(mica_config, name), required, optional, minimum, maximum, absent}
 static const integer_key integer_keys[] = {
     KEY(hidden_size, ANY, 0, 1, 1u << 20, 0),
     KEY(num_hidden_layers, ANY, 0, 1, 4096, 0),
@@ -79,7 +80,8 @@ static const struct {
     {"deepseek_v4", "sqrtsoftplus", "noaux_tc"},
 };
 
-mica_status mica_config_refuse(const mica_config_reader *reader, const char *key, const json_t *value, const char *expected, mica_error *error) {
+mica_status mica_config_refuse(const mica_config_reader *reader, const char *key, const json_t *value, const char *expected,
+                               mica_error *error) {
     char got[224];
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s%s: expected %s, got %s", reader->name, reader->scope, key, expected,
                      value ? mica_json_show(value, got, sizeof got) : "absent");
@@ -147,7 +149,8 @@ static mica_status read_boolean(const mica_config_reader *reader, const json_t *
     return MICA_OK;
 }
 
-static mica_status read_positive(const mica_config_reader *reader, const json_t *object, const char *key, double *value, mica_error *error) {
+static mica_status read_positive(const mica_config_reader *reader, const json_t *object, const char *key, double *value,
+                                 mica_error *error) {
     if (mica_config_absent(object, key))
         return MICA_OK;
     const json_t *json = json_object_get(object, key);
@@ -221,12 +224,14 @@ static mica_status read_compress_ratios(const mica_config_reader *reader, mica_c
 
 /* ---- rope: rope_scaling beside rope_theta, or (newer) both in rope_parameters, there perhaps per kind of layer */
 
-static mica_status read_rope_scaling(const mica_config_reader *reader, const char *key, const json_t *rope, mica_config *config, mica_error *error) {
+static mica_status read_rope_scaling(const mica_config_reader *reader, const char *key, const json_t *rope, mica_config *config,
+                                     mica_error *error) {
     /* "su" is longrope's older name; those whose factor is a single number must have it */
     static const struct {
         const char *type;
         bool factor;
-    } types[] = {{"default", false}, {"yarn", true}, {"linear", true}, {"dynamic", true}, {"llama3", true}, {"longrope", false}, {"su", false}};
+    } types[] = {{"default", false}, {"yarn", true}, {"linear", true}, {"dynamic", true}, {"llama3", true}, {"longrope", false},
+                 {"su", false}};
     const json_t *type = json_object_get(rope, "rope_type");
     if (!json_is_string(type))
         type = json_object_get(rope, "type");
@@ -291,9 +296,11 @@ static mica_status check_mixture(const mica_config_reader *reader, const mica_co
     if (config->qk_rope_head_dim % 2)
         return mica_config_refuse(reader, "qk_rope_head_dim", json_object_get(object, "qk_rope_head_dim"), "an even number", error);
     if (config->o_groups && config->num_attention_heads * config->head_dim % config->o_groups)
-        return mica_config_refuse(reader, "o_groups", json_object_get(object, "o_groups"), "a divisor of num_attention_heads x head_dim", error);
+        return mica_config_refuse(reader, "o_groups", json_object_get(object, "o_groups"), "a divisor of num_attention_heads x head_dim",
+                                  error);
     if (config->index_n_heads && !config->index_head_dim)
-        return mica_config_refuse(reader, "index_head_dim", json_object_get(object, "index_head_dim"), "a positive integer beside index_n_heads", error);
+        return mica_config_refuse(reader, "index_head_dim", json_object_get(object, "index_head_dim"),
+                                  "a positive integer beside index_n_heads", error);
     return MICA_OK;
 }
 
@@ -302,7 +309,8 @@ static mica_status check_grouped(const mica_config_reader *reader, mica_config *
     if (!config->num_key_value_heads)
         config->num_key_value_heads = config->num_attention_heads;
     if (config->num_attention_heads % config->num_key_value_heads)
-        return mica_config_refuse(reader, "num_key_value_heads", json_object_get(object, "num_key_value_heads"), "a divisor of num_attention_heads", error);
+        return mica_config_refuse(reader, "num_key_value_heads", json_object_get(object, "num_key_value_heads"),
+                                  "a divisor of num_attention_heads", error);
     if (!config->head_dim && config->hidden_size % config->num_attention_heads)
         return mica_config_refuse(reader, "num_attention_heads", json_object_get(object, "num_attention_heads"),
                                   "a divisor of hidden_size (there is no head_dim)", error);

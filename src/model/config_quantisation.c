@@ -20,7 +20,8 @@ static mica_status read_fp8(const mica_config_reader *reader, mica_config *confi
     uint64_t block[2];
     for (size_t i = 0; i < 2; i++) {
         const json_t *number = json_array_get(size, i);
-        if (json_array_size(size) != 2 || !json_is_integer(number) || json_integer_value(number) < 1 || json_integer_value(number) > BLOCK_MAX)
+        if (json_array_size(size) != 2 || !json_is_integer(number) || json_integer_value(number) < 1 ||
+            json_integer_value(number) > BLOCK_MAX)
             return mica_config_refuse(reader, "weight_block_size", size, "two positive integers", error);
         block[i] = (uint64_t)json_integer_value(number);
     }
@@ -31,7 +32,8 @@ static mica_status read_fp8(const mica_config_reader *reader, mica_config *confi
 }
 
 /* The only scheme that is known: signed 4-bit integers in symmetric groups along the row. */
-static mica_status read_group(const mica_config_reader *outer, const char *group_name, const json_t *group, mica_config *config, mica_error *error) {
+static mica_status read_group(const mica_config_reader *outer, const char *group_name, const json_t *group, mica_config *config,
+                              mica_error *error) {
     char scope[256];
     snprintf(scope, sizeof scope, "%sconfig_groups.%.64s.weights.", outer->scope, group_name);
     const json_t *weights = json_object_get(group, "weights");

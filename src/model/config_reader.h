@@ -13,7 +13,8 @@ typedef struct mica_config_reader {
 } mica_config_reader;
 
 /* value NULL: absent */
-mica_status mica_config_refuse(const mica_config_reader *reader, const char *key, const json_t *value, const char *expected, mica_error *error);
+mica_status mica_config_refuse(const mica_config_reader *reader, const char *key, const json_t *value, const char *expected,
+                               mica_error *error);
 /* An integer of `object` from minimum to maximum; `key` is also its name in the message. */
 mica_status mica_config_integer(const mica_config_reader *reader, const json_t *object, const char *key, uint64_t minimum, uint64_t maximum,
                                 uint64_t *value, mica_error *error) MICA_CHECKED;

@@ -107,11 +107,13 @@ static mica_status warn_unlisted(mica_model *model, mica_error *error) {
     mica_status status = MICA_OK;
     for (uint64_t i = 0; i < source->unlisted_count && i < shown && status == MICA_OK; i++) {
         const mica_tensor *tensor = &source->tensors[source->unlisted[i]];
-        status = mica_model_warn(model, error, "%s: %s: in the shard, not listed in the index; used all the same", mica_model_shard_name(model, tensor),
+        status = mica_model_warn(model, error, "%s: %s: in the shard, not listed in the index; used all the same",
+                                 mica_model_shard_name(model, tensor),
                                  tensor->name);
     }
     if (status == MICA_OK && source->unlisted_count > shown)
-        status = mica_model_warn(model, error, "%llu more tensors are not listed in the index", (unsigned long long)(source->unlisted_count - shown));
+        status = mica_model_warn(model, error, "%llu more tensors are not listed in the index",
+                                 (unsigned long long)(source->unlisted_count - shown));
     return status;
 }
 
@@ -130,7 +132,7 @@ static mica_status build(mica_model *model, const mica_model_options *options, m
         uint64_t first = 0;
         while (model->accounts[first].fate != MICA_UNKNOWN)
             first++;
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected known names only (strict), got %llu unknown tensors, of which this is the first",
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected known names only (strict), got %llu unknown tensors, this the first",
                            mica_model_shard_name(model, &model->source->tensors[first]), model->source->tensors[first].name,
                            (unsigned long long)model->unknown_count);
     }
@@ -158,7 +160,8 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
         return no_memory(path, error);
     mica_status status = mica_tensor_source_open(path, &model->source, error);
     if (status == MICA_OK && model->source->bare_file)
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint directory with config.json, got a single .safetensors file (which can be inspected only)",
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint directory with config.json, got a single .safetensors file, "
+                           "which can be inspected only",
                            path);
     if (status == MICA_OK)
         status = load_config(model, error);

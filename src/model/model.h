@@ -71,12 +71,14 @@ mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weigh
 /* The values: finite codes and scales, hash tables below n_routed_experts. NaN and infinity are BAD_INPUT (naming shard, tensor,
  * position, expected, got); a zero or negative scale goes to `warning` (may be NULL; text of at most `warning_bytes`, "" when none).
  * health (may be NULL) receives mica_matrix_examine's result. */
-mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health, char *warning,
+mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health,
+                                char *warning,
                                 uint64_t warning_bytes, mica_error *error) MICA_CHECKED;
 
 /* The same for readers that go through a file in order: `count` elements, from the `first` on, of one of a weight's tensors (weight->shape
  * is given whole). `weight` may be NULL: a tensor of which nothing is known but its type. */
-mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first, uint64_t count,
+mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first,
+                                    uint64_t count,
                                     const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) MICA_CHECKED;
 
 /* Convenience for tests and small tensors: reads and decodes a whole weight to float32 (rows x columns; mica_free). */

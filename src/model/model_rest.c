@@ -13,7 +13,8 @@ static bool prediction_layer(const mica_config *config, const char **name) {
     const char *digit = *name;
     for (; *digit >= '0' && *digit <= '9' && number < 1u << 20; digit++)
         number = number * 10 + (uint64_t)(*digit - '0');
-    bool found = digit > *name && number >= config->num_hidden_layers && number - config->num_hidden_layers < config->num_nextn_predict_layers;
+    bool found = digit > *name && number >= config->num_hidden_layers &&
+        number - config->num_hidden_layers < config->num_nextn_predict_layers;
     *name = digit;
     return found;
 }
@@ -105,7 +106,8 @@ mica_status mica_model_account_rest(mica_model_builder *builder, mica_error *err
             return status;
     }
     if (model->unknown_count > UNKNOWN_SHOWN) {
-        mica_status status = mica_model_warn(model, error, "%llu more unknown tensors", (unsigned long long)(model->unknown_count - UNKNOWN_SHOWN));
+        mica_status status = mica_model_warn(model, error, "%llu more unknown tensors",
+                                             (unsigned long long)(model->unknown_count - UNKNOWN_SHOWN));
         if (status != MICA_OK)
             return status;
     }

@@ -40,10 +40,12 @@ static mica_status refuse_value(const mica_model *model, const mica_tensor *tens
                      isnan(value) ? "nan" : value > 0 ? "inf" : "-inf", position);
 }
 
-static void warn_scale(const mica_model *model, const mica_tensor *scale, uint64_t element, double value, char *warning, uint64_t warning_bytes) {
+static void warn_scale(const mica_model *model, const mica_tensor *scale, uint64_t element, double value, char *warning,
+                       uint64_t warning_bytes) {
     char position[POSITION_BYTES];
     if (warning && warning_bytes && !*warning)
-        snprintf(warning, warning_bytes, "%s: %s: expected positive, got %.7g at %s", mica_model_shard_name(model, scale), scale->name, value,
+        snprintf(warning, warning_bytes, "%s: %s: expected positive, got %.7g at %s", mica_model_shard_name(model, scale), scale->name,
+                 value,
                  show_position(scale, element, position));
 }
 
@@ -58,12 +60,14 @@ static int64_t integer_at(const mica_tensor *tensor, const void *bytes, uint64_t
     return narrow;
 }
 
-static mica_status examine_table(const mica_model *model, const mica_tensor *tensor, uint64_t first, uint64_t count, const void *bytes, mica_error *error) {
+static mica_status examine_table(const mica_model *model, const mica_tensor *tensor, uint64_t first, uint64_t count, const void *bytes,
+                                 mica_error *error) {
     char position[POSITION_BYTES];
     for (uint64_t i = 0; i < count; i++) {
         int64_t expert = integer_at(tensor, bytes, i);
         if (expert < 0 || (uint64_t)expert >= model->config.n_routed_experts)
-            return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected below n_routed_experts (%llu), got %lld at %s", mica_model_shard_name(model, tensor),
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected below n_routed_experts (%llu), got %lld at %s",
+                             mica_model_shard_name(model, tensor),
                              tensor->name, (unsigned long long)model->config.n_routed_experts, (long long)expert,
                              show_position(tensor, first + i, position));
     }
@@ -74,8 +78,10 @@ static mica_status check_packed_shape(const mica_model *model, const mica_weight
     int64_t rows = integer_at(weight->shape, bytes, 0), columns = integer_at(weight->shape, bytes, 1);
     if (rows >= 0 && columns >= 0 && (uint64_t)rows == weight->rows && (uint64_t)columns == weight->columns)
         return MICA_OK;
-    return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected [%llu, %llu] (weight_packed), got [%lld, %lld]", mica_model_shard_name(model, weight->shape),
-                     weight->shape->name, (unsigned long long)weight->rows, (unsigned long long)weight->columns, (long long)rows, (long long)columns);
+    return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected [%llu, %llu] (weight_packed), got [%lld, %lld]",
+                     mica_model_shard_name(model, weight->shape),
+                     weight->shape->name, (unsigned long long)weight->rows, (unsigned long long)weight->columns,
+                     (long long)rows, (long long)columns);
 }
 
 mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weight, const void *data, const void *scale, const void *shape,
@@ -97,7 +103,8 @@ mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weigh
     return MICA_OK;
 }
 
-mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health, char *warning,
+mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health,
+                                char *warning,
                                 uint64_t warning_bytes, mica_error *error) {
     mica_matrix_health seen = {0};
     if (warning && warning_bytes)
@@ -119,7 +126,8 @@ mica_status mica_weight_examine(const mica_model *model, const mica_weight *weig
 }
 
 /* Scales are few: a plain look at each. */
-static void examine_signs(const mica_model *model, const mica_tensor *scale, uint64_t first, uint64_t count, const void *bytes, char *warning,
+static void examine_signs(const mica_model *model, const mica_tensor *scale, uint64_t first, uint64_t count, const void *bytes,
+                          char *warning,
                           uint64_t warning_bytes) {
     for (uint64_t i = 0; i < count; i++) {
         float value = element_value(scale, bytes, i);
@@ -130,7 +138,8 @@ static void examine_signs(const mica_model *model, const mica_tensor *scale, uin
     }
 }
 
-mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first, uint64_t count,
+mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first,
+                                    uint64_t count,
                                     const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) {
     if (warning && warning_bytes)
         *warning = '\0';

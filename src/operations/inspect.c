@@ -31,7 +31,8 @@ static const char *plural(uint64_t count, const char *one, const char *many) {
 
 static void text_row(mica_text *text, const char *what, const char *how, const mica_total *total) {
     char parameters[MICA_QUANTITY_BYTES], bytes[MICA_QUANTITY_BYTES];
-    mica_text_printf(text, "  %-24s %-11s %9" PRIu64 " %11s %11s\n", what, how, total->count, mica_count_show(total->parameters, parameters),
+    mica_text_printf(text, "  %-24s %-11s %9" PRIu64 " %11s %11s\n", what, how, total->count,
+                     mica_count_show(total->parameters, parameters),
                      mica_bytes_show(total->bytes, bytes));
 }
 
@@ -40,8 +41,10 @@ static void text_layers(mica_text *text, const mica_config *config, const mica_t
         mica_text_printf(text, "layers        %" PRIu64 ", dense\n", config->num_hidden_layers);
         return;
     }
-    mica_text_printf(text, "layers        %" PRIu64 ": %" PRIu64 " dense, %" PRIu64 " with %" PRIu64 " experts, %" PRIu64 " a token", config->num_hidden_layers,
-                     config->num_hidden_layers - totals->moe_layers, totals->moe_layers, config->n_routed_experts, config->num_experts_per_tok);
+    mica_text_printf(text, "layers        %" PRIu64 ": %" PRIu64 " dense, %" PRIu64 " with %" PRIu64 " experts, %" PRIu64 " a token",
+                     config->num_hidden_layers,
+                     config->num_hidden_layers - totals->moe_layers, totals->moe_layers, config->n_routed_experts,
+                     config->num_experts_per_tok);
     if (config->n_shared_experts) {
         mica_text_printf(text, ", and %" PRIu64 " shared", config->n_shared_experts);
     }
@@ -50,7 +53,8 @@ static void text_layers(mica_text *text, const mica_config *config, const mica_t
 
 static void text_quantisation(mica_text *text, const mica_config *config) {
     if (config->quantisation == MICA_QUANTISATION_FP8) {
-        mica_text_printf(text, "quantisation  fp8, blocks of %" PRIu64 " x %" PRIu64 "\n", config->weight_block_rows, config->weight_block_columns);
+        mica_text_printf(text, "quantisation  fp8, blocks of %" PRIu64 " x %" PRIu64 "\n", config->weight_block_rows,
+                         config->weight_block_columns);
     } else if (config->quantisation == MICA_QUANTISATION_INT4) {
         mica_text_printf(text, "quantisation  int4, groups of %" PRIu64 "\n", config->group_size);
     } else {
@@ -93,7 +97,8 @@ static void text_model(mica_text *text, const mica_model *model, const mica_tota
     mica_text_printf(text, "parameters    %s", mica_count_show(totals->all.parameters, parameters));
     mica_text_printf(text, ", %s in %" PRIu32 " %s\n", mica_bytes_show(totals->all.bytes, bytes), source->shard_count,
                      plural(source->shard_count, "file", "files"));
-    mica_text_printf(text, "tensors       %" PRIu64 ": %" PRIu64 " used, %" PRIu64 " ignored by a rule, %" PRIu64 " unknown\n\n", source->tensor_count,
+    mica_text_printf(text, "tensors       %" PRIu64 ": %" PRIu64 " used, %" PRIu64 " ignored by a rule, %" PRIu64 " unknown\n\n",
+                     source->tensor_count,
                      model->used_count, model->ignored_count, model->unknown_count);
     mica_text_printf(text, "  %-24s %-11s %9s %11s %11s\n", "weights", "stored as", "count", "parameters", "bytes");
     for (uint64_t i = 0; i < totals->role_count; i++) {
@@ -116,7 +121,8 @@ static mica_status text_file(mica_text *text, const mica_tensor_source *source, 
     if (status != MICA_OK) {
         return status;
     }
-    mica_text_printf(text, "%s\n\na single file: %" PRIu64 " %s, %s; no configuration, so nothing is known of their meaning\n\n", source->path,
+    mica_text_printf(text, "%s\n\na single file: %" PRIu64 " %s, %s; no configuration, so nothing is known of their meaning\n\n",
+                     source->path,
                      source->tensor_count, plural(source->tensor_count, "tensor", "tensors"), mica_bytes_show(totals->all.bytes, bytes));
     for (uint64_t i = 0; i < count && i < LISTED_MAX; i++) {
         char shape[160];
@@ -145,7 +151,8 @@ static void json_total(mica_json_writer *writer, const mica_total *total, const 
     mica_json_close_object(writer);
 }
 
-static void json_totals(mica_json_writer *writer, const char *key, const mica_total *totals, uint64_t count, const char *name_key, const char *detail_key) {
+static void json_totals(mica_json_writer *writer, const char *key, const mica_total *totals, uint64_t count, const char *name_key,
+                        const char *detail_key) {
     mica_json_open_array(writer, key);
     for (uint64_t i = 0; i < count; i++) {
         json_total(writer, &totals[i], name_key, detail_key);

@@ -23,7 +23,8 @@ typedef struct mica_totals {
 } mica_totals;
 
 /* model NULL: dtypes, shards and all.bytes only. */
-mica_status mica_totals_count(const mica_tensor_source *source, const mica_model *model, mica_totals *totals, mica_error *error) MICA_CHECKED;
+mica_status mica_totals_count(const mica_tensor_source *source, const mica_model *model, mica_totals *totals,
+                              mica_error *error) MICA_CHECKED;
 void mica_totals_release(mica_totals *totals);
 
 /* Tensors that differ only in the numbers in their names. */
@@ -32,7 +33,8 @@ typedef struct mica_tensor_group {
     const mica_tensor *first;
     uint64_t count;
 } mica_tensor_group;
-mica_status mica_tensor_groups(const mica_tensor_source *source, mica_tensor_group **groups, uint64_t *count, mica_error *error) MICA_CHECKED;
+mica_status mica_tensor_groups(const mica_tensor_source *source, mica_tensor_group **groups, uint64_t *count,
+                               mica_error *error) MICA_CHECKED;
 void mica_tensor_groups_free(mica_tensor_group *groups, uint64_t count);
 
 #endif

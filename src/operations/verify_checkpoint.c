@@ -73,14 +73,16 @@ static mica_status compare_digest(mica_findings *findings, const mica_records *r
         char expected[MICA_SHA256_HEX_BYTES], got[MICA_SHA256_HEX_BYTES], message[MICA_ERROR_MESSAGE_BYTES];
         mica_sha256_hex(record[i].sha256, expected);
         mica_sha256_hex(digest, got);
-        snprintf(message, sizeof message, "%s%sSHA-256: expected %s (%s), got %s", name == file ? "" : name, name == file ? "" : ": ", expected,
+        snprintf(message, sizeof message, "%s%sSHA-256: expected %s (%s), got %s", name == file ? "" : name, name == file ? "" : ": ",
+                 expected,
                  record[i].from, got);
         status = mica_findings_add(findings, MICA_CORRUPT, file, place, message, error);
     }
     return status;
 }
 
-static mica_status hash_tensor(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element, uint64_t count,
+static mica_status hash_tensor(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element,
+                               uint64_t count,
                                const uint8_t *bytes, mica_error *error) {
     verify_lane *lane = &check->lanes[tensor->shard];
     uint64_t records = 0;
@@ -101,7 +103,8 @@ static mica_status hash_tensor(verification *check, verify_unit *unit, const mic
     uint8_t digest[MICA_SHA256_BYTES];
     mica_sha256_final(&lane->tensor, digest);
     lane->tensor_open = false;
-    return compare_digest(&unit->findings, &check->tensor_records, tensor->name, mica_model_shard_name(check->model, tensor), place, digest, error);
+    return compare_digest(&unit->findings, &check->tensor_records, tensor->name, mica_model_shard_name(check->model, tensor), place, digest,
+                          error);
 }
 
 static mica_status hash_file(verification *check, verify_unit *unit, const uint8_t *bytes, mica_error *error) {
@@ -125,12 +128,14 @@ static mica_status hash_file(verification *check, verify_unit *unit, const uint8
     uint8_t digest[MICA_SHA256_BYTES];
     mica_sha256_final(&lane->file, digest);
     lane->file_open = false;
-    return compare_digest(&unit->findings, &check->file_records, name, name, place_of(unit->shard, (UINT64_C(1) << PLACE_SHARD_BITS) - 1), digest, error);
+    return compare_digest(&unit->findings, &check->file_records, name, name, place_of(unit->shard, (UINT64_C(1) << PLACE_SHARD_BITS) - 1),
+                          digest, error);
 }
 
 /* ---- one unit */
 
-static mica_status examine(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element, uint64_t count,
+static mica_status examine(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element,
+                           uint64_t count,
                            const uint8_t *bytes, mica_error *error) {
     const mica_model *model = check->model;
     const mica_weight *weight = check->weights[tensor - model->source->tensors];
@@ -222,13 +227,15 @@ static mica_status add_unit(verification *check, const verify_unit *unit, mica_e
 }
 
 /* The bytes [offset, end) in pieces. */
-static mica_status add_pieces(verification *check, uint32_t shard, uint64_t offset, uint64_t end, uint64_t first, uint64_t count, uint64_t size,
+static mica_status add_pieces(verification *check, uint32_t shard, uint64_t offset, uint64_t end, uint64_t first, uint64_t count,
+                              uint64_t size,
                               mica_error *error) {
     uint64_t start = offset;
     mica_status status = MICA_OK;
     do {
         uint64_t bytes = end - offset < PIECE_BYTES || count > 1 ? end - offset : PIECE_BYTES;
-        verify_unit unit = {.shard = shard, .offset = offset, .bytes = bytes, .first = first, .count = count, .element = size ? (offset - start) / size : 0};
+        verify_unit unit = {.shard = shard, .offset = offset, .bytes = bytes, .first = first, .count = count,
+                            .element = size ? (offset - start) / size : 0};
         status = add_unit(check, &unit, error);
         offset += bytes;
     } while (status == MICA_OK && offset < end);
@@ -372,13 +379,15 @@ static mica_status check_records(verification *check, mica_error *error) {
     }
     for (uint32_t i = 0; i < source->shard_count && files->count && status == MICA_OK; i++) {
         if (!mica_records_find(files, source->shards[i].name, &count)) {
-            status = mica_findings_add(&check->findings, MICA_OK, source->shards[i].name, place_of(i, 0), "no hash of it is recorded", error);
+            status = mica_findings_add(&check->findings, MICA_OK, source->shards[i].name, place_of(i, 0), "no hash of it is recorded",
+                                       error);
         }
     }
     for (uint64_t i = 0; i < tensors->count && status == MICA_OK; i++) {
         check->hashed_tensors++;
         if (!mica_tensor_source_find(source, tensors->records[i].name)) {
-            status = mica_findings_add(&check->findings, MICA_CORRUPT, tensors->records[i].name, 0, "expected present (recorded), got no such tensor", error);
+            status = mica_findings_add(&check->findings, MICA_CORRUPT, tensors->records[i].name, 0,
+                                       "expected present (recorded), got no such tensor", error);
         }
     }
     return status;
@@ -454,8 +463,10 @@ static mica_status verify(const mica_model *model, const mica_verify_options *op
         status = stream_units(&check, threads, error);
     }
     if (status == MICA_OK) {
-        mica_checkpoint_report report = {.path = model->source->path, .files = model->source->shard_count, .tensors = model->source->tensor_count,
-                                         .bytes = check.bytes_total, .hashed_files = check.hashed_files, .hashed_tensors = check.hashed_tensors,
+        mica_checkpoint_report report = {.path = model->source->path, .files = model->source->shard_count,
+                                         .tensors = model->source->tensor_count,
+                                         .bytes = check.bytes_total, .hashed_files = check.hashed_files,
+                                         .hashed_tensors = check.hashed_tensors,
                                          .warnings = model->warnings, .warning_count = model->warning_count, .findings = &check.findings};
         status = mica_checkpoint_report_write(&report, text, json, error);
     }

@@ -17,7 +17,8 @@ static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory for the report");
 }
 
-mica_status mica_findings_add(mica_findings *findings, mica_status status, const char *file, uint64_t place, const char *message, mica_error *error) {
+mica_status mica_findings_add(mica_findings *findings, mica_status status, const char *file, uint64_t place, const char *message,
+                              mica_error *error) {
     mica_finding *finding = mica_calloc(1, sizeof *finding);
     size_t length = strlen(file);
     if (strncmp(message, file, length) == 0 && strncmp(message + length, ": ", 2) == 0) {
@@ -99,12 +100,14 @@ static void write_text(mica_text *text, const mica_checkpoint_report *report, co
         mica_text_printf(text, "warning: %s\n", report->warnings[i]);
     }
     text_findings(text, findings, false);
-    mica_text_printf(text, "%s: %" PRIu64 " tensors, %s in %" PRIu64 " files read; ", report->path, report->tensors, mica_bytes_show(report->bytes, bytes),
+    mica_text_printf(text, "%s: %" PRIu64 " tensors, %s in %" PRIu64 " files read; ", report->path, report->tensors,
+                     mica_bytes_show(report->bytes, bytes),
                      report->files);
     if (report->hashed_files + report->hashed_tensors == 0) {
         mica_text_puts(text, "no hashes recorded; ");
     } else if (report->hashed_tensors) {
-        mica_text_printf(text, "%" PRIu64 " recorded hashes of tensors and %" PRIu64 " of files compared; ", report->hashed_tensors, report->hashed_files);
+        mica_text_printf(text, "%" PRIu64 " recorded hashes of tensors and %" PRIu64 " of files compared; ", report->hashed_tensors,
+                         report->hashed_files);
     } else {
         mica_text_printf(text, "%" PRIu64 " recorded hashes of files compared; ", report->hashed_files);
     }

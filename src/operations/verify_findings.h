@@ -21,7 +21,8 @@ typedef struct mica_findings {
 } mica_findings;
 
 /* `message` may begin with "file: ", which is left out. */
-mica_status mica_findings_add(mica_findings *findings, mica_status status, const char *file, uint64_t place, const char *message, mica_error *error) MICA_CHECKED;
+mica_status mica_findings_add(mica_findings *findings, mica_status status, const char *file, uint64_t place, const char *message,
+                              mica_error *error) MICA_CHECKED;
 void mica_findings_move(mica_findings *to, mica_findings *from);
 void mica_findings_release(mica_findings *findings);
 

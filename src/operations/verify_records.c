@@ -18,7 +18,8 @@ static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory for recorded hashes");
 }
 
-static mica_status add(mica_records *records, const char *name, size_t length, const uint8_t sha256[MICA_SHA256_BYTES], const char *from, mica_error *error) {
+static mica_status add(mica_records *records, const char *name, size_t length, const uint8_t sha256[MICA_SHA256_BYTES], const char *from,
+                       mica_error *error) {
     if ((records->count & (records->count - 1)) == 0) { /* at powers of two: double */
         mica_record *more = mica_reallocarray(records->records, records->count ? 2 * records->count : 1, sizeof *more);
         if (!more) {
@@ -99,7 +100,8 @@ static bool parse_digest(const char *line, uint8_t digest[MICA_SHA256_BYTES]) {
     return mica_sha256_parse_hex(hex, digest) == 1;
 }
 
-static mica_status parse_line(const char *name, uint64_t number, const char *line, size_t length, const char *from, mica_records *files, mica_error *error) {
+static mica_status parse_line(const char *name, uint64_t number, const char *line, size_t length, const char *from, mica_records *files,
+                              mica_error *error) {
     uint8_t digest[MICA_SHA256_BYTES];
     if (length > 0 && line[length - 1] == '\r') {
         length--;
@@ -107,8 +109,10 @@ static mica_status parse_line(const char *name, uint64_t number, const char *lin
     if (length == 0) {
         return MICA_OK;
     }
-    if (length < HEX_DIGITS + 3 || !parse_digest(line, digest) || line[HEX_DIGITS] != ' ' || (line[HEX_DIGITS + 1] != ' ' && line[HEX_DIGITS + 1] != '*')) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: line %llu: expected 64 hexadecimal digits, two spaces and a file name, got \"%.*s\"", name,
+    if (length < HEX_DIGITS + 3 || !parse_digest(line, digest) || line[HEX_DIGITS] != ' ' ||
+        (line[HEX_DIGITS + 1] != ' ' && line[HEX_DIGITS + 1] != '*')) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: line %llu: expected 64 hexadecimal digits, two spaces and a file name, got \"%.*s\"",
+                         name,
                          (unsigned long long)number, length < 80 ? (int)length : 80, line);
     }
     const char *file = line + HEX_DIGITS + 2;
@@ -124,7 +128,8 @@ static mica_status parse_line(const char *name, uint64_t number, const char *lin
     return add(files, file, length, digest, from, error);
 }
 
-mica_status mica_records_parse(const char *name, const char *text, uint64_t length, const char *from, mica_records *files, mica_error *error) {
+mica_status mica_records_parse(const char *name, const char *text, uint64_t length, const char *from, mica_records *files,
+                               mica_error *error) {
     uint64_t number = 1, before = files->count;
     for (uint64_t start = 0; start < length; number++) {
         const char *end = memchr(text + start, '\n', length - start);
@@ -136,7 +141,8 @@ mica_status mica_records_parse(const char *name, const char *text, uint64_t leng
         start = stop + 1;
     }
     if (files->count == before) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected recorded hashes (64 hexadecimal digits, two spaces, a file name), got none", name);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected recorded hashes (64 hexadecimal digits, two spaces, a file name), got none",
+                         name);
     }
     return MICA_OK;
 }
@@ -190,7 +196,8 @@ static mica_status load_tensors(const char *directory, mica_records *tensors, mi
         const char *hex = json_string_value(json_object_get(entry, "sha256"));
         uint8_t digest[MICA_SHA256_BYTES];
         if (status == MICA_OK && (!hex || mica_sha256_parse_hex(hex, digest) != 1)) {
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: tensors.%s.sha256: expected 64 hexadecimal digits, got %s", path, name, hex ? hex : "none");
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: tensors.%s.sha256: expected 64 hexadecimal digits, got %s", path, name,
+                               hex ? hex : "none");
         }
         if (status == MICA_OK) {
             status = add(tensors, name, strlen(name), digest, MICA_VINDEX_TENSORS, error);
@@ -201,14 +208,17 @@ static mica_status load_tensors(const char *directory, mica_records *tensors, mi
     return status;
 }
 
-mica_status mica_records_collect(const mica_tensor_source *source, const char *hashes, mica_records *files, mica_records *tensors, mica_error *error) {
+mica_status mica_records_collect(const mica_tensor_source *source, const char *hashes, mica_records *files, mica_records *tensors,
+                                 mica_error *error) {
     *files = *tensors = (mica_records){NULL, 0};
     mica_status status = MICA_OK;
     if (hashes) {
-        status = mica_path_is_directory(hashes) ? load_tensors(hashes, tensors, error) : load_lines(hashes, "the given hashes", files, error);
+        status = mica_path_is_directory(hashes) ? load_tensors(hashes, tensors, error)
+            : load_lines(hashes, "the given hashes", files, error);
     } else {
         char *path = mica_path_join(source->directory, RECORD_FILE);
-        status = !path ? no_memory(error) : mica_path_exists(path) && !source->bare_file ? load_lines(path, RECORD_FILE, files, error) : MICA_OK;
+        status = !path ? no_memory(error) : mica_path_exists(path) && !source->bare_file ? load_lines(path, RECORD_FILE, files, error)
+            : MICA_OK;
         mica_free(path);
     }
     if (status == MICA_OK) {

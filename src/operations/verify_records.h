@@ -19,13 +19,15 @@ typedef struct mica_records {
 } mica_records;
 
 /* hashes: as in mica_verify_options. Either list may end up empty. */
-mica_status mica_records_collect(const mica_tensor_source *source, const char *hashes, mica_records *files, mica_records *tensors, mica_error *error) MICA_CHECKED;
+mica_status mica_records_collect(const mica_tensor_source *source, const char *hashes, mica_records *files, mica_records *tensors,
+                                 mica_error *error) MICA_CHECKED;
 void mica_records_release(mica_records *records);
 
 /* The records of that name: a run beginning at the result, `count` long; NULL when there are none. */
 const mica_record *mica_records_find(const mica_records *records, const char *name, uint64_t *count);
 
 /* The parser of sha256sum's format alone; `name` is what messages call the text. */
-mica_status mica_records_parse(const char *name, const char *text, uint64_t length, const char *from, mica_records *files, mica_error *error) MICA_CHECKED;
+mica_status mica_records_parse(const char *name, const char *text, uint64_t length, const char *from, mica_records *files,
+                               mica_error *error) MICA_CHECKED;
 
 #endif

@@ -106,11 +106,14 @@ static void test_refusals(void **state) {
         {deepseek, "quantization_config", "[]", "an object or null", "got ["},
         {deepseek, "quantization_config", "{\"quant_method\": \"qqq\"}", "fp8 or compressed-tensors", "quant_method: expected"},
         {deepseek, "quantization_config", "{\"quant_method\": \"fp8\"}", "two positive integers", "got absent"},
-        {deepseek, "quantization_config", "{\"quant_method\": \"fp8\", \"weight_block_size\": [0, 128]}", "two positive integers", "got [0, 128]"},
+        {deepseek, "quantization_config", "{\"quant_method\": \"fp8\", \"weight_block_size\": [0, 128]}", "two positive integers",
+         "got [0, 128]"},
         {deepseek, "quantization_config", "{\"quant_method\": \"fp8\", \"fmt\": \"e3m4\"}", "e4m3", "got \"e3m4\""},
-        {deepseek, "quantization_config", "{\"quant_method\": \"compressed-tensors\", \"format\": \"mxfp4-pack-quantized\"}", "pack-quantized",
+        {deepseek, "quantization_config", "{\"quant_method\": \"compressed-tensors\", \"format\": \"mxfp4-pack-quantized\"}",
+         "pack-quantized",
          "got \"mxfp4-pack-quantized\""},
-        {deepseek, "quantization_config", "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}", "config_groups", "got absent"},
+        {deepseek, "quantization_config", "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}", "config_groups",
+         "got absent"},
         {llama, "num_key_value_heads", "5", "a divisor of num_attention_heads", "got 5"},
         {llama, "num_attention_heads", "24", "a divisor of hidden_size", "got 24"},
         {llama, "head_dim", "127", "even", "got 127"},
@@ -202,10 +205,11 @@ static void test_nested(void **state) {
     assert_string_equal(config.architecture->prefix, "language_model.");
     assert_int_equal(config.quantisation, MICA_QUANTISATION_FP8);
     refuse("{\"model_type\": \"kimi_vl\"}", "text_config", NULL, "an object", "got absent");
-    refuse("{\"model_type\": \"kimi_vl\", \"text_config\": {\"hidden_size\": 4}}", "text_config.num_hidden_layers", NULL, "an integer", "got absent");
+    refuse("{\"model_type\": \"kimi_vl\", \"text_config\": {\"hidden_size\": 4}}", "text_config.num_hidden_layers", NULL, "an integer",
+           "got absent");
     /* what Gemma 3 leaves to its modelling code */
-    static const char gemma[] = "{\"model_type\": \"gemma3\", \"text_config\": {\"hidden_size\": 2560, \"intermediate_size\": 10240, \"model_type\":"
-                                "\"gemma3_text\", \"num_hidden_layers\": 34, \"rope_scaling\": {\"factor\": 8.0, \"rope_type\": \"linear\"}}}";
+    static const char gemma[] = "{\"model_type\": \"gemma3\", \"text_config\": {\"hidden_size\": 2560, \"intermediate_size\": 10240,"
+                                "\"num_hidden_layers\": 34, \"rope_scaling\": {\"factor\": 8.0, \"rope_type\": \"linear\"}}}";
     config = accept(gemma, NULL, NULL);
     assert_int_equal(config.head_dim, 256);
     assert_int_equal(config.num_key_value_heads, 4);
@@ -248,7 +252,8 @@ static void test_kimi_k2(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals), cmocka_unit_test(test_int4_schemes), cmocka_unit_test(test_defaults),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals), cmocka_unit_test(test_int4_schemes),
+                                       cmocka_unit_test(test_defaults),
                                        cmocka_unit_test(test_rope),     cmocka_unit_test(test_nested),       cmocka_unit_test(test_tiny_k2),
                                        cmocka_unit_test(test_kimi_k2)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,7 +70,8 @@ static void add_tensor(mica_text *header, const char *name, const char *rest, ui
         snprintf(shape + strlen(shape), sizeof shape - strlen(shape), "%s%lu", *shape ? "," : "", extent);
         bytes *= extent;
     }
-    mica_text_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lu,%lu]}", header->length > 1 ? "," : "", name, dtype_name, shape,
+    mica_text_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lu,%lu]}", header->length > 1 ? "," : "", name,
+                     dtype_name, shape,
                      *offset, *offset + bytes);
     *offset += bytes;
 }
@@ -156,14 +157,17 @@ static void refuse(const recipe *made, const char *mention, const char *got) {
     prefix LAYER "pre_feedforward_layernorm.weight BF16 16\n" prefix LAYER "post_feedforward_layernorm.weight BF16 16\n"
 #define HEAD_NORMS(prefix) prefix LAYER "self_attn.q_norm.weight BF16 8\n" prefix LAYER "self_attn.k_norm.weight BF16 8\n"
 
+#define BIASES                                                                                                              \
+    LAYER "self_attn.q_proj.bias BF16 32\n" LAYER "self_attn.k_proj.bias BF16 16\n" LAYER "self_attn.v_proj.bias BF16 16\n" \
+    LAYER "self_attn.o_proj.bias BF16 16\n" LAYER "mlp.gate_proj.bias BF16 24\n" LAYER "mlp.up_proj.bias BF16 24\n"        \
+    LAYER "mlp.down_proj.bias BF16 16\n"
+
 static void test_dense(void **state) {
     (void)state;
     static const recipe recipes[] = {
         {"{\"model_type\": \"mistral\", \"sliding_window\": null," NUMBERS "}", DENSE("") HEAD, 2, 0, NULL, NULL},
         {"{\"model_type\": \"llama\", \"attention_bias\": true, \"mlp_bias\": true," NUMBERS "}",
-         DENSE("") HEAD LAYER "self_attn.q_proj.bias BF16 32\n" LAYER "self_attn.k_proj.bias BF16 16\n" LAYER "self_attn.v_proj.bias BF16 16\n" LAYER
-                              "self_attn.o_proj.bias BF16 16\n" LAYER "mlp.gate_proj.bias BF16 24\n" LAYER "mlp.up_proj.bias BF16 24\n" LAYER
-                              "mlp.down_proj.bias BF16 16\n",
+         DENSE("") HEAD BIASES,
          2, 0, NULL, NULL},
         {"{\"model_type\": \"gemma\"," NUMBERS "}", DENSE(""), 2, 0, NULL, NULL}, /* tied by default */
         {"{\"model_type\": \"gemma\"," NUMBERS "}", DENSE("") HEAD, 2, 0, NULL, NULL}, /* and a head all the same */
@@ -177,12 +181,14 @@ static void test_dense(void **state) {
     }
     recipe made = {"{\"model_type\": \"gemma3\", \"text_config\": {" NUMBERS "}}",
                    DENSE("language_model.") FEEDFORWARD_NORMS("language_model.") HEAD_NORMS("language_model."), 2, 0, NULL,
-                   "vision_tower.vision_model.embeddings.patch_embedding.weight BF16 4 3 2 2\nmulti_modal_projector.mm_input_projection_weight BF16 4 16\n"};
+                   "vision_tower.vision_model.embeddings.patch_embedding.weight BF16 4 3 2 2\n"
+                   "multi_modal_projector.mm_input_projection_weight BF16 4 16\n"};
     mica_model_close(accept(&made, 2, 0));
     made = recipes[0];
     made.extra = "model.layers.0.self_attn.rotary_emb.inv_freq F32 4\nmodel.layers.1.self_attn.rotary_emb.inv_freq F32 4\n";
     mica_model_close(accept(&made, 2, 0));
-    made.extra = "model.layers.2.mlp.gate_proj.weight BF16 24 16\nmodel.layers.0.self_attn.q_proj.bias BF16 32\n"; /* no layer 2, no biases */
+    /* there is no layer 2, and there are no biases */
+    made.extra = "model.layers.2.mlp.gate_proj.weight BF16 24 16\nmodel.layers.0.self_attn.q_proj.bias BF16 32\n";
     mica_model_close(accept(&made, 0, 2));
 }
 
@@ -218,22 +224,24 @@ static void test_dense_refusals(void **state) {
 #define EXPERTS MLP("model.layers.1.mlp.experts.{E}.", "10", "BF16")
 #define PLAIN_QUERY LAYER "self_attn.q_proj.weight BF16 12 16\n"
 #define LOW_RANK_QUERY                                                                                                      \
-    LAYER "self_attn.q_a_proj.weight BF16 5 16\n" LAYER "self_attn.q_a_layernorm.weight BF16 5\n" LAYER "self_attn.q_b_proj.weight BF16 12 5\n"
+    LAYER "self_attn.q_a_proj.weight BF16 5 16\n" LAYER "self_attn.q_a_layernorm.weight BF16 5\n" \
+    LAYER "self_attn.q_b_proj.weight BF16 12 5\n"
 #define BIAS "model.layers.1.mlp.gate.e_score_correction_bias F32 3\n"
 #define INDEXER                                                                                                             \
     LAYER "self_attn.indexer.wq_b.weight BF16 8 5\n" LAYER "self_attn.indexer.wk.weight BF16 4 16\n"                        \
     LAYER "self_attn.indexer.k_norm.weight BF16 4\n" LAYER "self_attn.indexer.k_norm.bias BF16 4\n"                         \
     LAYER "self_attn.indexer.weights_proj.weight BF16 2 16\n"
 #define MIXTURE_NUMBERS                                                                                                     \
-    "\"hidden_size\": 16, \"intermediate_size\": 24, \"moe_intermediate_size\": 10, \"num_hidden_layers\": 2, \"num_attention_heads\": 2,"  \
-    "\"vocab_size\": 32, \"n_routed_experts\": 3, \"n_shared_experts\": 2, \"num_experts_per_tok\": 2, \"first_k_dense_replace\": 1,"       \
+    "\"hidden_size\": 16, \"intermediate_size\": 24, \"moe_intermediate_size\": 10, \"num_hidden_layers\": 2, \"num_attention_heads\": 2," \
+    "\"vocab_size\": 32, \"n_routed_experts\": 3, \"n_shared_experts\": 2, \"num_experts_per_tok\": 2, \"first_k_dense_replace\": 1," \
     "\"kv_lora_rank\": 6, \"qk_nope_head_dim\": 4, \"qk_rope_head_dim\": 2, \"v_head_dim\": 3, \"num_nextn_predict_layers\": 1"
 #define V3 "{\"model_type\": \"deepseek_v3\", \"q_lora_rank\": 5," MIXTURE_NUMBERS
 
 static void test_mixtures(void **state) {
     (void)state;
     static const recipe recipes[] = {
-        {"{\"model_type\": \"deepseek_v2\", \"q_lora_rank\": null, \"topk_method\": \"greedy\"," MIXTURE_NUMBERS "}", MIXTURE EXPERTS PLAIN_QUERY, 2, 3, NULL, NULL},
+        {"{\"model_type\": \"deepseek_v2\", \"q_lora_rank\": null, \"topk_method\": \"greedy\"," MIXTURE_NUMBERS "}",
+         MIXTURE EXPERTS PLAIN_QUERY, 2, 3, NULL, NULL},
         {V3 "}", MIXTURE EXPERTS LOW_RANK_QUERY BIAS, 2, 3, NULL, NULL},
         {"{\"model_type\": \"deepseek_v32\", \"q_lora_rank\": 5, \"index_n_heads\": 2, \"index_head_dim\": 4," MIXTURE_NUMBERS "}",
          MIXTURE EXPERTS LOW_RANK_QUERY BIAS INDEXER, 2, 3, NULL, NULL},
@@ -265,9 +273,10 @@ static void test_mixture_refusals(void **state) {
 /* ---- encodings of one weight, model.layers.1.mlp.up_proj of a dense model: 24 x 16 */
 
 #define UP "model.layers.1.mlp.up_proj."
-#define FP8 "{\"model_type\": \"mistral\", \"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [10, 8]}," NUMBERS "}"
+#define FP8 \
+    "{\"model_type\": \"mistral\", \"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [10, 8]}," NUMBERS "}"
 #define INT4                                                                                                                \
-    "{\"model_type\": \"mistral\", \"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\","     \
+    "{\"model_type\": \"mistral\", \"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"," \
     "\"config_groups\": {\"group_0\": {\"weights\": {\"num_bits\": 4, \"symmetric\": true, \"group_size\": 8}}}}," NUMBERS "}"
 
 static void test_encodings(void **state) {
@@ -296,13 +305,17 @@ static void test_encodings(void **state) {
         {FP8, UP "weight F8_E4M3 24 16\n" UP "weight_scale_inv F32 2 3\n", UP "weight_scale_inv: expected shape [3, 2]", "got [2, 3]"},
         {FP8, UP "weight F8_E4M3 24 16\n" UP "weight_scale_inv BF16 3 2\n", UP "weight_scale_inv: expected dtype F32", "got BF16"},
         {FP8, UP "weight I8 24 16\n", UP "weight: expected dtype BF16", "got I8"},
-        {FP8, UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 2\n" UP "weight_shape I32 2\n", "compressed-tensors", "got quant_method fp8"},
+        {FP8, UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 2\n" UP "weight_shape I32 2\n", "compressed-tensors",
+         "got quant_method fp8"},
         {INT4, UP "weight F8_E4M3 24 16\n" UP "weight_scale_inv F32 3 2\n", "quant_method fp8", "got quant_method compressed-tensors"},
-        {INT4, UP "weight_packed I32 24 4\n" UP "weight_scale BF16 24 2\n" UP "weight_shape I32 2\n", "expected shape [24, 2]", "got [24, 4]"},
-        {INT4, UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 1\n" UP "weight_shape I32 2\n", "expected shape [24, 2]", "got [24, 1]"},
+        {INT4, UP "weight_packed I32 24 4\n" UP "weight_scale BF16 24 2\n" UP "weight_shape I32 2\n", "expected shape [24, 2]",
+         "got [24, 4]"},
+        {INT4, UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 1\n" UP "weight_shape I32 2\n", "expected shape [24, 2]",
+         "got [24, 1]"},
         {INT4, UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 2\n", "weight_shape", "got absent"},
         {INT4, UP "weight_packed I32 24 2\n" UP "weight_shape I32 2\n", "weight_scale", "got absent"},
-        {INT4, UP "weight_packed I32 24 2\n" UP "weight_scale I8 24 2\n" UP "weight_shape I32 2\n", "expected dtype BF16, F16 or F32", "got I8"},
+        {INT4, UP "weight_packed I32 24 2\n" UP "weight_scale I8 24 2\n" UP "weight_shape I32 2\n", "expected dtype BF16, F16 or F32",
+         "got I8"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         recipe made = {bad[i][0], DENSE("") HEAD, 2, 0, UP, bad[i][1]};
@@ -313,7 +326,8 @@ static void test_encodings(void **state) {
 /* A scale without its weight, a weight in a place nobody knows: each tensor is a weight of its own or goes with its scale. */
 static void test_unknown_tensors(void **state) {
     (void)state;
-    recipe made = {FP8, DENSE("") HEAD, 2, 0, NULL, "adapter.weight F8_E4M3 12 9\nadapter.weight_scale_inv F32 2 2\nlonely.weight_scale_inv F32 2 2\n"
+    recipe made = {FP8, DENSE("") HEAD, 2, 0, NULL,
+                   "adapter.weight F8_E4M3 12 9\nadapter.weight_scale_inv F32 2 2\nlonely.weight_scale_inv F32 2 2\n"
                                                    "odd.weight F8_E4M3 12 9\nodd.weight_scale_inv F32 5 5\nscalar F64\nempty I64 0 7\n"};
     mica_model *model = accept(&made, 0, 7);
     const mica_weight *adapter = mica_model_weight(model, "adapter.weight"), *odd = mica_model_weight(model, "odd.weight");
@@ -333,8 +347,32 @@ static void test_unknown_tensors(void **state) {
     mica_model_close(model);
 }
 
+/* Any allocation may fail, from there on: a status and a sentence, nothing leaked (the sanitizers look). */
+static void test_out_of_memory(void **state) {
+    (void)state;
+    recipe made = {INT4, DENSE("") HEAD, 2, 0, UP,
+                   UP "weight_packed I32 24 2\n" UP "weight_scale BF16 24 2\n" UP "weight_shape I32 2\nlonely BF16 3\n"};
+    write_checkpoint(&made);
+    mica_status status = MICA_NO_MEMORY;
+    uint64_t count = 1;
+    for (; status == MICA_NO_MEMORY && count < 10000; count++) {
+        mica_model *model = NULL;
+        mica_error error = {0};
+        mica_memory_fail_after(count);
+        status = mica_model_open(directory, NULL, &model, &error);
+        mica_memory_fail_after(0);
+        assert_true(status == MICA_OK || (error.status == status && strlen(error.message) > 10));
+        mica_model_close(model);
+    }
+    assert_int_equal(status, MICA_OK);
+    assert_true(count > 50);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense),     cmocka_unit_test(test_dense_refusals), cmocka_unit_test(test_mixtures),
-                                       cmocka_unit_test(test_mixture_refusals), cmocka_unit_test(test_encodings), cmocka_unit_test(test_unknown_tensors)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dense),     cmocka_unit_test(test_dense_refusals),
+                                       cmocka_unit_test(test_mixtures),
+                                       cmocka_unit_test(test_mixture_refusals), cmocka_unit_test(test_encodings),
+                                       cmocka_unit_test(test_unknown_tensors),
+                                       cmocka_unit_test(test_out_of_memory)};
     return cmocka_run_group_tests(tests, make, clean);
 }

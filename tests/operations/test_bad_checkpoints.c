@@ -1,5 +1,6 @@
-/* test_bad_checkpoints.c: the hundred damaged and odd checkpoints of the fixtures: inspect refuses what shows at opening, verify also what shows
- * in the data; each message names what cases.json says. And links, which the fixtures cannot hold: dangling, to itself, to elsewhere. */
+/* test_bad_checkpoints.c: the hundred damaged and odd checkpoints of the fixtures: inspect refuses what shows at opening, verify also
+ * what shows in the data; each message names what cases.json says. And links, which the fixtures
+ * cannot hold: dangling, to itself, to elsewhere. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -118,7 +119,8 @@ static void test_bases(void **state) {
 /* ---- links: a directory of links to the repository's model, one of which is made to point elsewhere */
 
 static char directory[256];
-static const char *const files[] = {"config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+static const char *const files[] = {"config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors",
+                                    "model-00002-of-00003.safetensors",
                                     "model-00003-of-00003.safetensors"};
 enum { FILE_COUNT = sizeof files / sizeof *files };
 

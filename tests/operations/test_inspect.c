@@ -11,6 +11,7 @@
 #include <mica/checkpoint.h>
 
 #include "base/json.h"
+#include "base/memory.h"
 #include "operations/validate.h"
 
 #define TINY_K2 MICA_SOURCE_DIR "/models/tiny-k2"
@@ -131,8 +132,30 @@ static void test_every_kind(void **state) {
     }
 }
 
+static void test_out_of_memory(void **state) {
+    (void)state;
+    const char *const paths[] = {TINY_K2, TINY_K2 "/model-00001-of-00003.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        mica_status status = MICA_NO_MEMORY;
+        uint64_t count = 1;
+        for (; status == MICA_NO_MEMORY && count < 100000; count += 1 + count / 8) {
+            char *text = NULL, *json = NULL;
+            mica_memory_fail_after(count);
+            status = mica_inspect(paths[i], NULL, &text, &json, NULL);
+            mica_memory_fail_after(0);
+            assert_true((status == MICA_OK) == (text != NULL) && (status == MICA_OK) == (json != NULL));
+            mica_string_free(text);
+            mica_string_free(json);
+        }
+        assert_int_equal(status, MICA_OK);
+        assert_true(count > 50);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiny_k2), cmocka_unit_test(test_bare_file), cmocka_unit_test(test_outputs_may_be_null),
-                                       cmocka_unit_test(test_strict), cmocka_unit_test(test_every_kind)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiny_k2), cmocka_unit_test(test_bare_file),
+                                       cmocka_unit_test(test_outputs_may_be_null),
+                                       cmocka_unit_test(test_strict), cmocka_unit_test(test_every_kind),
+                                       cmocka_unit_test(test_out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,7 +41,8 @@ static int make(void **state) {
     if (!mkdtemp(root)) {
         return -1;
     }
-    shell("mkdir '%s/checkpoint' && cp '%s'/*.json '%s'/*.safetensors '%s/checkpoint' && cd '%s/checkpoint' && sha256sum *.json *.safetensors > ../records",
+    shell("mkdir '%s/checkpoint' && cp '%s'/*.json '%s'/*.safetensors '%s/checkpoint' && "
+          "cd '%s/checkpoint' && sha256sum *.json *.safetensors > ../records",
           root, TINY_K2, TINY_K2, root, root);
     return 0;
 }
@@ -77,7 +78,8 @@ static json_t *verify(const char *name, const char *hashes, uint32_t threads, mi
     char *text = NULL, *json = NULL;
     mica_status status = mica_verify_checkpoint(at(name), &options, &text, &json, &error);
     if (status != expected || (mention && !strstr(status == MICA_OK ? text : error.message, mention))) {
-        fail_msg("expected status %d naming %s, got %d: %s\n%s", (int)expected, mention ? mention : "nothing", (int)status, error.message, text ? text : "");
+        fail_msg("expected status %d naming %s, got %d: %s\n%s", (int)expected, mention ? mention : "nothing", (int)status, error.message,
+                 text ? text : "");
     }
     json_t *report = json ? json_loads(json, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (json && threads != 3) { /* once is enough for the others */
@@ -100,7 +102,7 @@ static void test_sha256sum_file(void **state) {
     assert_true(json_is_true(json_object_get(report, "ok")));
     json_decref(report);
     flip("records", 0, 1); /* a digit of the first hash: another digit, or no line of the format */
-    verify("checkpoint", at("records"), 3, MICA_CORRUPT, "config.json: SHA-256: expected");
+    json_decref(verify("checkpoint", at("records"), 3, MICA_CORRUPT, "config.json: SHA-256: expected"));
     flip("records", 0, 1);
     shell("cp '%s/records' '%s/checkpoint/mica.sha256'", root, root);
     report = verify("checkpoint", NULL, 1, MICA_OK, "6 recorded hashes of files compared");
@@ -112,7 +114,8 @@ static void test_damage_is_found(void **state) {
     static const struct {
         const char *file;
         long offset;
-    } places[] = {{SHARD, -1}, {SHARD, 200000}, {"model-00001-of-00003.safetensors", -3}, {"config.json", -1}, {"tokenizer_config.json", 5}};
+    } places[] = {{SHARD, -1}, {SHARD, 200000}, {"model-00001-of-00003.safetensors", -3}, {"config.json", -1},
+                  {"tokenizer_config.json", 5}};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         char name[128];
         snprintf(name, sizeof name, "checkpoint/%s", places[i].file);
@@ -127,7 +130,8 @@ static void test_damage_is_found(void **state) {
     /* bytes of a header too: names, dtypes and offsets are bytes as well */
     for (long offset = 0; offset < 4000; offset += 431) {
         flip("checkpoint/" SHARD, offset, 1);
-        assert_int_not_equal(mica_verify_checkpoint(at("checkpoint"), &(mica_verify_options){.hashes = at("records")}, NULL, NULL, NULL), MICA_OK);
+        assert_int_not_equal(mica_verify_checkpoint(at("checkpoint"), &(mica_verify_options){.hashes = at("records")}, NULL, NULL, NULL),
+                             MICA_OK);
         flip("checkpoint/" SHARD, offset, 1);
     }
 }
@@ -182,7 +186,8 @@ static void test_tensor_records(void **state) {
     json_decref(report);
     shell("sed -i 's/\"sha256\": \"\\([0-9a-f]\\{10\\}\\)./\"sha256\": \"\\1x/' '%s/vindex/source_tensors.json'", root);
     assert_null(verify("checkpoint", at("vindex"), 1, MICA_BAD_INPUT, "source_tensors.json: tensors."));
-    shell("sed -i 's/\"sha256\": \"\\([0-9a-f]\\{10\\}\\)x/\"sha256\": \"\\10/; s/experts.3.down_proj.weight\"/experts.99.down_proj.weight\"/' "
+    shell("sed -i 's/\"sha256\": \"\\([0-9a-f]\\{10\\}\\)x/\"sha256\": \"\\10/; "
+          "s/experts.3.down_proj.weight\"/experts.99.down_proj.weight\"/' "
           "'%s/vindex/source_tensors.json'",
           root);
     json_decref(verify("checkpoint", at("vindex"), 2, MICA_CORRUPT, "experts."));
@@ -260,7 +265,8 @@ static void test_large_tensor(void **state) {
     shell("cd '%s' && mkdir large && cd large && /usr/bin/python3 -c '\n"
           "import json, struct\n"
           "rows, columns, bad = 5000, 1001, (4321, 999)\n"
-          "header = json.dumps({\"w\": {\"dtype\": \"F32\", \"shape\": [rows, columns], \"data_offsets\": [0, 4 * rows * columns]}}).encode()\n"
+          "header = json.dumps({\"w\": {\"dtype\": \"F32\", \"shape\": [rows, columns],"
+          " \"data_offsets\": [0, 4 * rows * columns]}}).encode()\n"
           "with open(\"a.safetensors\", \"wb\") as f:\n"
           "    f.write(struct.pack(\"<Q\", len(header)) + header)\n"
           "    f.truncate(8 + len(header) + 4 * rows * columns)\n"
@@ -274,8 +280,10 @@ static void test_large_tensor(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sha256sum_file), cmocka_unit_test(test_damage_is_found), cmocka_unit_test(test_records_are_checked),
-                                       cmocka_unit_test(test_cache_links),    cmocka_unit_test(test_tensor_records),  cmocka_unit_test(test_progress),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sha256sum_file), cmocka_unit_test(test_damage_is_found),
+                                       cmocka_unit_test(test_records_are_checked),
+                                       cmocka_unit_test(test_cache_links),    cmocka_unit_test(test_tensor_records),
+                                       cmocka_unit_test(test_progress),
                                        cmocka_unit_test(test_all_findings),   cmocka_unit_test(test_large_tensor)};
     return cmocka_run_group_tests(tests, make, clean);
 }
