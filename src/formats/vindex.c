@@ -13,7 +13,8 @@ static const char *const file_names[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_
      "down_full_singular_values.bin"},
     {"dense_gate_vectors.bin", "dense_gate_singular_values.bin", "dense_gate_full_singular_values.bin", "dense_up_full_singular_values.bin",
      "dense_down_full_singular_values.bin"},
-    {"shared_gate_vectors.bin", "shared_gate_singular_values.bin", "shared_gate_full_singular_values.bin", "shared_up_full_singular_values.bin",
+    {"shared_gate_vectors.bin", "shared_gate_singular_values.bin", "shared_gate_full_singular_values.bin",
+     "shared_up_full_singular_values.bin",
      "shared_down_full_singular_values.bin"},
 };
 
@@ -59,7 +60,8 @@ bool mica_vindex_layout_check(const mica_vindex_layout *layout) {
         if (!mica_mul_u64(layout->group[group].features, layout->group[group].hidden, &values)) return false;
         if (!mica_mul_u64(values, items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) || bytes > INT64_MAX) return false;
         for (int i = 0; i < 3; i++)
-            if (!mica_mul_u64(layout->group[group].full[i], items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) || bytes > INT64_MAX)
+            if (!mica_mul_u64(layout->group[group].full[i], items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) ||
+                bytes > INT64_MAX)
                 return false;
     }
     return true;
@@ -74,7 +76,8 @@ bool mica_vindex_has_file(const mica_vindex_layout *layout, mica_vindex_group gr
     return mica_vindex_file_bytes(layout, group, member) > 0;
 }
 
-uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot, uint64_t expert) {
+uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot,
+                            uint64_t expert) {
     return (slot * layout->group[group].experts + expert) * mica_vindex_item_bytes(layout, group, member);
 }
 
@@ -194,7 +197,8 @@ static mica_status read_entry(const char *path, const char *name, const json_t *
     const char *hex = json_string_value(json_object_get(value, "sha256"));
     if (!json_is_integer(bytes) || json_integer_value(bytes) < 0 || !hex || !mica_sha256_parse_hex(hex, file->sha256))
         return mica_fail(error, MICA_BAD_INPUT, "%s: files.%s: expected bytes and sha256", path, name);
-    if (name[0] == '/' || strstr(name, "..")) return mica_fail(error, MICA_BAD_INPUT, "%s: files.%s: not a name inside the vindex", path, name);
+    if (name[0] == '/' || strstr(name, ".."))
+        return mica_fail(error, MICA_BAD_INPUT, "%s: files.%s: not a name inside the vindex", path, name);
     file->bytes = (uint64_t)json_integer_value(bytes);
     file->name = mica_strdup(name);
     return file->name ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
@@ -210,7 +214,8 @@ static mica_status read_entries(const char *path, const json_t *object, mica_vin
     if (!json_is_integer(version) || json_integer_value(version) != MICA_VINDEX_FORMAT_VERSION)
         return mica_fail(error, MICA_BAD_INPUT, "%s: format_version: expected %u, got %s", path, MICA_VINDEX_FORMAT_VERSION,
                          mica_json_show(version, shown, sizeof shown));
-    if (!json_is_object(list)) return mica_fail(error, MICA_BAD_INPUT, "%s: files: expected an object, got %s", path, mica_json_show(list, shown, sizeof shown));
+    if (!json_is_object(list))
+        return mica_fail(error, MICA_BAD_INPUT, "%s: files: expected an object, got %s", path, mica_json_show(list, shown, sizeof shown));
     const uint64_t entries = json_object_size(list);
     mica_vindex_file *made = mica_calloc(entries + 1, sizeof *made);
     if (!made) return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
@@ -254,7 +259,8 @@ mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *has
     mica_text_puts(&line, mica_dtype_name(tensor->dtype));
     for (uint32_t i = 0; i < tensor->rank; i++) mica_text_printf(&line, " %llu", (unsigned long long)tensor->shape[i]);
     mica_text_puts(&line, "\n");
-    mica_status status = mica_text_failed(&line) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", tensor->name) : mica_sha256_init(hash, error);
+    mica_status status = mica_text_failed(&line) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", tensor->name)
+                                                 : mica_sha256_init(hash, error);
     if (status == MICA_OK) mica_sha256_update(hash, line.bytes, line.length);
     mica_text_release(&line);
     return status;

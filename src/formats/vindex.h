@@ -54,7 +54,8 @@ bool mica_vindex_layout_check(const mica_vindex_layout *layout);
 bool mica_vindex_has_file(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member);
 uint64_t mica_vindex_file_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member);
 /* Where expert `expert` of the `slot`-th layer in that group begins. */
-uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot, uint64_t expert);
+uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member, uint64_t slot,
+                            uint64_t expert);
 
 /* Every name a vindex can have at its top, for --force; NULL past the end. The files copied into source/, likewise. */
 const char *mica_vindex_known_name(uint64_t index);
@@ -76,13 +77,15 @@ typedef struct mica_vindex_file {
 } mica_vindex_file;
 void mica_vindex_files_free(mica_vindex_file *files, uint64_t count);
 /* The text, its own digest included: SHA-256 over the text with 64 zeros in the digest's place. mica_free it. */
-mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t count, char **text, uint64_t *length, mica_error *error) MICA_CHECKED;
+mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t count, char **text, uint64_t *length,
+                                        mica_error *error) MICA_CHECKED;
 /* CORRUPT when the text does not agree with its own digest; BAD_INPUT when it is of another format or version. */
 mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file **files, uint64_t *count, mica_error *error) MICA_CHECKED;
 
 /* The identity of a tensor (source_tensors.json): SHA-256 over the line "DTYPE d0 d1 …\n" (dtype as safetensors names it, dimensions in
  * decimal, single spaces: "F8_E4M3 2048 7168\n", a scalar "F32\n") and then its bytes as stored. _begin hashes the line. */
 mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error) MICA_CHECKED;
-mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uint8_t digest[MICA_SHA256_BYTES], mica_error *error) MICA_CHECKED;
+mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uint8_t digest[MICA_SHA256_BYTES],
+                               mica_error *error) MICA_CHECKED;
 
 #endif

@@ -22,11 +22,13 @@ static mica_status choose_action(const char *directory, const mica_index_options
     if (status != MICA_OK) return status;
     if (options->resume && options->force) return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
     if (state == MICA_VINDEX_FOREIGN)
-        return mica_fail(error, MICA_CONFLICT, "%s: expected nothing, an empty directory or a vindex, got something else; it is left as it is", directory);
+        return mica_fail(error, MICA_CONFLICT,
+                         "%s: expected nothing, an empty directory or a vindex, got something else; it is left as it is", directory);
     if (state == MICA_VINDEX_ABSENT || options->force) *action = ACTION_START;
     else if (options->resume) *action = state == MICA_VINDEX_UNFINISHED ? ACTION_RESUME : ACTION_NOTHING;
     else if (state == MICA_VINDEX_UNFINISHED)
-        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished vindex is there; go on with --resume, or start afresh with --force", directory);
+        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished vindex is there; go on with --resume, or start afresh with --force",
+                         directory);
     else return mica_fail(error, MICA_CONFLICT, "%s: a vindex is there already; replace it with --force", directory);
     return MICA_OK;
 }
@@ -88,7 +90,8 @@ static mica_status run_plan(const char *directory, const mica_index_options *opt
     return status;
 }
 
-mica_status mica_index(const char *checkpoint, const char *directory, const mica_index_options *options, char **text, char **json, mica_error *error) {
+mica_status mica_index(const char *checkpoint, const char *directory, const mica_index_options *options, char **text, char **json,
+                       mica_error *error) {
     const mica_index_options defaults = {0};
     if (!options) options = &defaults;
     mica_model *model;

@@ -21,7 +21,13 @@
 #define MICA_INDEX_WARNING_BYTES 512u
 
 /* What a matrix is; `group` of a routed expert, and of the one MLP of a dense model, is MAIN. */
-typedef enum mica_index_kind { MICA_INDEX_ROUTED, MICA_INDEX_SHARED, MICA_INDEX_DENSE, MICA_INDEX_ROUTER, MICA_INDEX_KIND_COUNT } mica_index_kind;
+typedef enum mica_index_kind {
+    MICA_INDEX_ROUTED,
+    MICA_INDEX_SHARED,
+    MICA_INDEX_DENSE,
+    MICA_INDEX_ROUTER,
+    MICA_INDEX_KIND_COUNT
+} mica_index_kind;
 const char *mica_index_kind_name(mica_index_kind kind); /* "routed", … */
 
 typedef struct mica_index_unit {
@@ -69,7 +75,8 @@ typedef struct mica_index_plan {
 } mica_index_plan;
 
 /* Errors: USAGE for options that contradict the model, BAD_INPUT for matrices of unequal shape in one group. */
-mica_status mica_index_plan_make(const mica_model *model, const mica_index_options *options, mica_index_plan *plan, mica_error *error) MICA_CHECKED;
+mica_status mica_index_plan_make(const mica_model *model, const mica_index_options *options, mica_index_plan *plan,
+                                 mica_error *error) MICA_CHECKED;
 void mica_index_plan_release(mica_index_plan *plan);
 /* The tensors of a unit in the order data, scale, shape; returns how many. */
 uint32_t mica_index_unit_tensors(const mica_index_unit *unit, const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX]);

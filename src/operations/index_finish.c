@@ -86,11 +86,13 @@ static mica_status write_all_json(const mica_index_run *run, file_list *list, mi
         const char *name;
         mica_report_writer write;
     } files[] = {
-        {MICA_VINDEX_INDEX, mica_report_index},     {MICA_VINDEX_PHASE1, mica_report_phase1}, {MICA_VINDEX_PHASE1_AGG, mica_report_phase1_agg},
-        {MICA_VINDEX_PHASE2, mica_report_phase2},   {MICA_VINDEX_CONFIG, mica_report_config}, {MICA_VINDEX_TENSORS, mica_report_tensors},
+        {MICA_VINDEX_INDEX, mica_report_index},           {MICA_VINDEX_PHASE1, mica_report_phase1},
+        {MICA_VINDEX_PHASE1_AGG, mica_report_phase1_agg}, {MICA_VINDEX_PHASE2, mica_report_phase2},
+        {MICA_VINDEX_CONFIG, mica_report_config},         {MICA_VINDEX_TENSORS, mica_report_tensors},
     };
     mica_status status = MICA_OK;
-    for (size_t i = 0; status == MICA_OK && i < sizeof files / sizeof files[0]; i++) status = write_json(run, files[i].name, files[i].write, list, error);
+    for (size_t i = 0; status == MICA_OK && i < sizeof files / sizeof files[0]; i++)
+        status = write_json(run, files[i].name, files[i].write, list, error);
     return status;
 }
 
@@ -159,9 +161,11 @@ mica_status mica_index_hash_source(const mica_index_run *run, mica_error *error)
     mica_text text = MICA_TEXT_INIT, beside = MICA_TEXT_INIT;
     const char *name;
     mica_status status = MICA_OK;
-    for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++) status = hash_line(source->directory, source->shards[i].name, &text, error);
+    for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++)
+        status = hash_line(source->directory, source->shards[i].name, &text, error);
     if (status == MICA_OK) status = hash_line(source->directory, "model.safetensors.index.json", &text, error);
-    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++) status = hash_line(source->directory, name, &text, error);
+    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
+        status = hash_line(source->directory, name, &text, error);
     size_t length = strlen(run->directory);
     while (length > 1 && run->directory[length - 1] == '/') length--;
     mica_text_printf(&beside, "%.*s.source.sha256", (int)length, run->directory);

@@ -120,7 +120,8 @@ static mica_status compare_values(const char *where, const char *path, const jso
             mica_text below = MICA_TEXT_INIT;
             mica_text_printf(&below, "%s%s%s", path, *path ? "." : "", key);
             const mica_status status = mica_text_failed(&below) ? mica_fail(error, MICA_NO_MEMORY, "out of memory")
-                                                                : compare_values(where, below.bytes, json_object_get(recorded, key), value, error);
+                                                                : compare_values(where, below.bytes, json_object_get(recorded, key),
+                                                                                 value, error);
             mica_text_release(&below);
             if (status != MICA_OK) return status;
         }
@@ -128,8 +129,8 @@ static mica_status compare_values(const char *where, const char *path, const jso
     }
     if (json_equal(recorded, today)) return MICA_OK;
     char was[208], is[208];
-    return mica_fail(error, MICA_CONFLICT, "%s: %s differs: it has %s, today's is %s; resume with the same, or start afresh with --force", where, path,
-                     recorded ? mica_json_show(recorded, was, sizeof was) : "none", mica_json_show(today, is, sizeof is));
+    return mica_fail(error, MICA_CONFLICT, "%s: %s differs: it has %s, today's is %s; resume with the same, or start afresh with --force",
+                     where, path, recorded ? mica_json_show(recorded, was, sizeof was) : "none", mica_json_show(today, is, sizeof is));
 }
 
 mica_status mica_index_identity_compare(const char *where, const json_t *recorded, const json_t *today, mica_error *error) {

@@ -39,19 +39,22 @@ void mica_index_close(mica_index_run *run) {
 
 /* --- .bin files --- */
 
-typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error);
+typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
+                                   mica_error *error);
 
-static mica_status create_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error) {
+static mica_status create_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
+                               mica_error *error) {
     const mica_status status = mica_file_create(path, &run->files[group][member], error);
     if (status != MICA_OK) return status;
     return mica_file_truncate(run->files[group][member], mica_vindex_file_bytes(&run->plan->layout, group, member), error);
 }
 
-static mica_status reopen_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member, mica_error *error) {
+static mica_status reopen_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
+                               mica_error *error) {
     const uint64_t expected = mica_vindex_file_bytes(&run->plan->layout, group, member);
     if (!mica_path_exists(path))
-        return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, the file is gone; start afresh with --force", path,
-                         (unsigned long long)expected);
+        return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, the file is gone; start afresh with --force",
+                         path, (unsigned long long)expected);
     const mica_status status = mica_file_open_update(path, &run->files[group][member], error);
     if (status != MICA_OK) return status;
     const uint64_t got = mica_file_bytes(run->files[group][member]);
@@ -91,7 +94,8 @@ static mica_status remove_known(const char *directory, mica_error *error) {
     char *source = mica_path_join(directory, MICA_VINDEX_SOURCE);
     if (!source) return no_memory(error);
     if (mica_path_is_directory(source))
-        for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++) status = remove_name(source, name, error);
+        for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
+            status = remove_name(source, name, error);
     mica_free(source);
     return status;
 }
@@ -119,8 +123,9 @@ static mica_status append_record(mica_index_run *run, const mica_index_outcome *
     mica_text_append(&payload, (const char *)record, sizeof *record);
     if (record->value_count > 0) mica_text_append(&payload, (const char *)outcome->values, record->value_count * sizeof(double));
     if (record->warning_bytes > 0) mica_text_append(&payload, outcome->warning, record->warning_bytes);
-    const mica_status status =
-        mica_text_failed(&payload) ? no_memory(error) : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length, error);
+    const mica_status status = mica_text_failed(&payload) ? no_memory(error)
+                                                          : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length,
+                                                                                error);
     mica_text_release(&payload);
     return status;
 }
@@ -131,7 +136,8 @@ mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
         for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++)
             if (run->files[group][member]) status = mica_file_sync(run->files[group][member], error);
-    for (uint64_t unit = run->flushed; status == MICA_OK && unit < run->units_done; unit++) status = append_record(run, &run->outcomes[unit], error);
+    for (uint64_t unit = run->flushed; status == MICA_OK && unit < run->units_done; unit++)
+        status = append_record(run, &run->outcomes[unit], error);
     if (status == MICA_OK) status = mica_journal_sync(run->journal, error);
     run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
     run->flushed = run->units_done;
@@ -177,13 +183,15 @@ static mica_status visit_unit(replay *context, const uint8_t *payload, uint64_t 
 static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
     replay *context = opaque;
     if (kind == RECORD_UNIT) return visit_unit(context, payload, bytes, error);
-    if (kind != MICA_JOURNAL_HEAD) return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", context->path, kind);
+    if (kind != MICA_JOURNAL_HEAD)
+        return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", context->path, kind);
     const mica_status status = mica_json_parse(context->path, (const char *)payload, bytes, &context->recorded, error);
     if (status != MICA_OK) return status;
     return mica_index_identity_compare(context->path, context->recorded, context->today, error);
 }
 
-static mica_status check_tensor(const replay *context, const mica_tensor *tensor, const uint8_t recorded[MICA_SHA256_BYTES], mica_error *error) {
+static mica_status check_tensor(const replay *context, const mica_tensor *tensor, const uint8_t recorded[MICA_SHA256_BYTES],
+                                mica_error *error) {
     void *bytes = mica_malloc(tensor->bytes + 1);
     if (!bytes) return no_memory(error);
     uint8_t digest[MICA_SHA256_BYTES];
@@ -194,7 +202,8 @@ static mica_status check_tensor(const replay *context, const mica_tensor *tensor
     char was[MICA_SHA256_HEX_BYTES], is[MICA_SHA256_HEX_BYTES];
     mica_sha256_hex(recorded, was);
     mica_sha256_hex(digest, is);
-    return mica_fail(error, MICA_CONFLICT, "%s: another source: tensor %s was %.16s…, today's is %.16s…; resume with the same, or start afresh with --force",
+    return mica_fail(error, MICA_CONFLICT,
+                     "%s: another source: tensor %s was %.16s…, today's is %.16s…; resume with the same, or start afresh with --force",
                      context->path, tensor->name, was, is);
 }
 

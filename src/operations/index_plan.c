@@ -25,7 +25,8 @@ static mica_status parse_number(const char *layers, const char **cursor, uint64_
     uint64_t number = 0;
     while (**cursor >= '0' && **cursor <= '9' && number < count) number = number * 10 + (uint64_t)(*(*cursor)++ - '0');
     if (number >= count)
-        return mica_fail(error, MICA_USAGE, "--layers %s: expected layers below %llu, the model's number of layers", layers, (unsigned long long)count);
+        return mica_fail(error, MICA_USAGE, "--layers %s: expected layers below %llu, the model's number of layers", layers,
+                         (unsigned long long)count);
     *value = number;
     return MICA_OK;
 }
@@ -43,7 +44,8 @@ static mica_status parse_layers(const char *layers, uint64_t count, bool *chosen
             status = parse_number(layers, &cursor, count, &last, error);
             if (status != MICA_OK) return status;
             if (last < first)
-                return mica_fail(error, MICA_USAGE, "--layers %s: %llu-%llu runs backwards", layers, (unsigned long long)first, (unsigned long long)last);
+                return mica_fail(error, MICA_USAGE, "--layers %s: %llu-%llu runs backwards", layers, (unsigned long long)first,
+                                 (unsigned long long)last);
         }
         for (uint64_t layer = first; layer <= last; layer++) chosen[layer] = true;
         if (*cursor == '\0') return MICA_OK;
@@ -55,7 +57,8 @@ static mica_status choose_layers(mica_index_plan *plan, const char *layers, mica
     const uint64_t count = plan->model->config.num_hidden_layers;
     bool *chosen = mica_calloc(count + 1, sizeof *chosen);
     plan->layers = mica_calloc(count + 1, sizeof *plan->layers);
-    mica_status status = chosen && plan->layers ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)count);
+    mica_status status = MICA_OK;
+    if (!chosen || !plan->layers) status = mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)count);
     if (status == MICA_OK && layers) status = parse_layers(layers, count, chosen, error);
     for (uint64_t layer = 0; status == MICA_OK && layer < count; layer++)
         if (!layers || chosen[layer]) plan->layers[plan->layer_count++] = layer;
@@ -81,7 +84,8 @@ static uint64_t add_unit(mica_index_plan *plan, const mica_weight *weight, mica_
     const bool is_router = kind == MICA_INDEX_ROUTER;
     mica_index_unit *unit = &plan->units[plan->unit_count];
     *unit = (mica_index_unit){
-        .weight = weight, .after = after, .layer = (uint32_t)layer, .expert = (uint32_t)expert, .kind = (uint8_t)kind, .projection = (uint8_t)projection,
+        .weight = weight, .after = after, .layer = (uint32_t)layer, .expert = (uint32_t)expert, .kind = (uint8_t)kind,
+        .projection = (uint8_t)projection,
         .group = (uint8_t)group_of(plan, kind), .vectors = !is_router && projection == MICA_GATE,
         .full = is_router || (plan->full_spectrum >> projection & 1), .check_count = expert % CHECK_COUNT_EVERY == 0,
     };
@@ -102,7 +106,8 @@ static void add_layer(mica_index_plan *plan, uint64_t number) {
         add_unit(plan, layer->dense[projection], MICA_INDEX_DENSE, number, 0, projection, MICA_STREAM_NONE);
         add_unit(plan, layer->shared[projection], MICA_INDEX_SHARED, number, 0, projection, MICA_STREAM_NONE);
         for (uint64_t expert = 1; expert < experts; expert++)
-            add_unit(plan, layer->experts[expert * MICA_PROJECTION_COUNT + projection], MICA_INDEX_ROUTED, number, expert, projection, first);
+            add_unit(plan, layer->experts[expert * MICA_PROJECTION_COUNT + projection], MICA_INDEX_ROUTED, number, expert, projection,
+                     first);
     }
     for (uint64_t i = first_unit; i < plan->unit_count; i++)
         if (plan->units[i].kind != MICA_INDEX_ROUTER) in_group[plan->units[i].group] = true;
@@ -112,8 +117,8 @@ static void add_layer(mica_index_plan *plan, uint64_t number) {
 
 static mica_status make_units(mica_index_plan *plan, mica_error *error) {
     uint64_t per_layer, most;
-    if (!mica_mul_u64(plan->model->config.n_routed_experts + 3, MICA_PROJECTION_COUNT, &per_layer) || !mica_mul_u64(per_layer, plan->layer_count, &most) ||
-        most > UINT32_MAX)
+    if (!mica_mul_u64(plan->model->config.n_routed_experts + 3, MICA_PROJECTION_COUNT, &per_layer) ||
+        !mica_mul_u64(per_layer, plan->layer_count, &most) || most > UINT32_MAX)
         return mica_fail(error, MICA_FAILED, "too many matrices to index");
     plan->units = mica_calloc(most + 1, sizeof *plan->units);
     bool failed = !plan->units;
@@ -152,10 +157,10 @@ static mica_status make_layout(mica_index_plan *plan, mica_error *error) {
     }
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++) {
         const mica_index_unit *gate = first[group][MICA_GATE];
-        plan->layout.group[group].experts = group == MICA_VINDEX_MAIN && plan->model->config.n_routed_experts > 0 ? plan->model->config.n_routed_experts : 1;
-        plan->layout.group[group].hidden = gate ? gate->weight->columns : plan->model->config.hidden_size;
-        plan->layout.group[group].features =
-            gate ? min_u64(plan->features, min_u64(gate->weight->rows, gate->weight->columns)) : min_u64(plan->features, plan->model->config.hidden_size);
+        const uint64_t hidden = plan->model->config.hidden_size, experts = plan->model->config.n_routed_experts;
+        plan->layout.group[group].experts = group == MICA_VINDEX_MAIN && experts > 0 ? experts : 1;
+        plan->layout.group[group].hidden = gate ? gate->weight->columns : hidden;
+        plan->layout.group[group].features = min_u64(plan->features, gate ? min_u64(gate->weight->rows, gate->weight->columns) : hidden);
         for (int projection = 0; projection < MICA_PROJECTION_COUNT; projection++) {
             const mica_index_unit *unit = first[group][projection];
             if (unit && unit->full) plan->layout.group[group].full[projection] = min_u64(unit->weight->rows, unit->weight->columns);
@@ -238,7 +243,8 @@ static void raise_to(unit_sizes *most, unit_sizes sizes) {
 
 /* Two classes of unit: the common ones (routed experts; in a dense model all), of which every thread holds one, and the few larger ones
  * (dense layers, shared experts), of which one thread at a time has the workspace. */
-mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_index_options *options, mica_index_resources *resources, mica_error *error) {
+mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_index_options *options, mica_index_resources *resources,
+                                     mica_error *error) {
     const uint64_t memory = options->memory_bytes ? options->memory_bytes : MEMORY_DEFAULT;
     const uint64_t tables = plan->unit_count * (sizeof(mica_index_outcome) + sizeof(double) + sizeof(mica_index_unit));
     unit_sizes common = {0, 0, 0}, largest = {0, 0, 0};
@@ -260,10 +266,12 @@ mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_ind
         const uint64_t total = MEMORY_BASE + tables + threads * common.workspace + (largest.workspace - common.workspace) +
                                slots * (common.window + largest.result) + min_u64(slots, large_units) * (largest.window - common.window);
         if (total <= memory || threads == 1) {
-            *resources = (mica_index_resources){.threads = threads, .readers = threads < 4 ? 2 : 4, .ahead = ahead, .unit_bytes_max = largest.window,
-                                                .result_bytes = largest.result, .workspace_share = common.workspace, .bytes = total};
+            *resources = (mica_index_resources){.threads = threads, .readers = threads < 4 ? 2 : 4, .ahead = ahead,
+                                                .unit_bytes_max = largest.window, .result_bytes = largest.result,
+                                                .workspace_share = common.workspace, .bytes = total};
             if (total <= memory) return MICA_OK;
-            return mica_fail(error, MICA_USAGE, "--memory: expected at least %llu bytes for one thread on this model's largest matrix, got %llu",
+            return mica_fail(error, MICA_USAGE,
+                             "--memory: expected at least %llu bytes for one thread on this model's largest matrix, got %llu",
                              (unsigned long long)total, (unsigned long long)memory);
         }
     }

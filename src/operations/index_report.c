@@ -88,8 +88,8 @@ static void each_warning(const mica_index_run *run, void (*tell)(void *context, 
         if (outcome->warning) tell(context, outcome->warning);
         if (outcome->record.value_count == 0 || unit->kind == MICA_INDEX_ROUTER) continue;
         mica_text line = MICA_TEXT_INIT;
-        mica_text_printf(&line, "%s: %u of its singular values are beyond float32 (the largest %g): +inf in the .bin, exact in %s", unit->weight->name,
-                         outcome->record.value_count, outcome->record.s0, MICA_VINDEX_PHASE1);
+        mica_text_printf(&line, "%s: %u of its singular values are beyond float32 (the largest %g): +inf in the .bin, exact in %s",
+                         unit->weight->name, outcome->record.value_count, outcome->record.s0, MICA_VINDEX_PHASE1);
         if (!mica_text_failed(&line)) tell(context, line.bytes);
         mica_text_release(&line);
     }
@@ -104,7 +104,8 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
     const bool dry = run->options->dry_run;
     if (dry) mica_text_printf(text, "dry run: nothing is written\n");
     else mica_text_printf(text, "%s: %s\n", run->directory, outcome);
-    mica_text_printf(text, "  units     %llu matrices in %llu layers", (unsigned long long)plan->unit_count, (unsigned long long)plan->layer_count);
+    mica_text_printf(text, "  units     %llu matrices in %llu layers", (unsigned long long)plan->unit_count,
+                     (unsigned long long)plan->layer_count);
     if (run->units_resumed > 0 && run->units_resumed < plan->unit_count)
         mica_text_printf(text, ", %llu of them done before", (unsigned long long)run->units_resumed);
     mica_text_printf(text, "\n  bytes     %.3f GB to read, %.3f GB of vectors and values\n", (double)plan->bytes_total * 1e-9,
@@ -112,15 +113,18 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
     if (totals->units > 0) {
         mica_text_printf(text, "  time      %.2f s for %llu matrices on %u thread%s, %.1f%% of it waiting for input\n", run->seconds,
                          (unsigned long long)(dry ? totals->units : run->units_done - run->units_resumed), run->resources.threads,
-                         run->resources.threads == 1 ? "" : "s", run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
+                         run->resources.threads == 1 ? "" : "s",
+                             run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
         mica_text_printf(text, "  memory    %.0f MB at most\n", (double)mica_memory_peak_bytes() * 1e-6);
-        mica_text_printf(text, "  quality   residual at most %.2g, orthonormality %.2g, singular values within %.2g s0; %llu counts checked\n",
+        mica_text_printf(text,
+                         "  quality   residual at most %.2g, orthonormality %.2g, singular values within %.2g s0; %llu counts checked\n",
                          totals->residual, totals->orthonormality, totals->value_error, (unsigned long long)totals->checked);
-        mica_text_printf(text, "  routes    %llu dense, %llu zero, the rest krylov\n", (unsigned long long)totals->dense_route, (unsigned long long)totals->zero);
+        mica_text_printf(text, "  routes    %llu dense, %llu zero, the rest krylov\n", (unsigned long long)totals->dense_route,
+                         (unsigned long long)totals->zero);
     }
     if (dry) {
-        mica_text_printf(text, "  estimate  %.*f hours for all units on %u thread%s%s\n", totals->hours < 0.1 ? 4 : 2, totals->hours, run->resources.threads,
-                         run->resources.threads == 1 ? "" : "s", totals->reading_bound ? ", bound by reading" : "");
+        mica_text_printf(text, "  estimate  %.*f hours for all units on %u thread%s%s\n", totals->hours < 0.1 ? 4 : 2, totals->hours,
+                         run->resources.threads, run->resources.threads == 1 ? "" : "s", totals->reading_bound ? ", bound by reading" : "");
     }
     each_warning(run, tell_text, text);
 }

@@ -17,7 +17,8 @@
 
 _Static_assert(sizeof(mica_index_record) == 312, "the journal's record has no padding");
 
-/* Of the stream's result: this, then double values[count], double spectrum[full ? min(rows, columns) : 0], float vectors[count][columns]. */
+/* Of the stream's result: this, then double values[count], double spectrum[full ? min(rows, columns) : 0], float vectors[count]
+ * [columns]. */
 typedef struct index_result {
     mica_index_record record;
     double seconds;
@@ -48,7 +49,8 @@ static uint64_t smaller_side(const mica_weight *weight) { return weight->rows < 
 uint64_t mica_index_result_bytes(const mica_index_plan *plan, const mica_index_unit *unit) {
     mica_svd_options options;
     mica_index_unit_svd(plan, unit, &options);
-    return sizeof(index_result) + options.count * sizeof(double) + (options.full_spectrum ? smaller_side(unit->weight) * sizeof(double) : 0) +
+    return sizeof(index_result) + options.count * sizeof(double) +
+           (options.full_spectrum ? smaller_side(unit->weight) * sizeof(double) : 0) +
            (options.vectors ? options.count * unit->weight->columns * sizeof(float) : 0);
 }
 
@@ -62,9 +64,12 @@ static float *result_vectors(index_result *result, const mica_svd_options *optio
 
 /* --- workspaces --- */
 
+static bool above_share(const index_context *context, const index_worker *worker) {
+    return mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share;
+}
+
 static void drop_workspace(index_context *context, index_worker *worker) {
-    const bool large =
-        worker->workspace && mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share;
+    const bool large = worker->workspace && above_share(context, worker);
     mica_svd_workspace_free(worker->workspace);
     worker->workspace = NULL;
     if (large) pthread_mutex_unlock(&context->large);
@@ -73,8 +78,9 @@ static void drop_workspace(index_context *context, index_worker *worker) {
 /* Keeps the last workspace where it fits; one above the share waits for its turn, and is dropped at the unit's end. */
 static mica_status need_workspace(index_context *context, index_worker *worker, const mica_weight *weight, const mica_svd_options *options,
                                   mica_error *error) {
-    if (worker->workspace && worker->rows == weight->rows && worker->columns == weight->columns && worker->options.count == options->count &&
-        worker->options.vectors == options->vectors && worker->options.full_spectrum == options->full_spectrum)
+    if (worker->workspace && worker->rows == weight->rows && worker->columns == weight->columns &&
+        worker->options.count == options->count && worker->options.vectors == options->vectors &&
+        worker->options.full_spectrum == options->full_spectrum)
         return MICA_OK;
     drop_workspace(context, worker);
     worker->rows = weight->rows;
@@ -82,7 +88,7 @@ static mica_status need_workspace(index_context *context, index_worker *worker, 
     worker->options = *options;
     worker->options.check_count = true;
     worker->options.plan = NULL;
-    const bool large = mica_svd_workspace_bytes(weight->rows, weight->columns, &worker->options) > context->run->resources.workspace_share;
+    const bool large = above_share(context, worker);
     if (large) pthread_mutex_lock(&context->large);
     const mica_status status = mica_svd_workspace_create(weight->rows, weight->columns, &worker->options, &worker->workspace, error);
     if (status != MICA_OK) {
@@ -93,8 +99,7 @@ static mica_status need_workspace(index_context *context, index_worker *worker, 
 }
 
 static void done_with_workspace(index_context *context, index_worker *worker) {
-    if (worker->workspace && mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share)
-        drop_workspace(context, worker);
+    if (worker->workspace && above_share(context, worker)) drop_workspace(context, worker);
 }
 
 /* --- statistics --- */
@@ -127,7 +132,7 @@ static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd,
     record->var64 = variance(svd->values, svd->count, svd->rank, side, MICA_INDEX_VAR_COUNT, svd->frobenius);
     record->effective_rank = unit->full && record->s0 > 0 ? mica_spectrum_effective_rank(svd->spectrum, side) : NAN;
     const double edge = svd->frobenius * mica_noise_edge(unit->weight->rows, unit->weight->columns, 1.0);
-    record->above_edge = (uint32_t)(unit->full ? mica_spectrum_count_above(svd->spectrum, side, edge) : mica_spectrum_count_above(svd->values, svd->count, edge));
+    record->above_edge = (uint32_t)mica_spectrum_count_above(unit->full ? svd->spectrum : svd->values, unit->full ? side : svd->count, edge);
     record->residual = svd->residual;
     record->orthonormality = svd->orthonormality;
     record->value_error = svd->value_error;
@@ -222,10 +227,11 @@ mica_status mica_index_outcome_take(mica_index_outcome *outcome, const mica_inde
     return MICA_OK;
 }
 
-static mica_status write_item(const mica_index_run *run, const mica_index_unit *unit, mica_vindex_member member, const void *bytes, mica_error *error) {
+static mica_status write_item(const mica_index_run *run, const mica_index_unit *unit, mica_vindex_member member, const void *bytes,
+                              mica_error *error) {
     const mica_vindex_layout *layout = &run->plan->layout;
-    return mica_file_write(run->files[unit->group][member], mica_vindex_offset(layout, unit->group, member, unit->slot, unit->expert), bytes,
-                           mica_vindex_item_bytes(layout, unit->group, member), error);
+    const uint64_t offset = mica_vindex_offset(layout, unit->group, member, unit->slot, unit->expert);
+    return mica_file_write(run->files[unit->group][member], offset, bytes, mica_vindex_item_bytes(layout, unit->group, member), error);
 }
 
 static mica_status write_unit(const mica_index_run *run, const mica_index_unit *unit, index_result *result, mica_error *error) {
@@ -242,7 +248,8 @@ static mica_status write_unit(const mica_index_run *run, const mica_index_unit *
         mica_free(values);
     }
     if (status == MICA_OK && unit->full && unit->kind != MICA_INDEX_ROUTER)
-        status = write_item(run, unit, (mica_vindex_member)(MICA_VINDEX_FULL_GATE + unit->projection), result_spectrum(result, &options), error);
+        status = write_item(run, unit, (mica_vindex_member)(MICA_VINDEX_FULL_GATE + unit->projection), result_spectrum(result, &options),
+                            error);
     return status;
 }
 
@@ -281,10 +288,12 @@ static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
 }
 
 mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error) {
-    index_context context = {.run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)), .large = PTHREAD_MUTEX_INITIALIZER};
+    index_context context = {.run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)),
+                             .large = PTHREAD_MUTEX_INITIALIZER};
     if (!context.workers) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
     const mica_stream_job job = {
-        .context = &context, .first_unit = run->units_done, .unit_count = end, .threads = run->resources.threads, .readers = run->resources.readers,
+        .context = &context, .first_unit = run->units_done, .unit_count = end, .threads = run->resources.threads,
+        .readers = run->resources.readers,
         .ahead = run->resources.ahead, .unit_bytes_max = run->resources.unit_bytes_max, .result_bytes = run->resources.result_bytes,
         .plan = plan_unit, .after = after_unit, .work = work_unit, .commit = commit_unit, .progress = tell_progress,
     };

@@ -17,9 +17,13 @@
 /* A statistic that JSON gives as null is NaN here. */
 static double number(const json_t *value) { return json_is_number(value) ? json_number_value(value) : NAN; }
 
-static const json_t *statistic(const json_t *group, const char *name) { return json_object_get(json_object_get(group, "statistics"), name); }
+static const json_t *statistic(const json_t *group, const char *name) {
+    return json_object_get(json_object_get(group, "statistics"), name);
+}
 
-static double of_statistic(const json_t *group, const char *name, const char *key) { return number(json_object_get(statistic(group, name), key)); }
+static double of_statistic(const json_t *group, const char *name, const char *key) {
+    return number(json_object_get(statistic(group, name), key));
+}
 
 static double worst(const json_t *group, const char *name) {
     const json_t *values = json_object_get(statistic(group, name), "per_expert");
@@ -42,7 +46,8 @@ static mica_status each_row(const char *path, json_t *phase1, row_function row, 
         json_object_foreach(layer, kind_name, kind) {
             json_object_foreach(kind, projection, group) {
                 if (!json_is_object(json_object_get(group, "statistics")))
-                    return mica_fail(error, MICA_BAD_INPUT, "%s: layers.%s.%s.%s.statistics: expected an object", path, layer_name, kind_name, projection);
+                    return mica_fail(error, MICA_BAD_INPUT, "%s: layers.%s.%s.%s.statistics: expected an object", path, layer_name,
+                                     kind_name, projection);
                 row(context, layer_name, kind_name, projection, group);
             }
         }
@@ -77,8 +82,8 @@ static void text_row(void *context, const char *layer, const char *kind, const c
 /* --- JSON --- */
 
 static void json_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
-    static const char *const names[] = {"var8",       "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio", "effective_rank",
-                                        "frobenius",  "noise_edge", "above_edge"};
+    static const char *const names[] = {"var8", "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio",
+                                        "effective_rank", "frobenius", "noise_edge", "above_edge"};
     mica_json_writer *writer = context;
     mica_json_open_object(writer, NULL);
     mica_json_u64(writer, "layer", strtoull(layer, NULL, 10));
@@ -102,8 +107,9 @@ static void json_row(void *context, const char *layer, const char *kind, const c
 
 /* --- CSV --- */
 
-static const char *const csv_names[] = {"var8", "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio", "effective_rank",
-                                        "frobenius", "noise_edge", "above_edge", "rank", "residual", "orthonormality", "value_error"};
+static const char *const csv_names[] = {"var8", "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio",
+                                        "effective_rank", "frobenius", "noise_edge", "above_edge", "rank", "residual", "orthonormality",
+                                        "value_error"};
 #define CSV_NAMES (sizeof csv_names / sizeof csv_names[0])
 
 static void csv_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
@@ -160,7 +166,8 @@ mica_status mica_stats(const char *directory, mica_stats_form form, char **outpu
     if (status != MICA_OK) return status;
     if (state == MICA_VINDEX_UNFINISHED)
         return mica_fail(error, MICA_BAD_INPUT, "%s: this vindex is not finished; go on with mica index --resume", directory);
-    if (state != MICA_VINDEX_FINISHED) return mica_fail(error, MICA_BAD_INPUT, "%s: expected a vindex, found no %s", directory, MICA_VINDEX_CHECKSUMS);
+    if (state != MICA_VINDEX_FINISHED)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a vindex, found no %s", directory, MICA_VINDEX_CHECKSUMS);
     char *path = mica_path_join(directory, MICA_VINDEX_PHASE1);
     json_t *phase1 = NULL;
     status = path ? mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &phase1, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");

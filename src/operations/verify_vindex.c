@@ -50,7 +50,8 @@ static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const
     va_start(arguments, format);
     vsnprintf(line.message, sizeof line.message, format, arguments);
     va_end(arguments);
-    if (check->problem_count < PROBLEMS_MAX) check->problems[check->problem_count] = (problem){mica_strdup(file), mica_strdup(line.message)};
+    if (check->problem_count < PROBLEMS_MAX)
+        check->problems[check->problem_count] = (problem){mica_strdup(file), mica_strdup(line.message)};
     check->problem_count++;
 }
 
@@ -60,7 +61,7 @@ static mica_status tell(verification *check, mica_error *error) {
     const mica_progress progress = {
         .what = "verifying", .units_done = check->files_done, .units_total = check->file_count, .bytes_done = check->bytes_done,
         .bytes_total = check->bytes_total, .seconds = seconds,
-        .seconds_left = check->bytes_done > 0 ? seconds * (double)(check->bytes_total - check->bytes_done) / (double)check->bytes_done : -1};
+        .seconds_left = check->bytes_done > 0 ? seconds * ((double)check->bytes_total / (double)check->bytes_done - 1) : -1};
     if (check->options->progress(check->options->progress_context, &progress)) return MICA_OK;
     return mica_fail(error, MICA_INTERRUPTED, "%s: verifying was interrupted", check->path);
 }
@@ -137,8 +138,8 @@ static row_rule rule_of(verification *check, const mica_vindex_file *file) {
     return rule;
 }
 
-static void check_rows(verification *check, const mica_vindex_file *file, const row_rule *rule, const uint8_t *bytes, uint64_t length, uint64_t offset,
-                       bool *bad) {
+static void check_rows(verification *check, const mica_vindex_file *file, const row_rule *rule, const uint8_t *bytes, uint64_t length,
+                       uint64_t offset, bool *bad) {
     for (uint64_t at = 0; !*bad && at + rule->bytes <= length; at += rule->bytes) {
         const char *wrong = rule->check(bytes + at, rule->count);
         if (!wrong) continue;
@@ -316,8 +317,8 @@ static mica_status write_report(const verification *check, char **text, char **j
     mica_json_close_array(&writer);
     mica_json_close_object(&writer);
     if (check->problem_count == 0)
-        mica_text_printf(&lines, "%s: a whole vindex: %" PRIu64 " files, %" PRIu64 " bytes, every checksum right\n", check->path, check->files_done + 1,
-                         check->bytes_done);
+        mica_text_printf(&lines, "%s: a whole vindex: %" PRIu64 " files, %" PRIu64 " bytes, every checksum right\n", check->path,
+                         check->files_done + 1, check->bytes_done);
     else
         mica_text_printf(&lines, "%s: %" PRIu64 " problem%s\n", check->path, check->problem_count, check->problem_count == 1 ? "" : "s");
     uint64_t length;

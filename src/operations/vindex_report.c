@@ -63,7 +63,8 @@ static void write_files(const mica_index_plan *plan, mica_json_writer *writer) {
             if (!mica_vindex_has_file(&plan->layout, group, member)) continue;
             const uint64_t last = member >= MICA_VINDEX_FULL_GATE ? plan->layout.group[group].full[member - MICA_VINDEX_FULL_GATE]
                                                                   : plan->layout.group[group].features;
-            const uint64_t shape[4] = {plan->layout.group[group].layers, plan->layout.group[group].experts, last, plan->layout.group[group].hidden};
+            const uint64_t shape[4] = {plan->layout.group[group].layers, plan->layout.group[group].experts, last,
+                                       plan->layout.group[group].hidden};
             mica_json_open_object(writer, mica_vindex_file_name(group, member));
             mica_json_string(writer, "dtype", member >= MICA_VINDEX_FULL_GATE ? "float64" : "float32");
             write_shape(writer, "shape", shape, member == MICA_VINDEX_VECTORS ? 4 : 3);
@@ -72,7 +73,8 @@ static void write_files(const mica_index_plan *plan, mica_json_writer *writer) {
     mica_json_close_object(writer);
 }
 
-static mica_status write_layer(const mica_report *report, mica_vindex_group group, uint64_t slot, mica_json_writer *writer, mica_error *error) {
+static mica_status write_layer(const mica_report *report, mica_vindex_group group, uint64_t slot, mica_json_writer *writer,
+                               mica_error *error) {
     const mica_index_plan *plan = report->plan;
     const uint64_t layer = plan->group_layers[group][slot];
     const uint64_t shape[3] = {plan->layout.group[group].experts, plan->layout.group[group].features, plan->layout.group[group].hidden};
@@ -218,7 +220,8 @@ static void write_weights(const mica_report *report, mica_json_writer *writer) {
         seen[unit->kind][unit->projection] = true;
         mica_json_open_object(writer, NULL);
         mica_json_string(writer, "kind", mica_index_kind_name((mica_index_kind)unit->kind));
-        mica_json_string(writer, "projection", unit->kind == MICA_INDEX_ROUTER ? NULL : mica_projection_name((mica_projection)unit->projection));
+        mica_json_string(writer, "projection",
+                         unit->kind == MICA_INDEX_ROUTER ? NULL : mica_projection_name((mica_projection)unit->projection));
         mica_json_string(writer, "first", weight->name);
         mica_json_string(writer, "encoding", mica_encoding_name(weight->encoding));
         mica_json_string(writer, "dtype", mica_dtype_name(weight->data->dtype));
@@ -263,7 +266,9 @@ typedef struct tensor_row {
     const uint8_t *digest;
 } tensor_row;
 
-static int compare_rows(const void *a, const void *b) { return strcmp(((const tensor_row *)a)->tensor->name, ((const tensor_row *)b)->tensor->name); }
+static int compare_rows(const void *a, const void *b) {
+    return strcmp(((const tensor_row *)a)->tensor->name, ((const tensor_row *)b)->tensor->name);
+}
 
 mica_status mica_report_tensors(const mica_report *report, mica_json_writer *writer, mica_error *error) {
     tensor_row *rows = mica_calloc(report->plan->unit_count * MICA_INDEX_TENSORS_MAX + 1, sizeof *rows);

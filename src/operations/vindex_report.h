@@ -37,8 +37,8 @@ typedef struct mica_report_group {
     double noise_var64;
 } mica_report_group;
 /* count 0 when the layer has none. */
-mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_projection projection, mica_report_group *group,
-                                   mica_error *error) MICA_CHECKED;
+mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_projection projection,
+                                   mica_report_group *group, mica_error *error) MICA_CHECKED;
 void mica_report_group_release(mica_report_group *group);
 mica_statistic_input mica_report_input(const mica_report *report, const mica_report_group *group, uint64_t expert);
 
@@ -47,8 +47,8 @@ typedef struct mica_summary {
     double median, q25, q75, min, max; /* NaN when count is 0 */
 } mica_summary;
 mica_status mica_summarise(const double *values, uint64_t count, mica_summary *summary, mica_error *error) MICA_CHECKED;
-mica_status mica_report_summarise(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic, mica_summary *summary,
-                                  mica_error *error) MICA_CHECKED;
+mica_status mica_report_summarise(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic,
+                                  mica_summary *summary, mica_error *error) MICA_CHECKED;
 
 /* The files. Each appends one whole object to the writer. */
 typedef mica_status (*mica_report_writer)(const mica_report *report, mica_json_writer *writer, mica_error *error);

@@ -13,8 +13,8 @@ static void write_summary(mica_json_writer *writer, const mica_summary *summary)
     mica_json_double(writer, "q75", summary->q75);
 }
 
-static mica_status write_statistic(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic, mica_json_writer *writer,
-                                   mica_error *error) {
+static mica_status write_statistic(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic,
+                                   mica_json_writer *writer, mica_error *error) {
     mica_summary summary;
     const mica_status status = mica_report_summarise(report, group, statistic, &summary, error);
     if (status != MICA_OK) return status;
@@ -45,7 +45,8 @@ static void write_routes(const mica_report *report, const mica_report_group *gro
     }
     mica_json_close_array(writer);
     mica_json_open_row(writer, "count_checked");
-    for (uint64_t i = 0; i < group->count; i++) mica_json_bool(writer, NULL, mica_report_input(report, group, i).record->count_checked != 0);
+    for (uint64_t i = 0; i < group->count; i++)
+        mica_json_bool(writer, NULL, mica_report_input(report, group, i).record->count_checked != 0);
     mica_json_close_array(writer);
     mica_json_open_row(writer, "above_edge_capped"); /* every value computed is above: there may be more */
     for (uint64_t i = 0; i < group->count; i++) {
@@ -116,7 +117,8 @@ static mica_status write_group(const mica_report *report, const mica_report_grou
     return status;
 }
 
-static mica_status write_kind(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_json_writer *writer, mica_error *error) {
+static mica_status write_kind(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_json_writer *writer,
+                              mica_error *error) {
     mica_status status = MICA_OK;
     bool open = false;
     for (mica_projection projection = MICA_GATE; status == MICA_OK && projection < MICA_PROJECTION_COUNT; projection++) {
@@ -166,7 +168,8 @@ static void write_spread(mica_json_writer *writer, const char *key, const mica_s
 }
 
 /* The medians of the layers, of one kind and projection. */
-static mica_status aggregate(const mica_report *report, mica_index_kind kind, mica_projection projection, mica_json_writer *writer, mica_error *error) {
+static mica_status aggregate(const mica_report *report, mica_index_kind kind, mica_projection projection, mica_json_writer *writer,
+                             mica_error *error) {
     const mica_index_plan *plan = report->plan;
     double *medians = mica_calloc(plan->layer_count + 1, sizeof *medians), noise = NAN;
     if (!medians) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)plan->layer_count);
@@ -203,7 +206,8 @@ static void write_constants(mica_json_writer *writer) {
     } constants[] = {
         {"C1", "share of near-zero SwiGLU activations", "needs activations: the share is over tokens of a text"},
         {"C2", "probability mass of the top 8 output tokens", "needs activations: output probabilities over tokens of a text"},
-        {"C3", "gate coherence", "the published definition does not say which gate directions are adjacent; it is measured with activations"},
+        {"C3", "gate coherence",
+         "the published definition does not say which gate directions are adjacent; it is measured with activations"},
         {"C4", "layer temperature", "needs activations: variance of gate(x) * up(x) over tokens"},
         {"C5", "circuit stages", "needs activations: CKA between layers over shared prompts"},
     };

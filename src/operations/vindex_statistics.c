@@ -77,8 +77,8 @@ const char *mica_statistic_reason(const mica_statistic *statistic, const mica_st
 
 /* --- groups --- */
 
-mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_projection projection, mica_report_group *group,
-                                   mica_error *error) {
+mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_projection projection,
+                                   mica_report_group *group, mica_error *error) {
     const mica_index_plan *plan = report->plan;
     *group = (mica_report_group){.layer = layer, .kind = kind, .projection = projection};
     uint64_t low = 0, high = plan->unit_count; /* units are in layer order */
@@ -130,8 +130,8 @@ mica_status mica_summarise(const double *values, uint64_t count, mica_summary *s
     return MICA_OK;
 }
 
-mica_status mica_report_summarise(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic, mica_summary *summary,
-                                  mica_error *error) {
+mica_status mica_report_summarise(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic,
+                                  mica_summary *summary, mica_error *error) {
     double *values = mica_calloc(group->count + 1, sizeof *values);
     if (!values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu values", (unsigned long long)group->count);
     for (uint64_t i = 0; i < group->count; i++) {

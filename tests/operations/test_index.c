@@ -8,7 +8,8 @@
 
 /* --- the fixtures' truths --- */
 
-static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense", "llama-dense"};
+static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense",
+                                    "llama-dense"};
 
 static const json_t *must_get(const json_t *object, const char *key) {
     const json_t *value = json_object_get(object, key);
@@ -38,11 +39,13 @@ static void check_statistics(const char *kind, const json_t *truths, const json_
     } rows[] = {{"var8", 1e-6},      {"var64", 1e-6},          {"s0", 1e-5},           {"s1", 1e-5},         {"s0_over_s1", 2e-5},
                 {"frobenius", 1e-6}, {"effective_rank", 1e-4}, {"participation_ratio", 1e-5}, {"stable_rank", 2e-5}};
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
-        const json_t *truth = must_get(truths, rows[r].name), *got = must_get(must_get(must_get(group, "statistics"), rows[r].name), "per_expert");
+        const json_t *truth = must_get(truths, rows[r].name),
+            *got = must_get(must_get(must_get(group, "statistics"), rows[r].name), "per_expert");
         const size_t experts = json_is_array(truth) ? json_array_size(truth) : 1;
         assert_int_equal(json_array_size(got), experts);
         for (size_t e = 0; e < experts; e++) {
-            const double expected = json_number_value(json_is_array(truth) ? json_array_get(truth, e) : truth), value = json_number_value(json_array_get(got, e));
+            const double expected = json_number_value(json_is_array(truth) ? json_array_get(truth, e) : truth),
+                value = json_number_value(json_array_get(got, e));
             if (!(fabs(value - expected) <= rows[r].tolerance * fabs(expected)))
                 fail_msg("%s: %s of expert %zu: expected %.17g, got %.17g", kind, rows[r].name, e, expected, value);
         }
@@ -51,7 +54,8 @@ static void check_statistics(const char *kind, const json_t *truths, const json_
 
 static void check_values(const char *kind, const double *truth, const double *got, uint64_t count) {
     for (uint64_t i = 0; i < count; i++)
-        if (!(fabs(got[i] - truth[i]) <= 1e-5 * truth[0])) fail_msg("%s: singular value %llu: expected %.17g, got %.17g", kind, (unsigned long long)i, truth[i], got[i]);
+        if (!(fabs(got[i] - truth[i]) <= 1e-5 * truth[0]))
+            fail_msg("%s: singular value %llu: expected %.17g, got %.17g", kind, (unsigned long long)i, truth[i], got[i]);
 }
 
 static void check_projection(const char *kind, const char *fixture, const char *directory, const json_t *spectra, const char *truth_name,
@@ -60,7 +64,8 @@ static void check_projection(const char *kind, const char *fixture, const char *
     char name[64];
     snprintf(name, sizeof name, "%s_full_singular_values.bin", projection);
     const json_t *shape = must_get(must_get(must_get(index, "files"), name), "shape");
-    const uint64_t experts = (uint64_t)json_integer_value(json_array_get(shape, 1)), side = (uint64_t)json_integer_value(json_array_get(shape, 2));
+    const uint64_t experts = (uint64_t)json_integer_value(json_array_get(shape, 1)),
+        side = (uint64_t)json_integer_value(json_array_get(shape, 2));
     uint64_t truth_count, length;
     double *truth = load_doubles(fixture, must_get(truths, "singular_values"), &truth_count);
     double *full = (double *)(void *)load(directory, name, &length);
@@ -75,7 +80,8 @@ static void check_projection(const char *kind, const char *fixture, const char *
             if (strtoull(key, NULL, 10) == layer) break;
             slot++;
         }
-        for (uint64_t e = 0; e < experts; e++) check_values(kind, truth + (i * experts + e) * side, full + (slot * experts + e) * side, side);
+        for (uint64_t e = 0; e < experts; e++)
+            check_values(kind, truth + (i * experts + e) * side, full + (slot * experts + e) * side, side);
     }
     mica_free(truth);
     mica_free(full);
@@ -133,7 +139,8 @@ static void test_fixtures(void **state) {
 /* --- vectors, by their definition --- */
 
 /* |W^T (W v) - s^2 v| <= 2e-4 s0^2 and |W v| = s: right vectors, of this matrix, in this order. */
-static void check_triplets(const float *weight, uint64_t rows, uint64_t columns, const float *vectors, const float *values, uint64_t features) {
+static void check_triplets(const float *weight, uint64_t rows, uint64_t columns, const float *vectors, const float *values,
+                           uint64_t features) {
     double *image = calloc(rows, sizeof *image), *back = calloc(columns, sizeof *back);
     const double s0 = values[0];
     for (uint64_t f = 0; f < features; f++) {
@@ -171,7 +178,8 @@ static void test_vectors_are_singular(void **state) {
     mica_model *model;
     assert_int_equal(mica_model_open(TINY, &(mica_model_options){false}, &model, NULL), MICA_OK);
     uint64_t length;
-    float *vectors = (float *)(void *)load(directory, "gate_vectors.bin", &length), *values = (float *)(void *)load(directory, "gate_singular_values.bin", &length);
+    float *vectors = (float *)(void *)load(directory, "gate_vectors.bin", &length),
+        *values = (float *)(void *)load(directory, "gate_singular_values.bin", &length);
     float *dense = (float *)(void *)load(directory, "dense_gate_vectors.bin", &length),
           *dense_values = (float *)(void *)load(directory, "dense_gate_singular_values.bin", &length);
     float *shared = (float *)(void *)load(directory, "shared_gate_vectors.bin", &length),
@@ -246,7 +254,8 @@ static void test_beyond_float32(void **state) {
     const char *directory = in_scratch("beyond");
     char *text = NULL, *json = NULL;
     mica_error error;
-    assert_int_equal(mica_index(FIXTURES "/v4-flash", directory, &(mica_index_options){.layers = "0", .threads = 1}, &text, &json, &error), MICA_OK);
+    assert_int_equal(mica_index(FIXTURES "/v4-flash", directory, &(mica_index_options){.layers = "0", .threads = 1}, &text, &json, &error),
+                     MICA_OK);
     assert_non_null(strstr(text, "layers.0.ffn.experts.0.w1.weight"));
     assert_non_null(strstr(text, "beyond float32"));
     mica_string_free(text);
@@ -356,7 +365,8 @@ static void test_stats(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixtures),       cmocka_unit_test(test_vectors_are_singular), cmocka_unit_test(test_threads_give_the_same_bytes),
+        cmocka_unit_test(test_fixtures),       cmocka_unit_test(test_vectors_are_singular),
+            cmocka_unit_test(test_threads_give_the_same_bytes),
         cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_force),                cmocka_unit_test(test_stats),
     };

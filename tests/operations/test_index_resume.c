@@ -98,7 +98,8 @@ static mica_status index_with_fault(const char *directory, const mica_index_opti
     return status;
 }
 
-/* Every write, sync, rename, truncate and removal of a run fails in turn (in steps), and all after it: an error that says so, then a resume. */
+/* Every write, sync, rename, truncate and removal of a run fails in turn (in steps), and all after it: an error that says so, then a
+ * resume. */
 static void fail_everywhere(int number, long step) {
     mica_error error;
     for (long calls = 0;; calls += step) {
@@ -171,7 +172,8 @@ static void stop_after_20(const char *checkpoint, const char *directory) {
 static void refuse(const char *checkpoint, const char *directory, const mica_index_options *options, const char *key) {
     mica_error error;
     const mica_status status = run_index(checkpoint, directory, options, &error);
-    if (status != MICA_CONFLICT || !strstr(error.message, key)) fail_msg("expected a conflict over %s, got %d: %s", key, status, error.message);
+    if (status != MICA_CONFLICT || !strstr(error.message, key))
+        fail_msg("expected a conflict over %s, got %d: %s", key, status, error.message);
 }
 
 static void test_other_options_are_refused(void **state) {
@@ -267,7 +269,8 @@ static void test_no_memory(void **state) {
         (void)mica_memory_fail_after(0);
         mica_string_free(text);
         mica_string_free(json);
-        if (status != MICA_NO_MEMORY && status != MICA_OK) fail_msg("allocation %llu: %d: %s", (unsigned long long)n, status, error.message);
+        if (status != MICA_NO_MEMORY && status != MICA_OK)
+            fail_msg("allocation %llu: %d: %s", (unsigned long long)n, status, error.message);
         must_index(TINY, directory, &small_resumed);
         assert_same_tree(directory, in_scratch("small"));
         remove_tree(directory);

@@ -1,4 +1,5 @@
-/* tests/operations/test_vindex_verify.c: judges mica_verify on a vindex: a bit flipped anywhere in any file is found, as are missing, extra,
+/* tests/operations/test_vindex_verify.c: judges mica_verify on a vindex: a bit flipped anywhere in any file is found, as are missing,
+ * extra,
  * cut and lengthened files, and an unfinished one; what checksums cannot show (they were made afresh) the numbers do. Also vindex.c. */
 #include "operations/vindex_helpers.h"
 
