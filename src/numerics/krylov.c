@@ -32,7 +32,7 @@ struct mica_krylov {
 static uint32_t basis_limit(size_t padded_rows, uint32_t count)
 {
     size_t limit = (size_t)count * 12 > 256 ? (size_t)count * 12 : 256;
-    size_t most = padded_rows / 2 / B * B;
+    size_t most = padded_rows * 3 / 4 / B * B; /* beyond, the float64 route is as cheap */
     return (uint32_t)(limit < most ? limit : most);
 }
 

@@ -444,7 +444,7 @@ mica_status mica_svd(mica_svd_workspace *w, const mica_matrix *matrix, int expon
             result->route = MICA_SVD_DENSE;
             result->why_dense = why;
             status = mica_svd_dense(&wide, count, options, result, error);
-            result->value_error = result->residual * sqrt((double)count);
+            result->value_error = result->residual * sqrt((double)count) + (result->rank < result->count ? MICA_RANK_TOLERANCE : 0);
             result->count_checked = true; /* every eigenvalue was computed */
         }
     }
