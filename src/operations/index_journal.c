@@ -75,6 +75,12 @@ static mica_status each_file(mica_index_run *run, file_action action, mica_error
     return status;
 }
 
+/* Their names are durable before any record speaks of them. */
+static mica_status create_files(mica_index_run *run, mica_error *error) {
+    const mica_status status = each_file(run, create_file, error);
+    return status == MICA_OK ? mica_directory_sync(run->directory, error) : status;
+}
+
 /* --- starting --- */
 
 static mica_status remove_name(const char *directory, const char *name, mica_error *error) {
@@ -108,7 +114,7 @@ mica_status mica_index_start(mica_index_run *run, mica_error *error) {
     if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
     if (status == MICA_OK) status = mica_journal_create(path, head, length, &run->journal, error);
     if (status == MICA_OK) status = remove_known(run->directory, error);
-    if (status == MICA_OK) status = each_file(run, create_file, error);
+    if (status == MICA_OK) status = create_files(run, error);
     run->flushed_at = mica_index_now();
     mica_free(head);
     mica_free(path);
@@ -240,7 +246,7 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
     run->flushed_at = mica_index_now();
     if (run->units_done > 0) return each_file(run, reopen_file, error);
     status = remove_known(run->directory, error); /* killed while starting */
-    return status == MICA_OK ? each_file(run, create_file, error) : status;
+    return status == MICA_OK ? create_files(run, error) : status;
 }
 
 mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
