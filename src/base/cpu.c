@@ -31,8 +31,7 @@ mica_cpu mica_cpu_detected(void) {
         return MICA_CPU_PORTABLE;
     }
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-                  && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")
-                  && __builtin_cpu_supports("avx512bf16");
+                  && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     return avx512 ? MICA_CPU_AVX512 : MICA_CPU_AVX2;
 }
 #else

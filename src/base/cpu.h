@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 
-/* name; each needs all before it. AVX512 = F, BW, DQ, VL, VBMI, VNNI and BF16. */
+/* name; each needs all before it. AVX512 = F, BW, DQ, VL, VBMI and VNNI. */
 #define MICA_CPU_LIST(X) X(PORTABLE, "portable") X(AVX2, "avx2") X(AVX512, "avx512")
 
 typedef enum mica_cpu {

@@ -28,8 +28,8 @@ typedef struct mica_wide {
 
 mica_wide mica_wide_of(const mica_matrix *matrix, int exponent);
 
-/* A[0 … rows)[column … column + width) as float32 [padded_rows][width] (zero padding); `scratch` as mica_wide_scratch_floats. Width 64. */
-#define MICA_SLICE_COLUMNS 64
+/* A[0 … rows)[column … column + width) as float32 [padded_rows][width] (zero padding); `scratch` as mica_wide_scratch_floats. Width MICA_SLICE_COLUMNS. */
+#define MICA_SLICE_COLUMNS 128
 void mica_wide_slice(const mica_wide *wide, size_t column, float *slice, float *scratch);
 size_t mica_wide_scratch_floats(size_t padded_rows);
 

@@ -45,6 +45,74 @@ static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, co
     }
 }
 
+#define OWN_PACK
+/* Codes of one row, columns 0 … 31, as 16 pairs. Adding 1.5 * 2^23 rounds to an integer, in two's complement in the low bits. */
+static inline __attribute__((always_inline)) __m512i pair_codes(const float *values, __m512 inverse)
+{
+    const __m512 magic = _mm512_set1_ps(12582912.0f);
+    const __m512i high = _mm512_set1_epi64(0xffff0000), evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512i halves[2];
+    for (int i = 0; i < 2; i++) {
+        __m512i bits = _mm512_castps_si512(_mm512_fmadd_ps(_mm512_loadu_ps(values + i * 16), inverse, magic));
+        halves[i] = _mm512_ternarylogic_epi64(high, _mm512_srli_epi64(bits, 16), bits, 0xca); /* high ? shifted : bits */
+    }
+    return _mm512_permutex2var_epi32(halves[0], evens, halves[1]);
+}
+
+/* 16 x 16 dwords, rows to columns. */
+static inline __attribute__((always_inline)) void transpose(__m512i a[16])
+{
+    __m512i b[16];
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512i low = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88), low2 = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        __m512i top = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88), top2 = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+        b[i] = _mm512_shuffle_i32x4(low, top, 0x88);
+        b[i + 8] = _mm512_shuffle_i32x4(low, top, 0xdd);
+        b[i + 4] = _mm512_shuffle_i32x4(low2, top2, 0x88);
+        b[i + 12] = _mm512_shuffle_i32x4(low2, top2, 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        a[i] = b[i];
+}
+
+static float row_step(float norm_squared, float maximum);
+
+static void pack(const float *values, size_t stride, int16_t *panel, float *scale, float *norms)
+{
+    float inverse[MICA_PANEL_ROWS];
+    for (int row = 0; row < MICA_PANEL_ROWS; row++) {
+        __m512 squares = _mm512_setzero_ps(), largest = squares;
+        for (int k = 0; k < MICA_PANEL_COLUMNS; k += 16) {
+            __m512 v = _mm512_loadu_ps(values + (size_t)row * stride + k);
+            squares = _mm512_fmadd_ps(v, v, squares);
+            largest = _mm512_max_ps(largest, _mm512_abs_ps(v));
+        }
+        float norm_squared = _mm512_reduce_add_ps(squares);
+        if (norms)
+            norms[row] = norm_squared;
+        scale[row] = row_step(norm_squared, _mm512_reduce_max_ps(largest));
+        inverse[row] = 1 / scale[row];
+    }
+    for (int k = 0; k < MICA_PANEL_COLUMNS; k += 32) {
+        __m512i pairs[16];
+        for (int row = 0; row < MICA_PANEL_ROWS; row++)
+            pairs[row] = pair_codes(values + (size_t)row * stride + k, _mm512_set1_ps(inverse[row]));
+        transpose(pairs);
+        for (int i = 0; i < 16; i++)
+            _mm512_store_si512((int32_t *)panel + (k / 2 + i) * MICA_PANEL_ROWS, pairs[i]);
+    }
+}
+
 #include "numerics/kernels_generic.h"
 #else
 #include "numerics/kernels.h"

@@ -74,6 +74,21 @@ INLINE vec sum_pairs(vec first, vec second)
 #endif
 }
 
+/* The step of a panel row: the least power of two with norm <= 46334 steps (rounding adds at most sqrt(128) / 2, and 46340^2 < 2^31) and
+ * |x| <= 32766 steps; not below 2^-100. */
+static float row_step(float norm_squared, float maximum)
+{
+    float by_norm = sqrtf(norm_squared) * (1.0001f / 46334.0f), step = maximum / 32766.0f;
+    int exponent;
+    if (by_norm > step)
+        step = by_norm;
+    if (step < 0x1p-100f)
+        return 0x1p-100f;
+    frexpf(step, &exponent);
+    return ldexpf(1.0f, exponent);
+}
+
+#ifndef OWN_PACK
 /* max(|a|, b), b >= 0: as integers, since positive floats are ordered like their bits. */
 INLINE vec larger_magnitude(vec a, vec b)
 {
@@ -101,24 +116,18 @@ static void pack(const float *values, size_t stride, int16_t *panel, float *scal
         }
         if (norms)
             norms[row] = norm_squared;
-        /* Largest step 2^exponent with norm <= 46334 steps (rounding adds at most sqrt(128) / 2; 46340^2 < 2^31) and |x| <= 32766 steps. */
-        int exponent = -100, found;
-        if (maximum > 0) {
-            float step = sqrtf(norm_squared) * (1.0001f / 46334.0f), least = maximum / 32766.0f;
-            frexpf(step > least ? step : least, &found);
-            exponent = found > -100 ? found : -100;
-        }
-        scale[row] = ldexpf(1.0f, exponent);
-        float inverse = ldexpf(1.0f, -exponent);
+        scale[row] = row_step(norm_squared, maximum);
+        vec inverse = broadcast(1 / scale[row]);
         /* Adding 1.5 * 2^23 rounds to an integer, in two's complement in the low bits. */
         for (int k = 0; k < MICA_PANEL_COLUMNS; k += LANES) {
-            vec_u64 bits = (vec_u64)(load_unaligned(x + k) * broadcast(inverse) + broadcast(12582912.0f));
+            vec_u64 bits = (vec_u64)(load_unaligned(x + k) * inverse + broadcast(12582912.0f));
             half_u32 pairs = __builtin_convertvector((bits & 0xffff) | ((bits >> 16) & 0xffff0000u), half_u32);
             for (int i = 0; i < LANES / 2; i++)
                 memcpy(panel + ((size_t)(k / 2 + i) * MICA_PANEL_ROWS + (size_t)row) * 2, (uint32_t *)&pairs + i, 4);
         }
     }
 }
+#endif
 
 /* Columns [from, to) of panel p, to <= 8 p: both uses of every element. */
 INLINE void multiply_strip(const float *g, const float *next, size_t from, size_t to, const float *x, float *y, const vec xi[8], vec sum[8])

@@ -39,7 +39,7 @@ static uint32_t basis_limit(size_t padded_rows, uint32_t count)
 uint64_t mica_krylov_bytes(size_t padded_rows, uint32_t count)
 {
     uint64_t basis = basis_limit(padded_rows, count), block = padded_rows * B * sizeof(float);
-    return (basis / B + 4) * block + 2 * basis * basis * sizeof(double) + basis * 64 * sizeof(double);
+    return (basis / B + 4) * block + 3 * basis * basis * sizeof(double) + 90 * basis * sizeof(double);
 }
 
 mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov **result, mica_error *error)
@@ -50,8 +50,8 @@ mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov *
     size_t basis = basis_limit(padded_rows, count), block = padded_rows * B;
     krylov->padded_rows = padded_rows;
     krylov->basis_max = (uint32_t)basis;
-    krylov->work_count = (int)(basis * 40 + 64);
-    krylov->integer_count = (int)(basis * 12 + 64);
+    krylov->work_count = (int)(basis * basis + 70 * basis + 64);
+    krylov->integer_count = (int)(5 * basis + 64);
     krylov->rotation_floats = ((size_t)count + 63) / 64 * 64 * B;
     krylov->basis = mica_alloc_aligned((basis / B + 1) * block * sizeof(float));
     krylov->temporary = mica_alloc_aligned(3 * block * sizeof(float));
@@ -192,23 +192,30 @@ static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float
     return orthonormalise(kernels, next, krylov->padded_rows, krylov->coupling + block * B * B);
 }
 
-/* Eigenpairs of the projected operator over `basis` columns: the `wanted` largest, ascending, into values and ritz. */
+/* The operator projected on `basis` columns: every eigenvalue, ascending, and the vectors of the largest `wanted`, a vector a row of
+ * ritz [basis][basis], in its last rows. Tridiagonalisation, divide and conquer, and only the wanted vectors turned back. */
 static bool solve_projected(mica_krylov *krylov, uint32_t basis, uint32_t wanted)
 {
     size_t n = basis;
-    memset(krylov->projected, 0, n * n * sizeof(double));
+    double *matrix = krylov->projected;
+    memset(matrix, 0, n * n * sizeof *matrix);
     for (size_t block = 0; block < basis / B; block++)
         for (size_t a = 0; a < B; a++)
             for (size_t b = 0; b < B; b++) { /* column-major, lower half */
-                krylov->projected[(block * B + b) * n + block * B + a] = krylov->diagonal[(block * B + a) * B + b];
+                matrix[(block * B + b) * n + block * B + a] = krylov->diagonal[(block * B + a) * B + b];
                 if ((block + 1) * B < n)
-                    krylov->projected[(block * B + b) * n + (block + 1) * B + a] = krylov->coupling[(block * B + a) * B + b];
+                    matrix[(block * B + b) * n + (block + 1) * B + a] = krylov->coupling[(block * B + a) * B + b];
             }
-    int order = (int)basis, first = (int)(basis - wanted) + 1, last = (int)basis, found = 0, info = 0;
-    double zero = 0;
-    mica_blas.dsyevr_("V", "I", "L", &order, krylov->projected, &order, &zero, &zero, &first, &last, &zero, &found, krylov->values, krylov->ritz, &order,
-            krylov->integers + 10 * order, krylov->work, &krylov->work_count, krylov->integers, &(int){10 * order}, &info);
-    return info == 0 && found == (int)wanted;
+    int order = (int)basis, columns = (int)wanted, info = 0;
+    double *off_diagonal = krylov->work, *factors = off_diagonal + n, *work = factors + n;
+    int work_count = krylov->work_count - 2 * order;
+    mica_blas.dsytrd_("L", &order, matrix, &order, krylov->values, off_diagonal, factors, work, &work_count, &info);
+    if (info == 0)
+        mica_blas.dstedc_("I", &order, krylov->values, off_diagonal, krylov->ritz, &order, work, &work_count, krylov->integers, &krylov->integer_count,
+                          &info);
+    if (info == 0)
+        mica_blas.dormtr_("L", "L", "N", &order, &columns, matrix, &order, factors, krylov->ritz + (n - wanted) * n, &order, work, &work_count, &info);
+    return info == 0;
 }
 
 /* Slope of T_degree(l(x)) at the eigenvalue whose filtered value is `filtered` (>= 1), and that eigenvalue. */
@@ -223,13 +230,13 @@ static double unfilter(double filtered, uint32_t degree, double bound, double *s
     return (x + 1) * bound / 2;
 }
 
-/* Largest estimated |G u - l u| / sqrt(l l_max), which is |A v - s u| / s_0, over the wanted pairs; the wanted pairs are the last `count` of those solved. */
+/* Largest estimated |G u - l u| / sqrt(l l_max), which is |A v - s u| / s_0, over the `count` largest pairs. */
 static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound, double *largest)
 {
     const double *coupling = krylov->coupling + (basis / B - 1) * B * B;
     double worst = 0, slope;
-    *largest = unfilter(krylov->values[count - 1], degree, bound, &slope);
-    for (uint32_t i = 0; i < count; i++) {
+    *largest = unfilter(krylov->values[basis - 1], degree, bound, &slope);
+    for (uint32_t i = basis - count; i < basis; i++) {
         const double *tail = krylov->ritz + (size_t)i * basis + basis - B;
         double norm = 0;
         for (int a = 0; a < B; a++) {
@@ -253,7 +260,7 @@ static void form_vectors(mica_krylov *krylov, const mica_kernels *kernels, uint3
         memset(krylov->rotation, 0, krylov->rotation_floats * sizeof(float));
         for (uint32_t i = 0; i < count; i++)
             for (uint32_t a = 0; a < B; a++)
-                krylov->rotation[a * ld + i] = (float)krylov->ritz[(size_t)(count - 1 - i) * basis + block * B + a];
+                krylov->rotation[a * ld + i] = (float)krylov->ritz[(size_t)(basis - 1 - i) * basis + block * B + a];
         for (size_t column = 0; column < ld; column += 64)
             for (size_t side = 0; side < pair; side++)
                 kernels->multiply_64(krylov->basis + block * m * B + side, pair * B, pair, krylov->rotation + column, ld, vectors + side * ld + column,

@@ -17,8 +17,12 @@
     X(ssyrk_, (const char *uplo, const char *trans, const int *n, const int *k, const float *alpha, const float *a, const int *lda,                  \
                const float *beta, float *c, const int *ldc))                                                                                         \
     X(spotrf_, (const char *uplo, const int *n, float *a, const int *lda, int *info))                                                                \
-    X(dsyevd_, (const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w, double *work, const int *lwork, int *iwork,  \
+    X(dsytrd_, (const char *uplo, const int *n, double *a, const int *lda, double *d, double *e, double *tau, double *work, const int *lwork,         \
+                int *info))                                                                                                                          \
+    X(dstedc_, (const char *compz, const int *n, double *d, double *e, double *z, const int *ldz, double *work, const int *lwork, int *iwork,        \
                 const int *liwork, int *info))                                                                                                       \
+    X(dormtr_, (const char *side, const char *uplo, const char *trans, const int *m, const int *n, const double *a, const int *lda,                  \
+                const double *tau, double *c, const int *ldc, double *work, const int *lwork, int *info))                                            \
     X(dsyevr_, (const char *jobz, const char *range, const char *uplo, const int *n, double *a, const int *lda, const double *vl, const double *vu,  \
                 const int *il, const int *iu, const double *abstol, int *m, double *w, double *z, const int *ldz, int *isuppz, double *work,         \
                 const int *lwork, int *iwork, const int *liwork, int *info))                                                                         \

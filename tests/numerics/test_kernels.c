@@ -12,13 +12,24 @@
 
 #define M 96 /* rows of the symmetric matrix */
 
-static const mica_kernels *sets[MICA_CPU_COUNT];
+/* The portable set once more, without SSE2, as other processors have it. */
+#define MICA_KERNELS_PLAIN
+#define mica_kernels_portable plain_kernels
+#define mica_kernels_for plain_kernels_for
+const mica_kernels *plain_kernels(void);
+const mica_kernels *plain_kernels_for(mica_cpu cpu);
+#include "../../src/numerics/kernels_portable.c"
+#undef mica_kernels_portable
+#undef mica_kernels_for
+
+static const mica_kernels *sets[MICA_CPU_COUNT + 1];
 
 static size_t set_count(void)
 {
+    sets[mica_cpu_detected() + 1] = plain_kernels();
     for (int cpu = 0; cpu <= (int)mica_cpu_detected(); cpu++)
         sets[cpu] = mica_kernels_for((mica_cpu)cpu);
-    return (size_t)mica_cpu_detected() + 1;
+    return (size_t)mica_cpu_detected() + 2;
 }
 
 static size_t block_index(const mica_kernels *kernels, size_t row, size_t column)
