@@ -118,7 +118,7 @@ typedef struct mica_index_run {
     double stop_after;   /* dry run: seconds; 0: no bound */
     bool stopped;        /* … was reached */
     uint64_t bytes_read, bytes_resumed;
-    double seconds, work_seconds, starved_seconds;
+    double seconds, work_seconds, starved_seconds, svd_seconds; /* the last: part of work_seconds */
 } mica_index_run;
 
 /* Runs units run->units_done … end - 1 (index_work.c). With run->journal NULL nothing is written. */

@@ -143,6 +143,7 @@ static void write_json(const mica_index_run *run, const char *outcome, const ind
     mica_json_u64(writer, "threads", run->resources.threads);
     mica_json_double(writer, "seconds", run->seconds);
     mica_json_double(writer, "work_seconds", run->work_seconds);
+    mica_json_double(writer, "svd_seconds", run->svd_seconds);
     mica_json_double(writer, "starved_seconds", run->starved_seconds);
     mica_json_u64(writer, "memory_estimate_bytes", run->resources.bytes);
     mica_json_u64(writer, "memory_peak_bytes", mica_memory_peak_bytes());

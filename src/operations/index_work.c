@@ -21,7 +21,7 @@ _Static_assert(sizeof(mica_index_record) == 312, "the journal's record has no pa
  * [columns]. */
 typedef struct index_result {
     mica_index_record record;
-    double seconds;
+    double seconds, svd_seconds;
     char warning[MICA_INDEX_WARNING_BYTES];
     char numbers[] __attribute__((aligned(16)));
 } index_result;
@@ -203,7 +203,9 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
     mica_svd_result svd = {.values = result_values(result)};
     if (options.full_spectrum) svd.spectrum = result_spectrum(result, &options);
     if (options.vectors) svd.vectors = result_vectors(result, &options, unit);
+    const double svd_begin = mica_index_now();
     status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
+    result->svd_seconds = mica_index_now() - svd_begin;
     done_with_workspace(context, worker);
     if (status != MICA_OK) return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
@@ -264,6 +266,7 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     if (status == MICA_OK && run->journal) status = write_unit(run, unit, result, error);
     if (status != MICA_OK) return status;
     run->unit_seconds[number] = result->seconds;
+    run->svd_seconds += result->svd_seconds;
     run->units_done = number + 1;
     if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_index_now() - run->flushed_at >= FLUSH_SECONDS))
         status = mica_index_flush(run, error);
