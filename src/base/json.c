@@ -1,5 +1,5 @@
-/* base/json.c: reading JSON with jansson. A scan of our own runs first (depth) and again after a failure (where it was):
- * jansson alone would recurse 2048 deep and say no more than 20 bytes of what it met.
+/* base/json.c: reading JSON with jansson. A look of our own comes first (NUL bytes, depth) and again after a failure (where it was):
+ * jansson alone would take a NUL behind a number for space, recurse 2048 deep and say no more than 20 bytes of what it met.
  * Judged by tests/base/test_json.c. The writer is in base/json_write.c. */
 #include "base/json.h"
 
@@ -166,7 +166,11 @@ mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got an empty text", name);
     }
     json_place place;
-    scan(&place, bytes, (size_t)length);
+    const char *nul = memchr(bytes, 0, (size_t)length);
+    scan(&place, bytes, nul ? (size_t)(nul - bytes) : (size_t)length);
+    if (nul && !place.too_deep) {
+        return fail_at(name, bytes, &place, "expected text, got a NUL byte", error);
+    }
     if (place.too_deep) {
         return fail_at(name, bytes, &place, "nested deeper than 64 levels", error);
     }

@@ -67,8 +67,11 @@ static void names_place_and_key(void **state) {
 static void refuses_bytes_that_are_no_text(void **state) {
     (void)state;
     refuses_bytes("{\"a\xff\": 1}", 9, "0xff");
-    refuses_bytes("{}\0", 3, "x.json:1:4: more text");
-    refuses_bytes("{\"a\0b\": 1}", 10, "x.json:1:");
+    refuses_bytes("{}\0", 3, "x.json:1:3: expected text, got a NUL byte");
+    refuses_bytes("{\"a\0b\": 1}", 10, "x.json:1:4: expected text, got a NUL byte");
+    refuses_bytes("{\"a\": 9\0, \"b\": 1}", 17, "x.json:1:8: expected text, got a NUL byte, after \"a\""); /* jansson takes it for space */
+    refuses_bytes("{\"a\":\n1.5e3\0}", 13, "x.json:2:6: expected text, got a NUL byte");
+    refuses_bytes("\0", 1, "x.json:1:1: expected text, got a NUL byte");
     refuses_bytes("\x80", 1, "0x80");
 }
 
