@@ -3,12 +3,15 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+
+#define VARIABLE "MICA_CPU"
 
 static const char *const names[MICA_CPU_COUNT] = {
 #define X(name, text) text,
@@ -40,16 +43,29 @@ mica_cpu mica_cpu_detected(void) {
 }
 #endif
 
-/* The detected set, lowered by MICA_CPU. A value that names no set is as if absent: the library has no one to tell. */
+/* The detected set, lowered by MICA_CPU. A value that names no set is as if absent: who can tell it asks mica_environment_check. */
 static mica_cpu first_choice(void) {
     mica_cpu detected = mica_cpu_detected();
-    const char *wanted = getenv("MICA_CPU");
+    const char *wanted = getenv(VARIABLE);
     for (int i = 0; wanted && i < (int)detected; i++) {
         if (strcmp(wanted, names[i]) == 0) {
             return (mica_cpu)i;
         }
     }
     return detected;
+}
+
+mica_status mica_environment_check(mica_error *error) {
+    const char *wanted = getenv(VARIABLE);
+    char known[64] = "";
+    for (int i = 0; wanted && *wanted && i < MICA_CPU_COUNT; i++) {
+        if (strcmp(wanted, names[i]) == 0) {
+            return MICA_OK;
+        }
+        size_t length = strlen(known);
+        snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", names[i]);
+    }
+    return *known ? mica_fail(error, MICA_USAGE, VARIABLE ": expected one of %s, got '%s'", known, wanted) : MICA_OK;
 }
 
 mica_cpu mica_cpu_current(void) {

@@ -1,5 +1,6 @@
 /* base/cpu.h: which instruction set the kernels use. Chosen once, at first use; MICA_CPU=portable|avx2|avx512 (the one documented
- * debug variable) lowers it, never raises it. Results are bit-identical across thread counts, not across these. */
+ * debug variable; mica_environment_check tells of another value) lowers it, never raises it. Results are bit-identical across thread
+ * counts, not across these. */
 #ifndef MICA_BASE_CPU_H
 #define MICA_BASE_CPU_H
 

@@ -1,6 +1,6 @@
 /* base/file.c: reading and writing whole ranges of regular files. An interrupted call is repeated, a short one continued; what
  * then is still missing is an error that says how much. Names, replacement and directories: base/directory.c.
- * Judged by tests/base/test_file.c and tests/faults/test_file_faults.c. */
+ * Judged by tests/base/test_file.c and tests/faults/test_base_faults.c. */
 #include "base/file.h"
 
 #include <errno.h>

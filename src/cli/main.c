@@ -50,7 +50,9 @@ static void print_verbs(FILE *stream) {
     for (const mica_verb *verb = mica_verbs; verb->name; verb++) {
         fprintf(stream, "  %-9s %s\n", verb->name, verb->summary);
     }
-    fputs("\n'mica VERB --help' tells a verb's options, 'mica --version' the version.\n", stream);
+    fputs("\n'mica VERB --help' tells a verb's options, 'mica --version' the version.\n"
+          "MICA_CPU=portable|avx2|avx512 in the environment lowers the instruction set that is used.\n",
+          stream);
 }
 
 static void print_option(char letter, const char *name, const char *argument, const char *help) {
@@ -113,12 +115,15 @@ int main(int count, char **arguments) {
     if (strcmp(arguments[1], "--version") == 0) {
         return finish_output(NULL, "mica " MICA_VERSION "\n");
     }
+    mica_error error = {.status = MICA_USAGE};
+    if (mica_environment_check(&error) != MICA_OK) {
+        return complain(NULL, &error);
+    }
     for (const mica_verb *verb = mica_verbs; verb->name; verb++) {
         if (strcmp(arguments[1], verb->name) == 0) {
             return run_verb(verb, count - 1, arguments + 1);
         }
     }
-    mica_error error = {.status = MICA_USAGE};
     snprintf(error.message, sizeof error.message, "unknown %s '%s'", arguments[1][0] == '-' ? "option" : "verb", arguments[1]);
     return complain(NULL, &error);
 }

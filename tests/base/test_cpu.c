@@ -30,8 +30,8 @@ static bool kernel_lists(const char *const *flags) {
 static void detection_agrees_with_the_kernel(void **state) {
     (void)state;
     static const char *const avx2[] = {"avx2", "fma", "f16c", NULL};
-    static const char *const avx512[] = {"avx2",     "fma",          "f16c",        "avx512f",     "avx512bw", "avx512dq",
-                                         "avx512vl", "avx512vbmi", "avx512_vnni", "avx512_bf16", NULL};
+    static const char *const avx512[] = {"avx2",     "fma",      "f16c",       "avx512f",     "avx512bw",
+                                         "avx512dq", "avx512vl", "avx512vbmi", "avx512_vnni", NULL};
     mica_cpu expected = kernel_lists(avx512) ? MICA_CPU_AVX512 : kernel_lists(avx2) ? MICA_CPU_AVX2 : MICA_CPU_PORTABLE;
     assert_int_equal(mica_cpu_detected(), expected);
 }
@@ -61,6 +61,24 @@ static void the_variable_lowers_and_never_raises(void **state) {
     assert_int_equal(chosen_with(""), detected);
 }
 
+static void a_variable_that_names_nothing_is_told(void **state) {
+    (void)state;
+    mica_error error;
+    unsetenv("MICA_CPU");
+    assert_int_equal(mica_environment_check(&error), MICA_OK);
+    setenv("MICA_CPU", "", 1);
+    assert_int_equal(mica_environment_check(&error), MICA_OK);
+    for (int cpu = 0; cpu < MICA_CPU_COUNT; cpu++) { /* also those that this processor lacks */
+        setenv("MICA_CPU", mica_cpu_name((mica_cpu)cpu), 1);
+        assert_int_equal(mica_environment_check(&error), MICA_OK);
+    }
+    setenv("MICA_CPU", "sse9", 1);
+    assert_int_equal(mica_environment_check(&error), MICA_USAGE);
+    assert_string_equal(error.message, "MICA_CPU: expected one of portable, avx2, avx512, got 'sse9'");
+    assert_int_equal(mica_environment_check(NULL), MICA_USAGE);
+    unsetenv("MICA_CPU");
+}
+
 static void tests_may_select(void **state) {
     (void)state;
     for (int wanted = 0; wanted < MICA_CPU_COUNT; wanted++) {
@@ -75,6 +93,7 @@ static void tests_may_select(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_variable_lowers_and_never_raises), /* first: nothing has been chosen in this process */
+        cmocka_unit_test(a_variable_that_names_nothing_is_told),
         cmocka_unit_test(detection_agrees_with_the_kernel),
         cmocka_unit_test(tests_may_select),
     };
