@@ -69,25 +69,61 @@ char *mica_strdup(const char *text) {
     return mica_strndup(text, strlen(text));
 }
 
+/* In the page before an aligned block: what to give back. */
+typedef struct block_header {
+    void *base;
+    size_t mapped_bytes; /* 0: from the allocator */
+} block_header;
+
+/* Large blocks are mapped: their pages come zeroed when they are first touched, and what is never touched costs nothing. (Not under a
+ * sanitizer, which watches the allocator's blocks.) */
+static void *map_block(size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    (void)bytes;
+    return NULL;
+#else
+    size_t total = bytes + 2 * HUGE_PAGE_BYTES;
+    char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+        return NULL;
+    }
+    char *pointer = base + HUGE_PAGE_BYTES - (uintptr_t)base % HUGE_PAGE_BYTES; /* at least a page behind base */
+    (void)madvise(pointer, bytes, MADV_HUGEPAGE); /* before the first touch; a hint, its failure costs only speed */
+    *(block_header *)(pointer - PAGE_BYTES) = (block_header){base, total};
+    return pointer;
+#endif
+}
+
 void *mica_alloc_aligned(size_t bytes) {
+    if (!admitted() || !fits(bytes, 1) || bytes > PTRDIFF_MAX - 3 * HUGE_PAGE_BYTES) {
+        return NULL;
+    }
     size_t alignment = bytes >= HUGE_FROM_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
-    if (!admitted() || !fits(bytes, 1)) {
-        return NULL;
-    }
     size_t rounded = bytes ? (bytes + alignment - 1) / alignment * alignment : alignment;
-    void *pointer = NULL;
-    if (posix_memalign(&pointer, alignment, rounded) != 0) {
+    char *pointer = alignment == HUGE_PAGE_BYTES ? map_block(rounded) : NULL;
+    if (pointer) {
+        return pointer;
+    }
+    void *base = NULL;
+    if (posix_memalign(&base, alignment, alignment + rounded) != 0) {
         return NULL;
     }
-    if (alignment == HUGE_PAGE_BYTES) {
-        (void)madvise(pointer, rounded, MADV_HUGEPAGE); /* before the first touch; a hint, its failure costs only speed */
-    }
+    pointer = (char *)base + alignment;
+    *(block_header *)(pointer - PAGE_BYTES) = (block_header){base, 0};
     memset(pointer, 0, rounded);
     return pointer;
 }
 
 void mica_free_aligned(void *pointer) {
-    free(pointer);
+    if (!pointer) {
+        return;
+    }
+    block_header header = *(block_header *)((char *)pointer - PAGE_BYTES);
+    if (header.mapped_bytes) {
+        munmap(header.base, header.mapped_bytes);
+    } else {
+        free(header.base);
+    }
 }
 
 bool mica_mul_u64(uint64_t a, uint64_t b, uint64_t *result) {

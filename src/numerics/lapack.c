@@ -43,14 +43,21 @@ static void find(void *library, const char *name, void *pointer)
         snprintf(failure, sizeof failure, "OpenBLAS has no %s", name);
 }
 
+/* Sets a variable that OpenBLAS reads when it is loaded, unless the user has; true when it is ours to unset. */
+static int lend(const char *variable, const char *value)
+{
+    return value && !getenv(variable) && setenv(variable, value, 1) == 0;
+}
+
 static void load(void)
 {
-    static const char variable[] = "OPENBLAS_CORETYPE";
-    const char *core = core_of(mica_cpu_current());
-    int chosen = core && !getenv(variable) && setenv(variable, core, 1) == 0;
+    static const char core[] = "OPENBLAS_CORETYPE", threads[] = "OPENBLAS_NUM_THREADS";
+    int own_core = lend(core, core_of(mica_cpu_current())), own_threads = lend(threads, "1"); /* else it starts threads that spin */
     void *library = open_library();
-    if (chosen)
-        unsetenv(variable);
+    if (own_core)
+        unsetenv(core);
+    if (own_threads)
+        unsetenv(threads);
     if (!library) {
         snprintf(failure, sizeof failure, "OpenBLAS cannot be loaded: %s", dlerror());
         return;

@@ -13,6 +13,7 @@
 #define M 96 /* rows of the symmetric matrix */
 
 /* The portable set once more, without SSE2, as other processors have it. */
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors wider than the baseline, in inlined functions only */
 #define MICA_KERNELS_PLAIN
 #define mica_kernels_portable plain_kernels
 #define mica_kernels_for plain_kernels_for
