@@ -18,6 +18,7 @@
 #define RESIDUAL_MAX 1e-5      /* of the result: then every singular value is within 1e-5 s_0 */
 #define STEEP 3e-3             /* s_k / s_0 below which a float32 Gram matrix no longer separates the small ones */
 #define COUNT_SLACK 2e-5       /* relative, of the inertia count's threshold in G */
+#define FLOAT_ROUNDING 0x1p-24 /* |v - its float32 row| <= 2^-24: what storing adds to a residual of float64 vectors */
 #define CHUNK 256
 
 struct mica_svd_workspace {
@@ -446,6 +447,8 @@ mica_status mica_svd(mica_svd_workspace *w, const mica_matrix *matrix, int expon
             status = mica_svd_dense(&wide, count, options, result, error);
             result->value_error = result->residual * sqrt((double)count) + (result->rank < result->count ? MICA_RANK_TOLERANCE : 0);
             result->count_checked = true; /* every eigenvalue was computed */
+            if (result->vectors)
+                result->residual += FLOAT_ROUNDING;
         }
     }
     if (status == MICA_OK)
