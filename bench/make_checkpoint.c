@@ -75,7 +75,8 @@ static const char deepseek_v4_config[] =
     "  \"index_n_heads\": 64, \"index_topk\": 512, \"max_position_embeddings\": 1048576, \"n_shared_experts\": 1,\n"
     "  \"norm_topk_prob\": true, \"num_attention_heads\": 64, \"num_hash_layers\": 3, \"num_key_value_heads\": 1, \"o_groups\": 8,\n"
     "  \"o_lora_rank\": 1024, \"q_lora_rank\": 1024, \"qk_rope_head_dim\": 64, \"rms_norm_eps\": 1e-06, \"rope_theta\": 10000,\n"
-    "  \"routed_scaling_factor\": 1.5,\n  \"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1, \"factor\": 16, \"original_max_position_embeddings\": 65536,\n"
+    "  \"routed_scaling_factor\": 1.5,\n"
+    "  \"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1, \"factor\": 16, \"original_max_position_embeddings\": 65536,\n"
     "    \"type\": \"yarn\"},\n"
     "  \"scoring_func\": \"sqrtsoftplus\", \"sliding_window\": 128, \"swiglu_limit\": 10.0, \"tie_word_embeddings\": false,\n"
     "  \"topk_method\": \"noaux_tc\", \"torch_dtype\": \"bfloat16\", \"use_cache\": true";

@@ -1,0 +1,299 @@
+/* bench_index: `mica index` on synthetic checkpoints of Kimi-K2's dimensions (one layer; 8, 16 and 32 experts, or as asked), with one and
+ * two threads: is reading hidden behind the decomposition, does memory stay where it is, is time linear in experts, does the dry run
+ * tell the truth. Makes the checkpoints (make_checkpoint) and removes what it made, unless --keep. Before each run the shards are dropped
+ * from the page cache, and memory is touched and given back: in a virtual machine the host's part of a first touch may cost more than a
+ * millisecond a megabyte, which is not what is measured here. Of some runs the quickest counts. Prints one table. */
+#include <fcntl.h>
+#include <ftw.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "base/threads.h"
+#include "numerics/svd.h"
+
+#define FREE_BYTES_LEAST ((uint64_t)4 << 30)
+#define REPORT_BYTES_MAX (1 << 20)
+#define COUNTS_MAX 8
+#define THREADS_MAX 2
+
+#define WARM_BYTES ((size_t)600 << 20)
+
+enum { RATIO_AIM_PERCENT = 110, PEAK_AIM_MB = 600 };
+
+extern char **environ;
+
+static char *tools, *data;
+static bool keep;
+static uint64_t counts[COUNTS_MAX] = {8, 16, 32}, count_count = 3, repeats = 2;
+static mica_error error;
+
+typedef struct run { /* one row of the table */
+    uint64_t experts, threads;
+    double wall, loop, work, svd, starved, read_bytes, peak_bytes, estimate;
+    double added; /* seconds for each expert more than the row before with as many threads had; 0: there is none */
+} run;
+
+__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("bench_index: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static void check(mica_status status) {
+    if (status != MICA_OK) fail("%s", error.message);
+}
+
+static char *path_of(const char *directory, const char *name) {
+    char *path = mica_path_join(directory, name);
+    if (!path) fail("out of memory");
+    return path;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* --- programs --- */
+
+/* Runs it to its end; its standard output goes to `output` (NULL: to our standard error). Returns its peak resident bytes. */
+static double call(char *const arguments[], char *output) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe: %m");
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, output ? ends[1] : STDERR_FILENO, STDOUT_FILENO);
+    pid_t child;
+    if (posix_spawn(&child, arguments[0], &actions, NULL, arguments, environ) != 0) fail("%s: cannot run it", arguments[0]);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    size_t length = 0;
+    for (ssize_t got; output && (got = read(ends[0], output + length, REPORT_BYTES_MAX - 1 - length)) > 0;) length += (size_t)got;
+    if (output) output[length] = '\0';
+    close(ends[0]);
+    int outcome;
+    struct rusage usage;
+    if (wait4(child, &outcome, 0, &usage) != child || !WIFEXITED(outcome) || WEXITSTATUS(outcome) != 0) fail("%s failed", arguments[0]);
+    return 1024.0 * (double)usage.ru_maxrss;
+}
+
+static double number(const json_t *report, const char *key) {
+    const json_t *value = json_object_get(report, key);
+    if (!json_is_number(value)) fail("the report of mica index has no number %s", key);
+    return json_number_value(value);
+}
+
+/* `mica index`, into `vindex` or (NULL) as a dry run. Gives the report. */
+static json_t *call_index(char *checkpoint, char *vindex, uint64_t threads, double *wall, double *peak_bytes) {
+    static char report[REPORT_BYTES_MAX];
+    char thread_text[24];
+    snprintf(thread_text, sizeof thread_text, "%" PRIu64, threads);
+    char *program = path_of(tools, "../mica");
+    char *const arguments[] = {program, "index", checkpoint, "--threads", thread_text, "--json", vindex ? "-o" : "--dry-run", vindex, NULL};
+    const double begin = now();
+    *peak_bytes = call(arguments, report);
+    *wall = now() - begin;
+    json_t *object;
+    check(mica_json_parse("mica index --json", report, strlen(report), &object, &error));
+    mica_free(program);
+    return object;
+}
+
+/* --- data --- */
+
+static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where) {
+    (void)status, (void)kind, (void)where;
+    return remove(path);
+}
+
+static void remove_tree(const char *path) {
+    if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && mica_path_exists(path)) fail("%s: cannot remove it: %m", path);
+}
+
+/* Of its shards; what is not written yet cannot be dropped, and make_checkpoint has synced. */
+static void drop_from_cache(const char *checkpoint) {
+    char **names;
+    uint64_t count;
+    check(mica_directory_list(checkpoint, &names, &count, &error));
+    for (uint64_t i = 0; i < count; i++) {
+        char *path = path_of(checkpoint, names[i]);
+        const int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+            close(fd);
+        }
+        mica_free(path);
+        mica_free(names[i]);
+    }
+    mica_free(names);
+}
+
+/* True when it was made now: config.json is what make_checkpoint writes last. */
+static bool need_checkpoint(char *checkpoint, uint64_t experts) {
+    char *config = path_of(checkpoint, "config.json"), *program = path_of(tools, "make_checkpoint");
+    const bool there = mica_path_exists(config);
+    if (!there) {
+        struct statvfs space;
+        if (statvfs(data, &space) == 0 && (uint64_t)space.f_bavail * space.f_frsize < FREE_BYTES_LEAST)
+            fail("%s: less than 4 GiB free", data);
+        remove_tree(checkpoint); /* one whose making was interrupted */
+        char text[24];
+        snprintf(text, sizeof text, "%" PRIu64, experts);
+        call((char *const[]){program, "--experts", text, checkpoint, NULL}, NULL);
+    }
+    mica_free(config);
+    mica_free(program);
+    return !there;
+}
+
+/* In a process of its own: what we hold at most would count as our children's peak. */
+static void warm_memory(void) {
+    const pid_t child = fork();
+    if (child == 0) {
+        char *memory = mmap(NULL, WARM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory != MAP_FAILED) {
+            (void)madvise(memory, WARM_BYTES, MADV_HUGEPAGE);
+            memset(memory, 1, WARM_BYTES);
+        }
+        _exit(memory == MAP_FAILED);
+    }
+    if (child > 0) (void)waitpid(child, NULL, 0);
+}
+
+/* --- measuring --- */
+
+static json_t *call_cold(char *checkpoint, char *vindex, uint64_t threads, double *wall, double *peak_bytes) {
+    drop_from_cache(checkpoint);
+    warm_memory();
+    return call_index(checkpoint, vindex, threads, wall, peak_bytes);
+}
+
+static void measure(char *checkpoint, uint64_t experts, uint64_t threads, run *row) {
+    char *vindex = path_of(data, "vindex");
+    double dry_wall, dry_peak;
+    json_t *dry = call_cold(checkpoint, NULL, threads, &dry_wall, &dry_peak);
+    *row = (run){.experts = experts, .threads = threads, .estimate = 3600 * number(dry, "estimated_hours")};
+    json_decref(dry);
+    remove_tree(vindex);
+    for (uint64_t i = 0; i < repeats; i++) {
+        double wall, peak_bytes;
+        json_t *report = call_cold(checkpoint, vindex, threads, &wall, &peak_bytes);
+        if (peak_bytes > row->peak_bytes) row->peak_bytes = peak_bytes;
+        if (i == 0 || wall < row->wall) {
+            row->wall = wall;
+            row->loop = number(report, "seconds");
+            row->work = number(report, "work_seconds");
+            row->svd = number(report, "svd_seconds");
+            row->starved = number(report, "starved_seconds");
+            row->read_bytes = number(report, "bytes_read");
+        }
+        json_decref(report);
+        remove_tree(vindex);
+    }
+    mica_free(vindex);
+}
+
+static double ratio_of(const run *row) { return row->wall / (row->svd / (double)row->threads); }
+
+static void print_row(const run *row) {
+    char added[16] = "";
+    if (row->added > 0) snprintf(added, sizeof added, "%.4f", row->added);
+    printf("%7" PRIu64 " %7" PRIu64 " %8.2f %8.2f %8.2f %8.2f %8.3f %7.2f%% %8.0f %8.0f %9s %9.2f %8.1f\n", row->experts, row->threads,
+           row->wall, row->loop, row->svd, row->svd / (double)row->threads, ratio_of(row),
+           100 * row->starved / (row->loop * (double)row->threads),
+           1e-6 * row->read_bytes / row->loop, 1e-6 * row->peak_bytes, added, row->estimate,
+           1e3 * (row->work - row->svd) / (double)row->experts);
+    fflush(stdout);
+}
+
+static void measure_all(run *rows) {
+    printf("%7s %7s %8s %8s %8s %8s %8s %8s %8s %8s %9s %9s %8s\n", "experts", "threads", "wall s", "loop s", "SVD s", "SVD/thr", "ratio",
+           "starved", "MB/s", "peak MB", "s/added", "dry run s", "other ms");
+    for (uint64_t i = 0; i < count_count; i++) {
+        mica_text name = MICA_TEXT_INIT;
+        mica_text_printf(&name, "%s/kimi_k2-fp8-%" PRIu64 "x2048x7168", data, counts[i]);
+        if (mica_text_failed(&name)) fail("out of memory");
+        const bool made = need_checkpoint(name.bytes, counts[i]);
+        for (uint64_t threads = 1; threads <= THREADS_MAX; threads++) {
+            run *row = &rows[i * THREADS_MAX + threads - 1];
+            measure(name.bytes, counts[i], threads, row);
+            if (i > 0 && counts[i] > counts[i - 1])
+                row->added = (row->wall - row[-THREADS_MAX].wall) / (double)(counts[i] - counts[i - 1]);
+            print_row(row);
+        }
+        if (made && !keep) remove_tree(name.bytes);
+        mica_text_release(&name);
+    }
+}
+
+/* --- the program --- */
+
+static void parse_counts(const char *text) {
+    for (count_count = 0; count_count < COUNTS_MAX; text++) {
+        char *end;
+        counts[count_count++] = strtoull(text, &end, 10);
+        if (end == text || counts[count_count - 1] == 0) fail("--experts: expected numbers, as in 8,16,32");
+        text = end;
+        if (*text == '\0') return;
+    }
+    fail("--experts: expected at most %d numbers", COUNTS_MAX);
+}
+
+static void parse_options(int count, char **arguments) {
+    static const struct option known[] = {{"data", 1, 0, 'd'}, {"keep", 0, 0, 'k'}, {"experts", 1, 0, 'e'}, {"runs", 1, 0, 'r'}, {0}};
+    for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) {
+        if (option == 'd') data = path_of(optarg, "");
+        else if (option == 'k') keep = true;
+        else if (option == 'e') parse_counts(optarg);
+        else if (option == 'r' && strtoull(optarg, NULL, 10) > 0) repeats = strtoull(optarg, NULL, 10);
+        else exit(2);
+    }
+    if (optind < count) fail("expected [--data DIRECTORY] [--keep] [--experts 8,16,32] [--runs 2]");
+}
+
+int main(int count, char **arguments) {
+    static char program[PATH_MAX];
+    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) fail("/proc/self/exe: %m");
+    *strrchr(program, '/') = '\0';
+    tools = program;
+    parse_options(count, arguments);
+    if (!data) data = path_of(tools, "../bench-data");
+    unsetenv("OPENBLAS_CORETYPE"); /* both make OpenBLAS other than it is */
+    unsetenv("OPENBLAS_L2_SIZE");
+    const bool fresh = !mica_path_exists(data);
+    check(mica_directory_create(data, &error));
+    double load = 0;
+    (void)getloadavg(&load, 1);
+    printf("one layer of Kimi-K2's dimensions (gate 2048 x 7168, fp8 128 x 128, spiked-flat); the quickest of %" PRIu64 " runs;\n"
+           "%u processors, load %.1f before\n", repeats, mica_thread_count_default(), load);
+    run rows[COUNTS_MAX * THREADS_MAX];
+    measure_all(rows);
+    if (fresh && !keep) (void)rmdir(data);
+    const run *last = &rows[count_count * THREADS_MAX - 1];
+    printf("wall: the whole program; loop: its streaming part; SVD: sum over units of the decomposition alone; ratio: wall / (SVD /\n"
+           "threads); starved: share of thread time that waited for input; s/added: seconds for each expert more than in the rows above;\n"
+           "other: hashing, examining and statistics, per expert; %s\n", mica_svd_arithmetic());
+    printf("%" PRIu64 " experts, %" PRIu64 " threads: ratio %.3f (aim %.2f), peak %.0f MB (aim %d)\n", last->experts, last->threads,
+           ratio_of(last), RATIO_AIM_PERCENT / 100.0, 1e-6 * last->peak_bytes, PEAK_AIM_MB);
+    return 0;
+}
