@@ -30,9 +30,8 @@ static bool has_f16c(void) {
 
 mica_cpu mica_cpu_detected(void) {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return MICA_CPU_PORTABLE;
-    }
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
                   && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     return avx512 ? MICA_CPU_AVX512 : MICA_CPU_AVX2;
@@ -48,9 +47,8 @@ static mica_cpu first_choice(void) {
     mica_cpu detected = mica_cpu_detected();
     const char *wanted = getenv(VARIABLE);
     for (int i = 0; wanted && i < (int)detected; i++) {
-        if (strcmp(wanted, names[i]) == 0) {
+        if (strcmp(wanted, names[i]) == 0)
             return (mica_cpu)i;
-        }
     }
     return detected;
 }
@@ -59,9 +57,8 @@ mica_status mica_environment_check(mica_error *error) {
     const char *wanted = getenv(VARIABLE);
     char known[64] = "";
     for (int i = 0; wanted && *wanted && i < MICA_CPU_COUNT; i++) {
-        if (strcmp(wanted, names[i]) == 0) {
+        if (strcmp(wanted, names[i]) == 0)
             return MICA_OK;
-        }
         size_t length = strlen(known);
         snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", names[i]);
     }

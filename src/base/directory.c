@@ -18,12 +18,10 @@ mica_status mica_directory_sync(const char *path, mica_error *error) {
     const mica_io *io = mica_io_current();
     mica_status status = MICA_OK;
     int fd = io->open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    if (fd < 0) {
+    if (fd < 0)
         return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
-    }
-    if (io->fsync(fd) != 0 && errno != EINVAL) {
+    if (io->fsync(fd) != 0 && errno != EINVAL)
         status = mica_fail_errno(error, errno, "%s: cannot flush the directory to the disk", path);
-    }
     io->close(fd);
     return status;
 }
@@ -31,38 +29,33 @@ mica_status mica_directory_sync(const char *path, mica_error *error) {
 static mica_status sync_parent(const char *path, mica_error *error) {
     const char *slash = strrchr(path, '/');
     char *parent = !slash ? mica_strdup(".") : mica_strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    if (!parent) {
+    if (!parent)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
-    }
     mica_status status = mica_directory_sync(parent, error);
     mica_free(parent);
     return status;
 }
 
 mica_status mica_file_rename(const char *from, const char *to, mica_error *error) {
-    if (mica_io_current()->rename(from, to) != 0) {
+    if (mica_io_current()->rename(from, to) != 0)
         return mica_fail_errno(error, errno, "%s: cannot rename it to %s", from, to);
-    }
     return sync_parent(to, error);
 }
 
 mica_status mica_file_remove(const char *path, mica_error *error) {
-    if (mica_io_current()->unlink(path) != 0 && errno != ENOENT) {
+    if (mica_io_current()->unlink(path) != 0 && errno != ENOENT)
         return mica_fail_errno(error, errno, "%s: cannot remove it", path);
-    }
     return MICA_OK;
 }
 
 static mica_status write_whole(const char *path, const void *bytes, uint64_t length, mica_error *error) {
     mica_file *file;
     mica_status status = mica_file_create(path, &file, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     status = mica_file_write(file, 0, bytes, length, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_file_sync(file, error);
-    }
     mica_status closed = mica_file_close(file, status == MICA_OK ? error : NULL);
     return status == MICA_OK ? closed : status;
 }
@@ -75,12 +68,10 @@ mica_status mica_file_replace(const char *path, const void *bytes, uint64_t leng
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     }
     mica_status status = write_whole(partial.bytes, bytes, length, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_file_rename(partial.bytes, path, error);
-    }
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         mica_file_remove(partial.bytes, NULL); /* the first failure is the one to tell */
-    }
     mica_text_release(&partial);
     return status;
 }
@@ -102,13 +93,11 @@ char *mica_path_link_target(const char *path) {
 }
 
 mica_status mica_directory_create(const char *path, mica_error *error) {
-    if (mkdir(path, 0777) == 0) {
+    if (mkdir(path, 0777) == 0)
         return sync_parent(path, error);
-    }
     int failure = errno;
-    if (failure == EEXIST && mica_path_is_directory(path)) {
+    if (failure == EEXIST && mica_path_is_directory(path))
         return MICA_OK;
-    }
     return mica_fail_errno(error, failure, "%s: cannot create the directory", path);
 }
 
@@ -118,9 +107,8 @@ typedef struct name_list {
 } name_list;
 
 static void free_names(name_list *list) {
-    for (uint64_t i = 0; i < list->count; i++) {
+    for (uint64_t i = 0; i < list->count; i++)
         mica_free(list->names[i]);
-    }
     mica_free(list->names);
 }
 
@@ -128,9 +116,8 @@ static bool add_name(name_list *list, const char *name) {
     if (list->count == list->capacity) {
         uint64_t capacity = list->capacity ? 2 * list->capacity : 16;
         char **names = mica_reallocarray(list->names, capacity, sizeof *names);
-        if (!names) {
+        if (!names)
             return false;
-        }
         list->names = names;
         list->capacity = capacity;
     }
@@ -146,20 +133,17 @@ static mica_status read_names(DIR *directory, const char *path, name_list *list,
     for (;;) {
         errno = 0;
         const struct dirent *entry = readdir(directory);
-        if (!entry) {
+        if (!entry)
             return errno == 0 ? MICA_OK : mica_fail_errno(error, errno, "%s: cannot list the directory", path);
-        }
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && !add_name(list, entry->d_name)) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && !add_name(list, entry->d_name))
             return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its %" PRIu64 " names", path, list->count + 1);
-        }
     }
 }
 
 mica_status mica_directory_list(const char *path, char ***names, uint64_t *count, mica_error *error) {
     DIR *directory = opendir(path);
-    if (!directory) {
+    if (!directory)
         return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
-    }
     name_list list = {NULL, 0, 0};
     mica_status status = read_names(directory, path, &list, error);
     closedir(directory);
@@ -167,9 +151,8 @@ mica_status mica_directory_list(const char *path, char ***names, uint64_t *count
         free_names(&list);
         return status;
     }
-    if (list.count > 0) {
+    if (list.count > 0)
         qsort(list.names, list.count, sizeof *list.names, compare_names);
-    }
     *names = list.names; /* NULL when the directory is empty */
     *count = list.count;
     return MICA_OK;

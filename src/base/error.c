@@ -55,9 +55,8 @@ static void compose(char message[MICA_ERROR_MESSAGE_BYTES], const char *tail, co
     length = strlen(buffer);
     if (length >= MICA_ERROR_MESSAGE_BYTES) {
         length = MICA_ERROR_MESSAGE_BYTES - 1;
-        while (length > 0 && ((unsigned char)buffer[length] & 0xc0) == 0x80) {
+        while (length > 0 && ((unsigned char)buffer[length] & 0xc0) == 0x80)
             length--;
-        }
     }
     buffer[length] = 0;
     clean(buffer);
@@ -91,9 +90,8 @@ mica_status mica_fail_errno(mica_error *error, int errno_value, const char *form
 }
 
 mica_status mica_fail_context(mica_error *error, mica_status status, const char *format, ...) {
-    if (!error) {
+    if (!error)
         return status;
-    }
     char tail[MICA_ERROR_MESSAGE_BYTES + 2];
     snprintf(tail, sizeof tail, ": %s", error->message);
     va_list arguments;

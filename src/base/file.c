@@ -75,36 +75,32 @@ static int open_direct(const char *path, const struct stat *opened) {
 static mica_status open_regular(const char *path, int flags, bool direct, mica_file **file, mica_error *error) {
     size_t path_bytes = strlen(path) + 1;
     mica_file *opened = mica_malloc(sizeof *opened + path_bytes);
-    if (!opened) {
+    if (!opened)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
-    }
     memcpy(opened->path, path, path_bytes);
     opened->direct_fd = -1;
     opened->fd = open_retrying(path, flags);
     if (opened->fd < 0) {
         int failure = errno;
         mica_free(opened);
-        if (failure == EISDIR) {
+        if (failure == EISDIR)
             return mica_fail(error, MICA_BAD_INPUT, "%s: expected a regular file, got a directory", path);
-        }
         return mica_fail_errno(error, failure, "%s: cannot %s", path, flags & O_CREAT ? "create" : "open");
     }
     struct stat status;
     mica_status result = MICA_OK;
-    if (io->fstat(opened->fd, &status) != 0) {
+    if (io->fstat(opened->fd, &status) != 0)
         result = mica_fail_errno(error, errno, "%s: cannot get its size", path);
-    } else if (!S_ISREG(status.st_mode)) {
+    else if (!S_ISREG(status.st_mode))
         result = mica_fail(error, MICA_BAD_INPUT, "%s: expected a regular file, got %s", path, kind_of(status.st_mode));
-    }
     if (result != MICA_OK) {
         io->close(opened->fd);
         mica_free(opened);
         return result;
     }
     opened->bytes = (uint64_t)status.st_size;
-    if (direct) {
+    if (direct)
         opened->direct_fd = open_direct(path, &status);
-    }
     *file = opened;
     return MICA_OK;
 }
@@ -144,33 +140,30 @@ static int read_range(int fd, uint64_t offset, uint8_t *buffer, uint64_t bytes, 
     while (*done < bytes) {
         uint64_t part = bytes - *done < CALL_BYTES_MAX ? bytes - *done : CALL_BYTES_MAX;
         ssize_t got = io->pread(fd, buffer + *done, (size_t)part, (off_t)(offset + *done));
-        if (got > 0) {
+        if (got > 0)
             *done += (uint64_t)got;
-        } else if (got == 0) {
+        else if (got == 0)
             return 0;
-        } else if (errno != EINTR) {
+        else if (errno != EINTR)
             return errno;
-        }
     }
     return 0;
 }
 
 static mica_status judge_read(const mica_file *file, uint64_t offset, uint64_t bytes, uint64_t done, int failure, mica_error *error) {
-    if (failure != 0) {
+    if (failure != 0)
         return mica_fail_errno(error, failure, "%s: cannot read %" PRIu64 " bytes at offset %" PRIu64, file->path, bytes, offset);
-    }
     if (done < bytes) {
-        return mica_fail(error, MICA_IO, "%s: short read at offset %" PRIu64 ": expected %" PRIu64 " bytes, got %" PRIu64, file->path, offset,
-                         bytes, done);
+        return mica_fail(error, MICA_IO, "%s: short read at offset %" PRIu64 ": expected %" PRIu64 " bytes, got %" PRIu64, file->path,
+                         offset, bytes, done);
     }
     return MICA_OK;
 }
 
 mica_status mica_file_read(const mica_file *file, uint64_t offset, void *buffer, uint64_t bytes, mica_error *error) {
     mica_status status = check_range(file, "read", offset, bytes, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     uint64_t done = 0;
     int failure = read_range(file->fd, offset, buffer, bytes, &done);
     return judge_read(file, offset, bytes, done, failure, error);
@@ -185,29 +178,25 @@ uint64_t mica_file_window_bytes(uint64_t bytes) {
 mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, const uint8_t **data,
                                   mica_error *error) {
     mica_status status = check_range(file, "read", offset, bytes, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     uint64_t start = offset & ~(uint64_t)(WINDOW_BYTES - 1), lead = offset - start, needed = lead + bytes;
     uint64_t window = (needed + WINDOW_BYTES - 1) & ~(uint64_t)(WINDOW_BYTES - 1);
     uint64_t done = 0;
     int failure = 0;
-    if (file->direct_fd >= 0 && bytes > 0) {
+    if (file->direct_fd >= 0 && bytes > 0)
         failure = read_range(file->direct_fd, start, buffer, window, &done);
-    }
     /* The page cache serves what the direct descriptor cannot: file systems that refuse late (EINVAL), and the tail of a file
      * whose last direct read ended off the grid. A real error of the disk shows again here. */
     if (done < needed) {
-        if (failure == 0 || failure == EINVAL) {
+        if (failure == 0 || failure == EINVAL)
             failure = read_range(file->fd, start, buffer, needed, &done);
-        }
     } else {
         failure = 0; /* only the padding behind the wanted bytes failed */
     }
     status = judge_read(file, offset, bytes, done > lead ? done - lead : 0, failure, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         *data = (const uint8_t *)buffer + lead;
-    }
     return status;
 }
 
@@ -220,30 +209,27 @@ mica_status mica_file_write(mica_file *file, uint64_t offset, const void *buffer
         if (put > 0) {
             done += (uint64_t)put;
         } else if (put == 0) {
-            status = mica_fail(error, MICA_IO, "%s: short write at offset %" PRIu64 ": expected %" PRIu64 " bytes, got %" PRIu64, file->path,
-                               offset, bytes, done);
+            status = mica_fail(error, MICA_IO, "%s: short write at offset %" PRIu64 ": expected %" PRIu64 " bytes, got %" PRIu64,
+                               file->path, offset, bytes, done);
         } else if (errno != EINTR) {
             status = mica_fail_errno(error, errno, "%s: cannot write %" PRIu64 " bytes at offset %" PRIu64, file->path, bytes, offset);
         }
     }
-    if (offset + done > file->bytes && done > 0) {
+    if (offset + done > file->bytes && done > 0)
         file->bytes = offset + done;
-    }
     return status;
 }
 
 mica_status mica_file_truncate(mica_file *file, uint64_t bytes, mica_error *error) {
     mica_status status = check_range(file, "set the size to", bytes, 0, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     int result;
     do {
         result = io->ftruncate(file->fd, (off_t)bytes);
     } while (result != 0 && errno == EINTR);
-    if (result != 0) {
+    if (result != 0)
         return mica_fail_errno(error, errno, "%s: cannot set its size to %" PRIu64 " bytes", file->path, bytes);
-    }
     file->bytes = bytes;
     return MICA_OK;
 }
@@ -259,9 +245,8 @@ mica_status mica_file_sync(mica_file *file, mica_error *error) {
 mica_status mica_file_close(mica_file *file, mica_error *error) {
     mica_status status = MICA_OK;
     if (file) {
-        if (file->direct_fd >= 0) {
+        if (file->direct_fd >= 0)
             io->close(file->direct_fd);
-        }
         if (io->close(file->fd) != 0 && errno != EINTR) { /* on Linux the descriptor is gone even after EINTR */
             status = mica_fail_errno(error, errno, "%s: cannot close it", file->path);
         }
@@ -273,18 +258,16 @@ mica_status mica_file_close(mica_file *file, mica_error *error) {
 mica_status mica_file_load(const char *path, uint64_t limit, char **bytes, uint64_t *length, mica_error *error) {
     mica_file *file;
     mica_status status = mica_file_open(path, false, &file, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     uint64_t size = file->bytes;
     char *buffer = NULL;
-    if (size > limit) {
+    if (size > limit)
         status = mica_fail(error, MICA_BAD_INPUT, "%s: expected at most %" PRIu64 " bytes, got %" PRIu64, path, limit, size);
-    } else if (!(buffer = mica_malloc(size + 1))) {
+    else if (!(buffer = mica_malloc(size + 1)))
         status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for %" PRIu64 " bytes", path, size);
-    } else {
+    else
         status = mica_file_read(file, 0, buffer, size, error);
-    }
     (void)mica_file_close(file, NULL); /* read only: nothing can be lost */
     if (status != MICA_OK) {
         mica_free(buffer);

@@ -20,15 +20,13 @@ mica_status mica_sha256_init(mica_sha256 *hash, mica_error *error) {
 
 /* libcrypto's update and final fail only for a context that was never set up; then the digest is all zeros, which equals none. */
 void mica_sha256_update(mica_sha256 *hash, const void *bytes, uint64_t length) {
-    if (hash->context && EVP_DigestUpdate(hash->context, bytes, length) != 1) {
+    if (hash->context && EVP_DigestUpdate(hash->context, bytes, length) != 1)
         mica_sha256_release(hash);
-    }
 }
 
 void mica_sha256_final(mica_sha256 *hash, uint8_t digest[MICA_SHA256_BYTES]) {
-    if (!hash->context || EVP_DigestFinal_ex(hash->context, digest, NULL) != 1) {
+    if (!hash->context || EVP_DigestFinal_ex(hash->context, digest, NULL) != 1)
         memset(digest, 0, MICA_SHA256_BYTES);
-    }
     mica_sha256_release(hash);
 }
 
@@ -52,9 +50,8 @@ static mica_status hash_chunks(const mica_file *file, mica_sha256 *hash, void *c
     for (uint64_t offset = 0; offset < total; offset += CHUNK_BYTES) {
         uint64_t part = total - offset < CHUNK_BYTES ? total - offset : CHUNK_BYTES;
         mica_status status = mica_file_read(file, offset, chunk, part, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         mica_sha256_update(hash, chunk, part);
     }
     return MICA_OK;
@@ -65,20 +62,16 @@ mica_status mica_sha256_of_file(const char *path, uint8_t digest[MICA_SHA256_BYT
     mica_sha256 hash = {NULL};
     void *chunk = mica_malloc(CHUNK_BYTES);
     mica_status status = chunk ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_sha256_init(&hash, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_file_open(path, false, &file, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = hash_chunks(file, &hash, chunk, error);
-    }
     if (status == MICA_OK) {
         mica_sha256_final(&hash, digest);
-        if (bytes) {
+        if (bytes)
             *bytes = mica_file_bytes(file);
-        }
     }
     mica_sha256_release(&hash);
     (void)mica_file_close(file, NULL);
@@ -104,14 +97,12 @@ int mica_sha256_parse_hex(const char *hex, uint8_t digest[MICA_SHA256_BYTES]) {
     for (size_t i = 0; i < MICA_SHA256_BYTES; i++) {
         int high = hex_value(hex[2 * i]);
         int low = high < 0 ? -1 : hex_value(hex[2 * i + 1]); /* never past the closing NUL */
-        if (low < 0) {
+        if (low < 0)
             return 0;
-        }
         parsed[i] = (uint8_t)(high << 4 | low);
     }
-    if (hex[2 * MICA_SHA256_BYTES] != 0) {
+    if (hex[2 * MICA_SHA256_BYTES] != 0)
         return 0;
-    }
     memcpy(digest, parsed, sizeof parsed);
     return 1;
 }

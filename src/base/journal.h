@@ -17,12 +17,14 @@
 
 typedef struct mica_journal mica_journal;
 
-mica_status mica_journal_create(const char *path, const void *head, uint64_t head_bytes, mica_journal **journal, mica_error *error) MICA_CHECKED;
+mica_status mica_journal_create(const char *path, const void *head, uint64_t head_bytes, mica_journal **journal,
+                                mica_error *error) MICA_CHECKED;
 
 /* Replays an existing journal: `visit` sees every record that counts, head included, in order; a failure it returns ends
  * the replay and is returned. The payload is valid during the call. Then the journal is open for append. */
 typedef mica_status (*mica_journal_visit)(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error);
-mica_status mica_journal_open(const char *path, mica_journal_visit visit, void *context, mica_journal **journal, mica_error *error) MICA_CHECKED;
+mica_status mica_journal_open(const char *path, mica_journal_visit visit, void *context, mica_journal **journal,
+                              mica_error *error) MICA_CHECKED;
 
 mica_status mica_journal_append(mica_journal *journal, uint32_t kind, const void *payload, uint64_t bytes, mica_error *error) MICA_CHECKED;
 mica_status mica_journal_sync(mica_journal *journal, mica_error *error) MICA_CHECKED;

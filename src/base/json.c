@@ -20,9 +20,8 @@ static _Thread_local bool allocation_failed;
 
 static void *json_allocate(size_t bytes) {
     void *pointer = mica_malloc(bytes);
-    if (!pointer) {
+    if (!pointer)
         allocation_failed = true;
-    }
     return pointer;
 }
 
@@ -47,9 +46,8 @@ typedef struct json_place {
 } json_place;
 
 static size_t string_end(const char *bytes, size_t length, size_t at) {
-    while (at < length && bytes[at] != '"') {
+    while (at < length && bytes[at] != '"')
         at += bytes[at] == '\\' && at + 1 < length ? 2 : 1;
-    }
     return at;
 }
 
@@ -135,23 +133,15 @@ static mica_status fail_parse(const char *name, const char *bytes, uint64_t leng
     json_place place;
     size_t position = failure->position > 0 ? (size_t)failure->position : 0;
     position = position < length ? position : (size_t)length;
-    if (json_error_code(failure) == json_error_invalid_syntax && position > 0 && strchr("]}", bytes[position - 1])) {
+    if (json_error_code(failure) == json_error_invalid_syntax && position > 0 && strchr("]}", bytes[position - 1]))
         position--; /* a bracket that was wrong has closed nothing */
-    }
     scan(&place, bytes, position);
     char what[JSON_ERROR_TEXT_LENGTH + 32];
     switch (json_error_code(failure)) {
-    case json_error_premature_end_of_input:
-        snprintf(what, sizeof what, "the text ends too early (%s)", failure->text);
-        break;
-    case json_error_duplicate_key:
-        snprintf(what, sizeof what, "duplicate key");
-        break;
-    case json_error_end_of_input_expected:
-        snprintf(what, sizeof what, "more text after the end of the object");
-        break;
-    default:
-        snprintf(what, sizeof what, "%s", failure->text);
+    case json_error_premature_end_of_input: snprintf(what, sizeof what, "the text ends too early (%s)", failure->text); break;
+    case json_error_duplicate_key: snprintf(what, sizeof what, "duplicate key"); break;
+    case json_error_end_of_input_expected: snprintf(what, sizeof what, "more text after the end of the object"); break;
+    default: snprintf(what, sizeof what, "%s", failure->text);
     }
     return fail_at(name, bytes, &place, what, error);
 }
@@ -162,28 +152,23 @@ static const char *type_name(const json_t *value) {
 }
 
 mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) {
-    if (length == 0) {
+    if (length == 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got an empty text", name);
-    }
     json_place place;
     const char *nul = memchr(bytes, 0, (size_t)length);
     scan(&place, bytes, nul ? (size_t)(nul - bytes) : (size_t)length);
-    if (nul && !place.too_deep) {
+    if (nul && !place.too_deep)
         return fail_at(name, bytes, &place, "expected text, got a NUL byte", error);
-    }
-    if (place.too_deep) {
+    if (place.too_deep)
         return fail_at(name, bytes, &place, "nested deeper than 64 levels", error);
-    }
     prepare_jansson();
     allocation_failed = false;
     json_error_t failure;
     json_t *root = json_loadb(bytes, (size_t)length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &failure);
-    if (!root && (allocation_failed || json_error_code(&failure) == json_error_out_of_memory)) {
+    if (!root && (allocation_failed || json_error_code(&failure) == json_error_out_of_memory))
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its JSON (%" PRIu64 " bytes)", name, length);
-    }
-    if (!root) {
+    if (!root)
         return fail_parse(name, bytes, length, &failure, error);
-    }
     if (!json_is_object(root)) {
         mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got %s", name, type_name(root));
         json_decref(root);
@@ -220,9 +205,8 @@ static int show_part(const char *bytes, size_t length, void *context) {
 const char *mica_json_show(const json_t *value, char *buffer, size_t bytes) {
     static const char dots[] = "…";
     if (bytes < sizeof dots) {
-        if (bytes > 0) {
+        if (bytes > 0)
             buffer[0] = 0;
-        }
         return buffer;
     }
     if (!value) {

@@ -14,7 +14,8 @@
 /* Parses an object. `name` is what messages call the input ("config.json" or a path). The result is the caller's (json_decref).
  * A failure names line and column, what is wrong, and the keys that lead to it: config.json:3:17: …, after "a" > "b". The place is where
  * reading stopped, just behind what was wrong.
- * Refused: NUL bytes anywhere, \u0000 and unpaired surrogates in strings, duplicate keys, integers beyond int64, depth over 64, anything but an object. */
+ * Refused: NUL bytes anywhere, \u0000 and unpaired surrogates in strings, duplicate keys, integers beyond int64, depth over 64, anything
+ * but an object. */
 mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) MICA_CHECKED;
 mica_status mica_json_load(const char *path, uint64_t limit, json_t **object, mica_error *error) MICA_CHECKED;
 

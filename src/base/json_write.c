@@ -48,12 +48,10 @@ static void new_line(mica_json_writer *writer) {
 
 /* What stands before a value: the comma, the line, the key. */
 static void lead(mica_json_writer *writer, const char *key) {
-    if (!writer->first) {
+    if (!writer->first)
         mica_text_puts(&writer->text, writer->compact_depth ? ", " : ",");
-    }
-    if (writer->depth > 0 && !writer->compact_depth) {
+    if (writer->depth > 0 && !writer->compact_depth)
         new_line(writer);
-    }
     writer->first = false;
     if (key) {
         write_string(&writer->text, key);
@@ -71,11 +69,10 @@ static void open_container(mica_json_writer *writer, const char *key, const char
 
 static void close_container(mica_json_writer *writer, const char *bracket) {
     writer->depth--;
-    if (writer->compact_depth) {
+    if (writer->compact_depth)
         writer->compact_depth--;
-    } else if (!writer->first) {
+    else if (!writer->first)
         new_line(writer);
-    }
     writer->first = false;
     mica_text_puts(&writer->text, bracket);
 }
@@ -102,11 +99,10 @@ void mica_json_close_array(mica_json_writer *writer) {
 
 void mica_json_string(mica_json_writer *writer, const char *key, const char *value) {
     lead(writer, key);
-    if (value) {
+    if (value)
         write_string(&writer->text, value);
-    } else {
+    else
         mica_text_puts(&writer->text, "null");
-    }
 }
 
 void mica_json_u64(mica_json_writer *writer, const char *key, uint64_t value) {
@@ -124,9 +120,8 @@ void mica_json_i64(mica_json_writer *writer, const char *key, int64_t value) {
 static void format_double(double value, char *text, size_t bytes) {
     for (int precision = 15; precision <= 17; precision++) {
         snprintf(text, bytes, "%.*g", precision, value);
-        if (strtod(text, NULL) == value) {
+        if (strtod(text, NULL) == value)
             break;
-        }
     }
     char *out = text;
     bool marked = false; /* a '.' or an exponent is there */
@@ -167,8 +162,7 @@ char *mica_json_finish(mica_json_writer *writer, uint64_t *length) {
     mica_text_puts(&writer->text, "\n");
     uint64_t bytes = writer->text.length;
     char *text = mica_text_take(&writer->text);
-    if (text && length) {
+    if (text && length)
         *length = bytes;
-    }
     return text;
 }

@@ -38,16 +38,14 @@ void *mica_malloc(size_t bytes) {
 }
 
 void *mica_calloc(size_t count, size_t bytes) {
-    if (!admitted() || !fits(count, bytes)) {
+    if (!admitted() || !fits(count, bytes))
         return NULL;
-    }
     return count && bytes ? calloc(count, bytes) : calloc(1, 1);
 }
 
 void *mica_reallocarray(void *pointer, size_t count, size_t bytes) {
-    if (!admitted() || !fits(count, bytes)) {
+    if (!admitted() || !fits(count, bytes))
         return NULL;
-    }
     return count && bytes ? reallocarray(pointer, count, bytes) : reallocarray(pointer, 1, 1);
 }
 
@@ -84,9 +82,8 @@ static void *map_block(size_t bytes) {
 #else
     size_t total = bytes + 2 * HUGE_PAGE_BYTES;
     char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) {
+    if (base == MAP_FAILED)
         return NULL;
-    }
     char *pointer = base + HUGE_PAGE_BYTES - (uintptr_t)base % HUGE_PAGE_BYTES; /* at least a page behind base */
     (void)madvise(pointer, bytes, MADV_HUGEPAGE); /* before the first touch; a hint, its failure costs only speed */
     *(block_header *)(pointer - PAGE_BYTES) = (block_header){base, total};
@@ -95,19 +92,16 @@ static void *map_block(size_t bytes) {
 }
 
 void *mica_alloc_aligned(size_t bytes) {
-    if (!admitted() || !fits(bytes, 1) || bytes > PTRDIFF_MAX - 3 * HUGE_PAGE_BYTES) {
+    if (!admitted() || !fits(bytes, 1) || bytes > PTRDIFF_MAX - 3 * HUGE_PAGE_BYTES)
         return NULL;
-    }
     size_t alignment = bytes >= HUGE_FROM_BYTES ? HUGE_PAGE_BYTES : PAGE_BYTES;
     size_t rounded = bytes ? (bytes + alignment - 1) / alignment * alignment : alignment;
     char *pointer = alignment == HUGE_PAGE_BYTES ? map_block(rounded) : NULL;
-    if (pointer) {
+    if (pointer)
         return pointer;
-    }
     void *base = NULL;
-    if (posix_memalign(&base, alignment, alignment + rounded) != 0) {
+    if (posix_memalign(&base, alignment, alignment + rounded) != 0)
         return NULL;
-    }
     pointer = (char *)base + alignment;
     *(block_header *)(pointer - PAGE_BYTES) = (block_header){base, 0};
     memset(pointer, 0, rounded);
@@ -115,31 +109,27 @@ void *mica_alloc_aligned(size_t bytes) {
 }
 
 void mica_free_aligned(void *pointer) {
-    if (!pointer) {
+    if (!pointer)
         return;
-    }
     block_header header = *(block_header *)((char *)pointer - PAGE_BYTES);
-    if (header.mapped_bytes) {
+    if (header.mapped_bytes)
         munmap(header.base, header.mapped_bytes);
-    } else {
+    else
         free(header.base);
-    }
 }
 
 bool mica_mul_u64(uint64_t a, uint64_t b, uint64_t *result) {
     uint64_t product;
-    if (__builtin_mul_overflow(a, b, &product)) {
+    if (__builtin_mul_overflow(a, b, &product))
         return false;
-    }
     *result = product;
     return true;
 }
 
 bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result) {
     uint64_t sum;
-    if (__builtin_add_overflow(a, b, &sum)) {
+    if (__builtin_add_overflow(a, b, &sum))
         return false;
-    }
     *result = sum;
     return true;
 }

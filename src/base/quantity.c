@@ -11,11 +11,10 @@ static const char *show(uint64_t number, double step, const char *const units[7]
         value /= step;
         unit++;
     }
-    if (unit == 0) {
+    if (unit == 0)
         snprintf(buffer, MICA_QUANTITY_BYTES, "%" PRIu64 "%s", number, units[0]);
-    } else {
+    else
         snprintf(buffer, MICA_QUANTITY_BYTES, "%.*f%s", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value, units[unit]);
-    }
     return buffer;
 }
 

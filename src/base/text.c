@@ -16,27 +16,23 @@ void mica_text_release(mica_text *text) {
 void mica_text_clear(mica_text *text) {
     text->length = 0;
     text->failed = false;
-    if (text->bytes) {
+    if (text->bytes)
         text->bytes[0] = 0;
-    }
 }
 
 /* Makes room for `more` bytes and the closing NUL. */
 static bool reserve(mica_text *text, size_t more) {
-    if (text->failed) {
+    if (text->failed)
         return false;
-    }
-    if (more < text->capacity - text->length) {
+    if (more < text->capacity - text->length)
         return true;
-    }
     if (more > SIZE_MAX / 4 - text->length) {
         text->failed = true;
         return false;
     }
     size_t capacity = text->capacity ? text->capacity : 64;
-    while (capacity - text->length <= more) {
+    while (capacity - text->length <= more)
         capacity *= 2;
-    }
     char *bytes = mica_reallocarray(text->bytes, capacity, 1);
     if (!bytes) {
         text->failed = true;
@@ -50,9 +46,8 @@ static bool reserve(mica_text *text, size_t more) {
 
 void mica_text_append(mica_text *text, const char *bytes, size_t length) {
     if (reserve(text, length)) {
-        if (length) {
+        if (length)
             memcpy(text->bytes + text->length, bytes, length);
-        }
         text->length += length;
         text->bytes[text->length] = 0;
     }
@@ -102,16 +97,13 @@ size_t mica_utf8_sequence(const char *text, size_t length) {
     };
     const uint8_t *bytes = (const uint8_t *)text;
     for (size_t row = 0; length > 0 && row < sizeof rows / sizeof rows[0]; row++) {
-        if (bytes[0] < rows[row].first || bytes[0] > rows[row].last) {
+        if (bytes[0] < rows[row].first || bytes[0] > rows[row].last)
             continue;
-        }
-        if (rows[row].length > length || (rows[row].length > 1 && (bytes[1] < rows[row].second_low || bytes[1] > rows[row].second_high))) {
+        if (rows[row].length > length || (rows[row].length > 1 && (bytes[1] < rows[row].second_low || bytes[1] > rows[row].second_high)))
             return 0;
-        }
         for (size_t i = 2; i < rows[row].length; i++) {
-            if ((bytes[i] & 0xc0) != 0x80) {
+            if ((bytes[i] & 0xc0) != 0x80)
                 return 0;
-            }
         }
         return rows[row].length;
     }
@@ -122,9 +114,8 @@ char *mica_path_join(const char *directory, const char *name) {
     size_t length = strlen(directory);
     mica_text path = MICA_TEXT_INIT;
     mica_text_append(&path, directory, length);
-    if (length > 0 && directory[length - 1] != '/') {
+    if (length > 0 && directory[length - 1] != '/')
         mica_text_puts(&path, "/");
-    }
     mica_text_puts(&path, name);
     return mica_text_take(&path);
 }

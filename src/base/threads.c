@@ -24,14 +24,12 @@ uint32_t mica_thread_count_default(void) {
     for (int processors = CPU_SETSIZE; processors <= (1 << 20); processors *= 2) {
         size_t bytes = CPU_ALLOC_SIZE((size_t)processors);
         cpu_set_t *set = mica_calloc(1, bytes);
-        if (!set) {
+        if (!set)
             break;
-        }
         int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
         mica_free(set);
-        if (count > 0) {
+        if (count > 0)
             return (uint32_t)count;
-        }
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (uint32_t)online : 1;
@@ -47,12 +45,10 @@ mica_status mica_threads_start(uint32_t count, void (*body)(void *context, uint3
                                mica_threads **threads, mica_error *error) {
     mica_threads *set = NULL;
     uint64_t bytes;
-    if (mica_mul_u64(count, sizeof set->workers[0], &bytes) && mica_add_u64(bytes, sizeof *set, &bytes)) {
+    if (mica_mul_u64(count, sizeof set->workers[0], &bytes) && mica_add_u64(bytes, sizeof *set, &bytes))
         set = mica_malloc(bytes);
-    }
-    if (!set) {
+    if (!set)
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", count);
-    }
     for (set->count = 0; set->count < count; set->count++) {
         worker *next = &set->workers[set->count];
         next->body = body;
@@ -61,9 +57,8 @@ mica_status mica_threads_start(uint32_t count, void (*body)(void *context, uint3
         int failure = pthread_create(&next->thread, NULL, run, next);
         if (failure != 0) {
             mica_fail(error, MICA_FAILED, "cannot start thread %u of %u: %s", set->count + 1, count, strerror(failure));
-            if (cancel) {
+            if (cancel)
                 cancel(context);
-            }
             mica_threads_join(set);
             return MICA_FAILED;
         }
@@ -74,9 +69,8 @@ mica_status mica_threads_start(uint32_t count, void (*body)(void *context, uint3
 
 void mica_threads_join(mica_threads *threads) {
     if (threads) {
-        for (uint32_t i = 0; i < threads->count; i++) {
+        for (uint32_t i = 0; i < threads->count; i++)
             pthread_join(threads->workers[i].thread, NULL);
-        }
         mica_free(threads);
     }
 }

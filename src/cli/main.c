@@ -19,13 +19,11 @@
 static int complain(const char *verb, const mica_error *error) {
     const char *space = verb ? " " : "", *name = verb ? verb : "";
     fprintf(stderr, "mica%s%s: ", space, name);
-    for (const char *at = error->message[0] ? error->message : mica_status_text(error->status); *at; at++) {
+    for (const char *at = error->message[0] ? error->message : mica_status_text(error->status); *at; at++)
         fputc((unsigned char)*at < 0x20 || *at == 0x7f ? ' ' : *at, stderr);
-    }
     fputc('\n', stderr);
-    if (error->status == MICA_USAGE) {
+    if (error->status == MICA_USAGE)
         fprintf(stderr, "try 'mica%s%s --help'\n", space, name);
-    }
     return mica_status_exit(error->status);
 }
 
@@ -37,9 +35,8 @@ static int finish_output(const char *verb, const char *text) {
         written = false;
         reason = errno;
     }
-    if (written && !ferror(stdout)) {
+    if (written && !ferror(stdout))
         return mica_status_exit(MICA_OK);
-    }
     mica_error error = {.status = MICA_IO};
     snprintf(error.message, sizeof error.message, "cannot write to the standard output: %s", strerror(reason));
     return complain(verb, &error);
@@ -47,9 +44,8 @@ static int finish_output(const char *verb, const char *text) {
 
 static void print_verbs(FILE *stream) {
     fputs("Mica: mixture-of-experts checkpoints, streamed one expert at a time.\n\nusage: mica VERB ...\n\n", stream);
-    for (const mica_verb *verb = mica_verbs; verb->name; verb++) {
+    for (const mica_verb *verb = mica_verbs; verb->name; verb++)
         fprintf(stream, "  %-9s %s\n", verb->name, verb->summary);
-    }
     fputs("\n'mica VERB --help' tells a verb's options, 'mica --version' the version.\n"
           "MICA_CPU=portable|avx2|avx512 in the environment lowers the instruction set that is used.\n",
           stream);
@@ -69,9 +65,8 @@ static void print_option(char letter, const char *name, const char *argument, co
 
 static void print_help(const mica_verb *verb) {
     printf("usage: mica %s %s\n\n%s\n", verb->name, verb->usage, verb->description);
-    for (const mica_option *row = verb->options.rows; row->name; row++) {
+    for (const mica_option *row = verb->options.rows; row->name; row++)
         print_option(row->letter, row->name, row->argument, row->help);
-    }
     print_option('h', "help", NULL, "print this");
 }
 
@@ -84,9 +79,8 @@ static int run_verb(const mica_verb *verb, int count, char **arguments) {
         print_help(verb);
         return finish_output(verb->name, "");
     }
-    if (error.status == MICA_OK) {
+    if (error.status == MICA_OK)
         error.status = verb->run(&values, &output, &error);
-    }
     int written = finish_output(verb->name, output ? output : ""); /* a report may come with a failure */
     mica_string_free(output);
     return error.status == MICA_OK ? written : complain(verb->name, &error);
@@ -95,9 +89,8 @@ static int run_verb(const mica_verb *verb, int count, char **arguments) {
 /* A closed standard stream would lend its number to the next file opened, and a message would be written into an artefact. */
 static void occupy_standard_streams(void) {
     for (int fd = 0; fd <= 2; fd++) {
-        if (fcntl(fd, F_GETFD) == -1) {
+        if (fcntl(fd, F_GETFD) == -1)
             (void)!open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY); /* writing to stdout fails, as it must */
-        }
     }
 }
 
@@ -112,17 +105,14 @@ int main(int count, char **arguments) {
         print_verbs(stdout);
         return finish_output(NULL, "");
     }
-    if (strcmp(arguments[1], "--version") == 0) {
+    if (strcmp(arguments[1], "--version") == 0)
         return finish_output(NULL, "mica " MICA_VERSION "\n");
-    }
     mica_error error = {.status = MICA_USAGE};
-    if (mica_environment_check(&error) != MICA_OK) {
+    if (mica_environment_check(&error) != MICA_OK)
         return complain(NULL, &error);
-    }
     for (const mica_verb *verb = mica_verbs; verb->name; verb++) {
-        if (strcmp(arguments[1], verb->name) == 0) {
+        if (strcmp(arguments[1], verb->name) == 0)
             return run_verb(verb, count - 1, arguments + 1);
-        }
     }
     snprintf(error.message, sizeof error.message, "unknown %s '%s'", arguments[1][0] == '-' ? "option" : "verb", arguments[1]);
     return complain(NULL, &error);

@@ -30,9 +30,8 @@ static bool parse_digits(const char *text, uint64_t *number, const char **rest) 
     uint64_t value = 0;
     const char *at = text;
     for (; *at >= '0' && *at <= '9'; at++) {
-        if (__builtin_mul_overflow(value, (uint64_t)10, &value) || __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value)) {
+        if (__builtin_mul_overflow(value, (uint64_t)10, &value) || __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value))
             return false;
-        }
     }
     *number = value;
     *rest = at;
@@ -42,9 +41,8 @@ static bool parse_digits(const char *text, uint64_t *number, const char **rest) 
 static mica_status parse_count(const mica_option *option, const char *text, uint32_t *count, mica_error *error) {
     uint64_t number;
     const char *rest;
-    if (!parse_digits(text, &number, &rest) || *rest || number < 1 || number > COUNT_MAX) {
+    if (!parse_digits(text, &number, &rest) || *rest || number < 1 || number > COUNT_MAX)
         return refuse_value(error, option, "a whole number from 1 to 65536", text);
-    }
     *count = (uint32_t)number;
     return MICA_OK;
 }
@@ -68,9 +66,8 @@ static mica_status parse_size(const mica_option *option, const char *text, uint6
     const char *rest;
     if (parse_digits(text, &number, &rest) && number > 0) {
         for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
-            if (strcmp(rest, units[i].name) == 0 && !__builtin_mul_overflow(number, units[i].bytes, bytes)) {
+            if (strcmp(rest, units[i].name) == 0 && !__builtin_mul_overflow(number, units[i].bytes, bytes))
                 return MICA_OK;
-            }
         }
     }
     return refuse_value(error, option, "a size such as 2GiB, 500MB or 4096", text);
@@ -85,12 +82,10 @@ static mica_status parse_projections(const mica_option *option, const char *text
     for (const char *at = text; at; at = strchr(at, ',')) {
         at += at > text && *at == ',';
         size_t length = strcspn(at, ","), i = 0;
-        while (i < 3 && (strlen(projections[i].name) != length || memcmp(at, projections[i].name, length) != 0)) {
+        while (i < 3 && (strlen(projections[i].name) != length || memcmp(at, projections[i].name, length) != 0))
             i++;
-        }
-        if (i == 3) {
+        if (i == 3)
             return refuse_value(error, option, "a list of gate, up and down", text);
-        }
         found |= projections[i].bit;
         at += length;
     }
@@ -101,18 +96,11 @@ static mica_status parse_projections(const mica_option *option, const char *text
 static mica_status set_value(const mica_option *option, const char *text, mica_option_values *values, mica_error *error) {
     void *field = (char *)values + option->offset;
     switch (option->kind) {
-    case MICA_OPTION_FLAG:
-        *(bool *)field = true;
-        return MICA_OK;
-    case MICA_OPTION_TEXT:
-        *(const char **)field = text;
-        return MICA_OK;
-    case MICA_OPTION_COUNT:
-        return parse_count(option, text, field, error);
-    case MICA_OPTION_SIZE:
-        return parse_size(option, text, field, error);
-    case MICA_OPTION_PROJECTIONS:
-        return parse_projections(option, text, field, error);
+    case MICA_OPTION_FLAG: *(bool *)field = true; return MICA_OK;
+    case MICA_OPTION_TEXT: *(const char **)field = text; return MICA_OK;
+    case MICA_OPTION_COUNT: return parse_count(option, text, field, error);
+    case MICA_OPTION_SIZE: return parse_size(option, text, field, error);
+    case MICA_OPTION_PROJECTIONS: return parse_projections(option, text, field, error);
     }
     return MICA_OK;
 }
@@ -135,9 +123,8 @@ static void make_view(const mica_option_table *table, getopt_view *view) {
         view->count++;
         if (row->letter) {
             *letter++ = row->letter;
-            if (row->argument) {
+            if (row->argument)
                 *letter++ = ':';
-            }
         }
     }
     view->rows[view->count] = (struct option){"help", no_argument, NULL, 'h'};
@@ -146,9 +133,8 @@ static void make_view(const mica_option_table *table, getopt_view *view) {
 /* The row getopt means by a value or a letter; NULL: none. */
 static const mica_option *find_row(const mica_option_table *table, const getopt_view *view, int value) {
     for (uint32_t i = 0; i < view->count; i++) {
-        if (value == ROW_VALUE + (int)i || (value > 0 && value == table->rows[i].letter)) {
+        if (value == ROW_VALUE + (int)i || (value > 0 && value == table->rows[i].letter))
             return &table->rows[i];
-        }
     }
     return NULL;
 }
@@ -156,15 +142,12 @@ static const mica_option *find_row(const mica_option_table *table, const getopt_
 static mica_status refuse_option(const mica_option_table *table, const getopt_view *view, int got, const char *argument,
                                  mica_error *error) {
     const mica_option *row = find_row(table, view, optopt);
-    if (row && got == ':') {
+    if (row && got == ':')
         return refuse(error, "--%s: expected %s", row->name, row->argument);
-    }
-    if (row || optopt == 'h') {
+    if (row || optopt == 'h')
         return refuse(error, "--%s takes no value", row ? row->name : "help");
-    }
-    if (optopt) {
+    if (optopt)
         return refuse(error, "unknown option -%c", optopt);
-    }
     return refuse(error, "unknown option %.*s", (int)strcspn(argument, "="), argument);
 }
 
@@ -172,9 +155,8 @@ static mica_status check_given(const mica_option_table *table, const getopt_view
     for (uint32_t i = 0; i < view->count; i++) {
         for (uint32_t j = 0; j < view->count; j++) {
             const char *excludes = table->rows[i].excludes;
-            if ((given >> i & 1) && (given >> j & 1) && excludes && strcmp(excludes, table->rows[j].name) == 0) {
+            if ((given >> i & 1) && (given >> j & 1) && excludes && strcmp(excludes, table->rows[j].name) == 0)
                 return refuse(error, "--%s and --%s exclude each other", table->rows[i].name, table->rows[j].name);
-            }
         }
     }
     return MICA_OK;
@@ -193,21 +175,18 @@ mica_status mica_options_parse(const mica_option_table *table, int count, char *
             values->help = true;
             return MICA_OK;
         }
-        if (got == ':' || got == '?') {
+        if (got == ':' || got == '?')
             return refuse_option(table, &view, got, arguments[optind - 1], error);
-        }
         mica_status status = set_value(row, optarg, values, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         given |= UINT32_C(1) << (row - table->rows);
     }
     if (optind == count || !*arguments[optind]) { /* no path is empty */
         return refuse(error, "expected a %s", table->operand);
     }
-    if (optind + 1 < count) {
+    if (optind + 1 < count)
         return refuse(error, "expected one %s, got '%s' as well", table->operand, arguments[optind + 1]);
-    }
     values->operand = arguments[optind];
     return check_given(table, &view, given, error);
 }

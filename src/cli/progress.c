@@ -58,18 +58,16 @@ static int terminal_width(void) {
 /* "1:02:03" or "2:03". */
 static const char *show_time(double seconds, char buffer[32]) {
     uint64_t whole = seconds < 0 ? 0 : seconds > 1e9 ? 1000000000 : (uint64_t)(seconds + 0.5);
-    if (whole >= 3600) {
+    if (whole >= 3600)
         snprintf(buffer, 32, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, whole / 3600, whole / 60 % 60, whole % 60);
-    } else {
+    else
         snprintf(buffer, 32, "%" PRIu64 ":%02" PRIu64, whole / 60, whole % 60);
-    }
     return buffer;
 }
 
 static double share_done(const mica_progress *progress) {
-    if (progress->bytes_total > 0) {
+    if (progress->bytes_total > 0)
         return (double)progress->bytes_done / (double)progress->bytes_total;
-    }
     return progress->units_total > 0 ? (double)progress->units_done / (double)progress->units_total : 0;
 }
 
@@ -79,13 +77,11 @@ static void show_line(const mica_progress *progress) {
     show_time(progress->seconds, elapsed);
     int length = snprintf(line, sizeof line, "%s  %3.0f%%  %" PRIu64 "/%" PRIu64 "  %.0f MB/s  %s elapsed", progress->what,
                           100 * share_done(progress), progress->units_done, progress->units_total, rate, elapsed);
-    if (progress->seconds_left >= 0) {
+    if (progress->seconds_left >= 0)
         length += snprintf(line + length, sizeof line - (size_t)length, "  %s left", show_time(progress->seconds_left, left));
-    }
     int width = terminal_width() - 1; /* the last column would wrap */
-    if (length > width) {
+    if (length > width)
         length = width;
-    }
     fprintf(stderr, "\r%.*s%*s", length, line, shown_width > length ? shown_width - length : 0, "");
     fflush(stderr);
     shown_width = length;

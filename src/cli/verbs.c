@@ -33,9 +33,8 @@ static mica_status run_inspect(const mica_option_values *values, char **output, 
 }
 
 static mica_status run_index(const mica_option_values *values, char **output, mica_error *error) {
-    if (!values->output && !values->dry_run) {
+    if (!values->output && !values->dry_run)
         return refuse(error, "expected --output DIR");
-    }
     const mica_index_options options = {.features = values->features,
                                         .layers = values->layers,
                                         .spectra = values->spectra,

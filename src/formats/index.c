@@ -32,9 +32,8 @@ static bool is_plain_file_name(const char *name) {
 }
 
 static MICA_CHECKED bool grow(index_parser *parser) {
-    if (parser->count < parser->capacity) {
+    if (parser->count < parser->capacity)
         return true;
-    }
     uint64_t capacity = parser->capacity ? parser->capacity * 2 : 256;
     map_entry *entries = mica_reallocarray(parser->entries, capacity, sizeof *entries);
     if (entries) {
@@ -49,20 +48,17 @@ static mica_status read_entry(index_parser *parser) {
     map_entry entry = {.tensor = parser->text.length};
     mica_cursor_key(&parser->cursor, &parser->text);
     mica_text_append(&parser->text, "", 1);
-    if (parser->cursor.status != MICA_OK) {
+    if (parser->cursor.status != MICA_OK)
         return mica_fail_context(parser->error, parser->cursor.status, "%s: weight_map", parser->name);
-    }
     entry.shard = parser->text.length;
     mica_cursor_string(&parser->cursor, &parser->text);
     mica_text_append(&parser->text, "", 1);
-    if (mica_text_failed(&parser->text) || !grow(parser)) {
+    if (mica_text_failed(&parser->text) || !grow(parser))
         return out_of_memory(parser);
-    }
     const char *bytes = parser->text.bytes;
     mica_name_show(bytes + entry.tensor, tensor);
-    if (parser->cursor.status != MICA_OK) {
+    if (parser->cursor.status != MICA_OK)
         return mica_fail_context(parser->error, parser->cursor.status, "%s: weight_map: tensor %s", parser->name, tensor);
-    }
     if (!is_plain_file_name(bytes + entry.shard)) {
         return mica_fail(parser->error, MICA_BAD_INPUT, "%s: weight_map: tensor %s: expected a plain file name, got \"%s\"", parser->name,
                          tensor, mica_name_show(bytes + entry.shard, shard));
@@ -79,12 +75,10 @@ static mica_status read_weight_map(index_parser *parser) {
     uint64_t count = 0;
     mica_status status = MICA_OK;
     mica_cursor_enter(&parser->cursor, '{');
-    while (status == MICA_OK && mica_cursor_next(&parser->cursor, '{', &count)) {
+    while (status == MICA_OK && mica_cursor_next(&parser->cursor, '{', &count))
         status = read_entry(parser);
-    }
-    if (status == MICA_OK && parser->cursor.status != MICA_OK) {
+    if (status == MICA_OK && parser->cursor.status != MICA_OK)
         status = mica_fail_context(parser->error, parser->cursor.status, "%s: weight_map", parser->name);
-    }
     return status;
 }
 
@@ -98,9 +92,8 @@ static mica_status read_index(index_parser *parser) {
     while (status == MICA_OK && mica_cursor_next(&parser->cursor, '{', &count)) {
         mica_text_clear(&key);
         mica_cursor_key(&parser->cursor, &key);
-        if (parser->cursor.status != MICA_OK) {
+        if (parser->cursor.status != MICA_OK)
             break;
-        }
         if (strcmp(key.bytes, "weight_map") != 0) {
             mica_cursor_skip(&parser->cursor);
         } else if (found) {
@@ -111,13 +104,11 @@ static mica_status read_index(index_parser *parser) {
         }
     }
     mica_text_release(&key);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     mica_cursor_end(&parser->cursor);
-    if (parser->cursor.status != MICA_OK) {
+    if (parser->cursor.status != MICA_OK)
         return mica_fail_context(parser->error, parser->cursor.status, "%s", parser->name);
-    }
     if (parser->count == 0) {
         return mica_fail(parser->error, MICA_BAD_INPUT, "%s: weight_map: expected an object that names tensors, got %s", parser->name,
                          found ? "an empty one" : "absent");
@@ -138,15 +129,13 @@ static uint32_t collect_shards(const index_parser *parser, const char **shards) 
     uint64_t count = 0;
     uint32_t unique = 0;
     for (uint64_t i = 0; i < parser->count; i++) {
-        if (i == 0 || parser->entries[i].shard != parser->entries[i - 1].shard) {
+        if (i == 0 || parser->entries[i].shard != parser->entries[i - 1].shard)
             shards[count++] = parser->text.bytes + parser->entries[i].shard;
-        }
     }
     qsort(shards, count, sizeof *shards, compare_names);
     for (uint64_t i = 0; i < count; i++) {
-        if (i == 0 || strcmp(shards[i], shards[unique - 1]) != 0) {
+        if (i == 0 || strcmp(shards[i], shards[unique - 1]) != 0)
             shards[unique++] = shards[i];
-        }
     }
     return unique;
 }
@@ -175,9 +164,8 @@ static mica_status build(const index_parser *parser, mica_index *index) {
 }
 
 mica_status mica_index_parse(const char *name, const char *json, uint64_t length, mica_index *result, mica_error *error) {
-    if (length == 0) {
+    if (length == 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got an empty file", name);
-    }
     index_parser parser = {.name = name, .cursor = {.bytes = json, .length = length, .error = error}, .error = error};
     mica_index index = {0};
     mica_status status = read_index(&parser);

@@ -9,21 +9,18 @@
 
 static void fail(mica_json_cursor *cursor, uint64_t position, const char *expected, const char *got) {
     if (cursor->status == MICA_OK) {
-        cursor->status = mica_fail(cursor->error, MICA_BAD_INPUT, "byte %" PRIu64 ": expected %s, got %s", position,
-                                   expected, got);
+        cursor->status = mica_fail(cursor->error, MICA_BAD_INPUT, "byte %" PRIu64 ": expected %s, got %s", position, expected, got);
     }
 }
 
 /* The byte after white space, -1 at the end or after a failure. */
 static int peek(mica_json_cursor *cursor) {
-    if (cursor->status != MICA_OK) {
+    if (cursor->status != MICA_OK)
         return -1;
-    }
     while (cursor->position < cursor->length) {
         char byte = cursor->bytes[cursor->position];
-        if (byte != ' ' && byte != '\n' && byte != '\t' && byte != '\r') {
+        if (byte != ' ' && byte != '\n' && byte != '\t' && byte != '\r')
             return (unsigned char)byte;
-        }
         cursor->position++;
     }
     return -1;
@@ -63,9 +60,8 @@ bool mica_cursor_next(mica_json_cursor *cursor, char open, uint64_t *count) {
         cursor->position++;
         return false;
     }
-    if (*count > 0 && !take(cursor, ',', open == '{' ? "',' or '}'" : "',' or ']'")) {
+    if (*count > 0 && !take(cursor, ',', open == '{' ? "',' or '}'" : "',' or ']'"))
         return false;
-    }
     (*count)++;
     return cursor->status == MICA_OK;
 }
@@ -74,26 +70,23 @@ static void append_code_point(mica_text *text, uint32_t code) {
     char bytes[4];
     size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
     static const unsigned char leads[5] = {0, 0, 0xc0, 0xe0, 0xf0};
-    for (size_t i = length; i-- > 1; code >>= 6) {
+    for (size_t i = length; i-- > 1; code >>= 6)
         bytes[i] = (char)(0x80 | (code & 0x3f));
-    }
     bytes[0] = (char)(leads[length] | code);
     mica_text_append(text, bytes, length);
 }
 
 /* Four hexadecimal digits at `position`, -1 when they are not that. */
 static int32_t hex4(const mica_json_cursor *cursor, uint64_t position) {
-    if (cursor->length < 4 || position > cursor->length - 4) {
+    if (cursor->length < 4 || position > cursor->length - 4)
         return -1;
-    }
     int32_t value = 0;
     for (int i = 0; i < 4; i++) {
         static const char digits_of_16[] = "0123456789abcdefABCDEF";
         char digit = cursor->bytes[position + i];
         const char *found = digit != 0 ? strchr(digits_of_16, digit) : NULL;
-        if (!found) {
+        if (!found)
             return -1;
-        }
         int32_t nibble = (int32_t)(found - digits_of_16);
         value = value * 16 + (nibble < 16 ? nibble : nibble - 6);
     }
@@ -121,15 +114,13 @@ static void unicode_escape(mica_json_cursor *cursor, mica_text *text) {
         cursor->position += 6;
         code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
     }
-    if (!text) {
+    if (!text)
         return;
-    }
     /* Names are C strings from here on: a NUL would cut one down to another. */
-    if (code == 0) {
+    if (code == 0)
         fail(cursor, start, "no NUL in a string", "\\u0000");
-    } else {
+    else
         append_code_point(text, (uint32_t)code);
-    }
 }
 
 static void escape(mica_json_cursor *cursor, mica_text *text) {
@@ -141,9 +132,8 @@ static void escape(mica_json_cursor *cursor, mica_text *text) {
         unicode_escape(cursor, text);
     } else if (found) {
         cursor->position++;
-        if (text) {
+        if (text)
             mica_text_append(text, to + (found - from), 1);
-        }
     } else {
         fail_byte(cursor, "an escape of JSON after '\\'");
     }
@@ -159,18 +149,15 @@ void mica_cursor_string(mica_json_cursor *cursor, mica_text *text) {
         uint64_t start = cursor->position;
         while (cursor->position < cursor->length) {
             unsigned char byte = (unsigned char)cursor->bytes[cursor->position];
-            if (byte == '"' || byte == '\\' || byte < 0x20) {
+            if (byte == '"' || byte == '\\' || byte < 0x20)
                 break;
-            }
             uint64_t sequence = byte < 0x80 ? 1 : mica_utf8_sequence(cursor->bytes + cursor->position, cursor->length - cursor->position);
-            if (sequence == 0) {
+            if (sequence == 0)
                 break;
-            }
             cursor->position += sequence;
         }
-        if (text) {
+        if (text)
             mica_text_append(text, cursor->bytes + start, cursor->position - start); /* even if empty: bytes is never NULL afterwards */
-        }
         char stop = cursor->position < cursor->length ? cursor->bytes[cursor->position] : 0;
         if (stop == '\\') {
             cursor->position++;
@@ -184,9 +171,8 @@ void mica_cursor_string(mica_json_cursor *cursor, mica_text *text) {
             fail_byte(cursor, "UTF-8 without control characters in a string");
         }
     }
-    if (text && mica_text_failed(text) && cursor->status == MICA_OK) {
+    if (text && mica_text_failed(text) && cursor->status == MICA_OK)
         cursor->status = mica_fail(cursor->error, MICA_NO_MEMORY, "out of memory for a string");
-    }
 }
 
 void mica_cursor_key(mica_json_cursor *cursor, mica_text *text) {
@@ -196,12 +182,10 @@ void mica_cursor_key(mica_json_cursor *cursor, mica_text *text) {
 
 static bool digits(mica_json_cursor *cursor) {
     uint64_t start = cursor->position;
-    while (cursor->position < cursor->length && cursor->bytes[cursor->position] >= '0' && cursor->bytes[cursor->position] <= '9') {
+    while (cursor->position < cursor->length && cursor->bytes[cursor->position] >= '0' && cursor->bytes[cursor->position] <= '9')
         cursor->position++;
-    }
-    if (cursor->position == start) {
+    if (cursor->position == start)
         fail_byte(cursor, "a digit");
-    }
     return cursor->status == MICA_OK;
 }
 
@@ -211,25 +195,21 @@ static bool at(const mica_json_cursor *cursor, const char *set) {
 }
 
 static void number(mica_json_cursor *cursor) {
-    if (at(cursor, "-")) {
+    if (at(cursor, "-"))
         cursor->position++;
-    }
-    if (at(cursor, "0")) {
+    if (at(cursor, "0"))
         cursor->position++;
-    } else if (!digits(cursor)) {
+    else if (!digits(cursor))
         return;
-    }
     if (at(cursor, ".")) {
         cursor->position++;
-        if (!digits(cursor)) {
+        if (!digits(cursor))
             return;
-        }
     }
     if (at(cursor, "eE")) {
         cursor->position++;
-        if (at(cursor, "+-")) {
+        if (at(cursor, "+-"))
             cursor->position++;
-        }
         digits(cursor);
     }
 }
@@ -240,12 +220,10 @@ static bool integer(mica_json_cursor *cursor, uint64_t *value) {
     uint64_t start = cursor->position, sum = 0;
     for (; cursor->position < cursor->length; cursor->position++) {
         unsigned digit = (unsigned)(unsigned char)cursor->bytes[cursor->position] - '0';
-        if (digit > 9) {
+        if (digit > 9)
             break;
-        }
-        if (__builtin_mul_overflow(sum, (uint64_t)10, &sum) || __builtin_add_overflow(sum, (uint64_t)digit, &sum)) {
+        if (__builtin_mul_overflow(sum, (uint64_t)10, &sum) || __builtin_add_overflow(sum, (uint64_t)digit, &sum))
             return false;
-        }
     }
     *value = sum;
     return cursor->position > start && !at(cursor, ".eE") && (first != '0' || cursor->position == start + 1);
@@ -255,18 +233,16 @@ void mica_cursor_integers(mica_json_cursor *cursor, uint64_t *values, uint64_t c
     *count = 0;
     peek(cursor);
     uint64_t start = cursor->position, value;
-    if (!mica_cursor_enter(cursor, '[')) {
+    if (!mica_cursor_enter(cursor, '['))
         return;
-    }
     while (mica_cursor_next(cursor, '[', count)) {
         if (!integer(cursor, &value)) {
             cursor->position = start; /* the message shows the whole array */
             mica_cursor_refuse(cursor, "non-negative integers below 2^64");
             return;
         }
-        if (*count <= capacity) {
+        if (*count <= capacity)
             values[*count - 1] = value;
-        }
     }
 }
 
@@ -293,9 +269,8 @@ static void skip_at(mica_json_cursor *cursor, uint32_t depth) {
         uint64_t count = 0;
         cursor->position++;
         while (mica_cursor_next(cursor, (char)byte, &count)) {
-            if (byte == '{') {
+            if (byte == '{')
                 mica_cursor_key(cursor, NULL);
-            }
             skip_at(cursor, depth + 1);
         }
     } else if (byte == '"') {
@@ -312,9 +287,8 @@ void mica_cursor_skip(mica_json_cursor *cursor) {
 }
 
 void mica_cursor_end(mica_json_cursor *cursor) {
-    if (peek(cursor) != -1) {
+    if (peek(cursor) != -1)
         fail_byte(cursor, "the end");
-    }
 }
 
 void mica_cursor_refuse(mica_json_cursor *cursor, const char *expected) {
@@ -325,9 +299,8 @@ void mica_cursor_refuse(mica_json_cursor *cursor, const char *expected) {
     }
     uint64_t start = cursor->position;
     mica_cursor_skip(cursor); /* what is not JSON at all is the deeper reason */
-    if (cursor->status != MICA_OK) {
+    if (cursor->status != MICA_OK)
         return;
-    }
     const char *kind = cursor->bytes[start] == '[' ? "array " : cursor->bytes[start] == '{' ? "object " : "";
     char got[SHOWN_BYTES * 4 + 20];
     size_t used = (size_t)snprintf(got, sizeof got, "%s", kind);
@@ -335,9 +308,8 @@ void mica_cursor_refuse(mica_json_cursor *cursor, const char *expected) {
         unsigned char byte = (unsigned char)cursor->bytes[i];
         used += (size_t)snprintf(got + used, sizeof got - used, byte >= 0x20 && byte < 0x7f ? "%c" : "\\x%02x", byte);
     }
-    if (cursor->position - start > SHOWN_BYTES) {
+    if (cursor->position - start > SHOWN_BYTES)
         snprintf(got + used, sizeof got - used, "...");
-    }
     fail(cursor, start, expected, got);
 }
 
@@ -345,12 +317,12 @@ const char *mica_name_show(const char *name, char buffer[MICA_NAME_SHOW_BYTES]) 
     size_t length = strnlen(name, 201);
     bool cut = length > 200;
     if (cut) {
-        for (length = 200; length > 0 && ((unsigned char)name[length] & 0xc0) == 0x80; length--) continue;
+        for (length = 200; length > 0 && ((unsigned char)name[length] & 0xc0) == 0x80; length--)
+            continue;
     }
     memcpy(buffer, name, length);
     memcpy(buffer + length, "...", 4);
-    if (!cut) {
+    if (!cut)
         buffer[length] = 0;
-    }
     return buffer;
 }

@@ -30,9 +30,8 @@ static bool is_listed(const listing *list, const char *name) {
 }
 
 static void release_listing(listing *list) {
-    for (uint64_t i = 0; i < list->count; i++) {
+    for (uint64_t i = 0; i < list->count; i++)
         mica_free(list->names[i]);
-    }
     mica_free(list->names);
 }
 
@@ -42,24 +41,21 @@ static mica_status out_of_memory(const mica_tensor_source *source, mica_error *e
 
 /* Says of a file that could not be opened whether it is a link that leads nowhere. */
 static mica_status open_context(const char *path, const char *name, const listing *list, mica_status status, mica_error *error) {
-    if (is_listed(list, name) && !mica_path_exists(path)) {
+    if (is_listed(list, name) && !mica_path_exists(path))
         return mica_fail_context(error, status, "%s: a symbolic link that leads to no file", name);
-    }
     return mica_fail_context(error, status, "%s: expected a file in the directory", name);
 }
 
 static mica_status open_shard(const mica_tensor_source *source, mica_shard *shard, const listing *list, mica_safetensors *header,
                               mica_error *error) {
     char *path = source->bare_file ? mica_strdup(source->path) : mica_path_join(source->directory, shard->name);
-    if (!path) {
+    if (!path)
         return out_of_memory(source, error);
-    }
     mica_status status = mica_file_open(path, true, &shard->file, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         status = source->bare_file ? status : open_context(path, shard->name, list, status, error);
-    } else {
+    else
         status = mica_safetensors_read(shard->file, shard->name, header, error);
-    }
     mica_free(path);
     return status;
 }
@@ -70,13 +66,11 @@ static int compare_tensors(const void *a, const void *b) {
 
 /* Concatenates the shards' tensors, each list already sorted, and sorts them all. */
 static mica_status gather(mica_tensor_source *source, const mica_safetensors *headers, mica_error *error) {
-    for (uint32_t i = 0; i < source->shard_count; i++) {
+    for (uint32_t i = 0; i < source->shard_count; i++)
         source->tensor_count += headers[i].tensor_count;
-    }
     source->tensors = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->tensors);
-    if (!source->tensors) {
+    if (!source->tensors)
         return out_of_memory(source, error);
-    }
     uint64_t count = 0;
     bool sorted = true;
     for (uint32_t i = 0; i < source->shard_count; i++) {
@@ -86,9 +80,8 @@ static mica_status gather(mica_tensor_source *source, const mica_safetensors *he
             sorted = sorted && (count == 0 || compare_tensors(&source->tensors[count - 1], &source->tensors[count]) < 0);
         }
     }
-    if (!sorted) {
+    if (!sorted)
         qsort(source->tensors, source->tensor_count, sizeof *source->tensors, compare_tensors);
-    }
     for (uint64_t i = 1; i < source->tensor_count; i++) {
         const mica_tensor *tensor = &source->tensors[i];
         if (compare_tensors(tensor - 1, tensor) == 0) {
@@ -105,12 +98,10 @@ static mica_status gather(mica_tensor_source *source, const mica_safetensors *he
 static mica_status open_shards(mica_tensor_source *source, const listing *list, mica_error *error) {
     mica_safetensors *headers = mica_calloc(source->shard_count, sizeof *headers);
     mica_status status = headers ? MICA_OK : out_of_memory(source, error);
-    for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++) {
+    for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++)
         status = open_shard(source, &source->shards[i], list, &headers[i], error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = gather(source, headers, error);
-    }
     for (uint32_t i = 0; headers && i < source->shard_count; i++) {
         source->shards[i].tensor_names = headers[i].names;
         headers[i].names = NULL;
@@ -122,14 +113,12 @@ static mica_status open_shards(mica_tensor_source *source, const listing *list, 
 
 static mica_status name_shards(mica_tensor_source *source, const char *const *names, uint32_t count, mica_error *error) {
     source->shards = mica_calloc(count, sizeof *source->shards);
-    if (!source->shards) {
+    if (!source->shards)
         return out_of_memory(source, error);
-    }
     source->shard_count = count;
     for (uint32_t i = 0; i < count; i++) {
-        if (!(source->shards[i].name = mica_strdup(names[i]))) {
+        if (!(source->shards[i].name = mica_strdup(names[i])))
             return out_of_memory(source, error);
-        }
     }
     return MICA_OK;
 }
@@ -139,9 +128,8 @@ static mica_status refuse_listed(const mica_tensor_source *source, const mica_in
     char shown[MICA_NAME_SHOW_BYTES];
     const char *said = source->shards[entry->shard].name;
     mica_name_show(entry->tensor, shown);
-    if (!tensor) {
+    if (!tensor)
         return mica_fail(error, MICA_BAD_INPUT, "%s: tensor %s: expected in this shard (%s lists it), got absent", said, shown, INDEX_NAME);
-    }
     return mica_fail(error, MICA_BAD_INPUT, "%s: weight_map: tensor %s: expected %s, which holds it, got %s", INDEX_NAME, shown,
                      source->shards[tensor->shard].name, said);
 }
@@ -149,24 +137,20 @@ static mica_status refuse_listed(const mica_tensor_source *source, const mica_in
 /* Both lists are sorted: one merge. Shard numbers of the index are those of the source. */
 static mica_status compare_with_index(mica_tensor_source *source, const mica_index *index, mica_error *error) {
     source->unlisted = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->unlisted);
-    if (!source->unlisted) {
+    if (!source->unlisted)
         return out_of_memory(source, error);
-    }
     uint64_t at = 0;
     for (uint64_t i = 0; i < index->entry_count; i++) {
         const mica_index_entry *entry = &index->entries[i];
         int order = 1;
-        while (at < source->tensor_count && (order = strcmp(source->tensors[at].name, entry->tensor)) < 0) {
+        while (at < source->tensor_count && (order = strcmp(source->tensors[at].name, entry->tensor)) < 0)
             source->unlisted[source->unlisted_count++] = at++;
-        }
         const mica_tensor *tensor = at < source->tensor_count && order == 0 ? &source->tensors[at++] : NULL;
-        if (!tensor || tensor->shard != entry->shard) {
+        if (!tensor || tensor->shard != entry->shard)
             return refuse_listed(source, entry, tensor, error);
-        }
     }
-    while (at < source->tensor_count) {
+    while (at < source->tensor_count)
         source->unlisted[source->unlisted_count++] = at++;
-    }
     return MICA_OK;
 }
 
@@ -175,23 +159,18 @@ static mica_status open_with_index(mica_tensor_source *source, const listing *li
     mica_index index = {0};
     uint64_t length = 0;
     mica_status status = path ? mica_file_load(path, INDEX_LIMIT, &json, &length, error) : out_of_memory(source, error);
-    if (path && status != MICA_OK) {
+    if (path && status != MICA_OK)
         status = open_context(path, INDEX_NAME, list, status, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_index_parse(INDEX_NAME, json, length, &index, error);
-    }
     mica_free(json);
     mica_free(path);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = name_shards(source, index.shards, index.shard_count, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = open_shards(source, list, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = compare_with_index(source, &index, error);
-    }
     mica_index_release(&index);
     return status;
 }
@@ -204,16 +183,13 @@ static mica_status open_single(mica_tensor_source *source, const char *name, con
 static mica_status open_directory(mica_tensor_source *source, mica_error *error) {
     listing list = {0};
     size_t length = strlen(source->path);
-    while (length > 1 && source->path[length - 1] == '/') {
+    while (length > 1 && source->path[length - 1] == '/')
         length--;
-    }
-    if (!(source->directory = mica_strndup(source->path, length))) {
+    if (!(source->directory = mica_strndup(source->path, length)))
         return out_of_memory(source, error);
-    }
     mica_status status = mica_directory_list(source->directory, &list.names, &list.count, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     if (is_listed(&list, INDEX_NAME)) {
         status = open_with_index(source, &list, error);
     } else if (is_listed(&list, SINGLE_NAME)) {
@@ -254,9 +230,8 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
 }
 
 void mica_tensor_source_close(mica_tensor_source *source) {
-    if (!source) {
+    if (!source)
         return;
-    }
     for (uint32_t i = 0; i < source->shard_count; i++) {
         mica_file_close(source->shards[i].file, NULL);
         mica_free(source->shards[i].name);

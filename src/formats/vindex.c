@@ -14,8 +14,7 @@ static const char *const file_names[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_
     {"dense_gate_vectors.bin", "dense_gate_singular_values.bin", "dense_gate_full_singular_values.bin", "dense_up_full_singular_values.bin",
      "dense_down_full_singular_values.bin"},
     {"shared_gate_vectors.bin", "shared_gate_singular_values.bin", "shared_gate_full_singular_values.bin",
-     "shared_up_full_singular_values.bin",
-     "shared_down_full_singular_values.bin"},
+     "shared_up_full_singular_values.bin", "shared_down_full_singular_values.bin"},
 };
 
 /* checksums.json first: while --force removes files, a directory without it is never taken for finished. */
@@ -24,9 +23,19 @@ static const char *const json_names[] = {MICA_VINDEX_CHECKSUMS, MICA_VINDEX_INDE
 #define JSON_NAME_COUNT (sizeof json_names / sizeof json_names[0])
 
 static const char *const source_names[] = {
-    "config.json",       "generation_config.json", "tokenizer.json",     "tokenizer_config.json", "tokenizer.model",
-    "tiktoken.model",    "vocab.json",             "merges.txt",         "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json",   "tokenization_kimi.py",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenization_kimi.py",
 };
 
 const char *mica_vindex_file_name(mica_vindex_group group, mica_vindex_member member) {
@@ -34,7 +43,8 @@ const char *mica_vindex_file_name(mica_vindex_group group, mica_vindex_member me
 }
 
 const char *mica_vindex_known_name(uint64_t index) {
-    if (index < JSON_NAME_COUNT) return json_names[index];
+    if (index < JSON_NAME_COUNT)
+        return json_names[index];
     index -= JSON_NAME_COUNT;
     const uint64_t count = (uint64_t)MICA_VINDEX_GROUP_COUNT * MICA_VINDEX_MEMBER_COUNT;
     return index < count ? file_names[index / MICA_VINDEX_MEMBER_COUNT][index % MICA_VINDEX_MEMBER_COUNT] : NULL;
@@ -56,9 +66,12 @@ uint64_t mica_vindex_item_bytes(const mica_vindex_layout *layout, mica_vindex_gr
 bool mica_vindex_layout_check(const mica_vindex_layout *layout) {
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++) {
         uint64_t items, values, bytes;
-        if (!mica_mul_u64(layout->group[group].layers, layout->group[group].experts, &items)) return false;
-        if (!mica_mul_u64(layout->group[group].features, layout->group[group].hidden, &values)) return false;
-        if (!mica_mul_u64(values, items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) || bytes > INT64_MAX) return false;
+        if (!mica_mul_u64(layout->group[group].layers, layout->group[group].experts, &items))
+            return false;
+        if (!mica_mul_u64(layout->group[group].features, layout->group[group].hidden, &values))
+            return false;
+        if (!mica_mul_u64(values, items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) || bytes > INT64_MAX)
+            return false;
         for (int i = 0; i < 3; i++)
             if (!mica_mul_u64(layout->group[group].full[i], items, &bytes) || !mica_mul_u64(bytes, sizeof(double), &bytes) ||
                 bytes > INT64_MAX)
@@ -72,7 +85,8 @@ uint64_t mica_vindex_file_bytes(const mica_vindex_layout *layout, mica_vindex_gr
 }
 
 bool mica_vindex_has_file(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member) {
-    if (group == MICA_VINDEX_MAIN && member <= MICA_VINDEX_VALUES) return true;
+    if (group == MICA_VINDEX_MAIN && member <= MICA_VINDEX_VALUES)
+        return true;
     return mica_vindex_file_bytes(layout, group, member) > 0;
 }
 
@@ -84,7 +98,8 @@ uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group 
 /* --- the directory --- */
 
 static void free_names(char **names, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++) mica_free(names[i]);
+    for (uint64_t i = 0; i < count; i++)
+        mica_free(names[i]);
     mica_free(names);
 }
 
@@ -111,18 +126,25 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
     char **names;
     uint64_t count;
     const mica_status status = mica_directory_list(directory, &names, &count, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     bool journal = false, checksums = false, other = false;
     for (uint64_t i = 0; i < count; i++) {
         /* All that a kill in the very first moment leaves is the journal's beginning. */
-        if (strcmp(names[i], MICA_VINDEX_JOURNAL ".partial") != 0) other = true;
-        if (strcmp(names[i], MICA_VINDEX_JOURNAL) == 0) journal = true;
-        if (strcmp(names[i], MICA_VINDEX_CHECKSUMS) == 0) checksums = true;
+        if (strcmp(names[i], MICA_VINDEX_JOURNAL ".partial") != 0)
+            other = true;
+        if (strcmp(names[i], MICA_VINDEX_JOURNAL) == 0)
+            journal = true;
+        if (strcmp(names[i], MICA_VINDEX_CHECKSUMS) == 0)
+            checksums = true;
     }
     free_names(names, count);
-    if (!other) *state = MICA_VINDEX_ABSENT;
-    else if (journal) *state = MICA_VINDEX_UNFINISHED;
-    else *state = checksums && is_our_checksums(directory) ? MICA_VINDEX_FINISHED : MICA_VINDEX_FOREIGN;
+    if (!other)
+        *state = MICA_VINDEX_ABSENT;
+    else if (journal)
+        *state = MICA_VINDEX_UNFINISHED;
+    else
+        *state = checksums && is_our_checksums(directory) ? MICA_VINDEX_FINISHED : MICA_VINDEX_FOREIGN;
     return MICA_OK;
 }
 
@@ -132,14 +154,16 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
 #define SELF_ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 
 void mica_vindex_files_free(mica_vindex_file *files, uint64_t count) {
-    for (uint64_t i = 0; files && i < count; i++) mica_free(files[i].name);
+    for (uint64_t i = 0; files && i < count; i++)
+        mica_free(files[i].name);
     mica_free(files);
 }
 
 /* Where the 64 digits of the digest stand; NULL when they are not there. */
 static char *find_self(char *text) {
     char *key = strstr(text, SELF_KEY);
-    if (!key || strlen(key) < strlen(SELF_KEY) + strlen(SELF_ZEROS)) return NULL;
+    if (!key || strlen(key) < strlen(SELF_KEY) + strlen(SELF_ZEROS))
+        return NULL;
     return key + strlen(SELF_KEY);
 }
 
@@ -162,7 +186,8 @@ mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t 
     mica_json_close_object(&writer);
     mica_json_close_object(&writer);
     char *made = mica_json_finish(&writer, length);
-    if (!made) return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", MICA_VINDEX_CHECKSUMS);
+    if (!made)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", MICA_VINDEX_CHECKSUMS);
     char *self = find_self(made);
     uint8_t digest[MICA_SHA256_BYTES];
     char hex[MICA_SHA256_HEX_BYTES];
@@ -180,12 +205,14 @@ mica_status mica_vindex_checksums_write(const mica_vindex_file *files, uint64_t 
 
 static mica_status check_self(const char *path, char *text, uint64_t length, mica_error *error) {
     char *self = find_self(text), recorded[MICA_SHA256_HEX_BYTES] = "", hex[MICA_SHA256_HEX_BYTES];
-    if (!self) return mica_fail(error, MICA_CORRUPT, "%s: key \"self\": expected 64 hexadecimal digits, found none", path);
+    if (!self)
+        return mica_fail(error, MICA_CORRUPT, "%s: key \"self\": expected 64 hexadecimal digits, found none", path);
     memcpy(recorded, self, strlen(SELF_ZEROS));
     memcpy(self, SELF_ZEROS, strlen(SELF_ZEROS));
     uint8_t digest[MICA_SHA256_BYTES];
     const mica_status status = mica_sha256_of(text, length, digest, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_sha256_hex(digest, hex);
     if (strcmp(hex, recorded) != 0)
         return mica_fail(error, MICA_CORRUPT, "%s: its own SHA-256: expected %.16s…, got %.16s…", path, recorded, hex);
@@ -218,15 +245,16 @@ static mica_status read_entries(const char *path, const json_t *object, mica_vin
         return mica_fail(error, MICA_BAD_INPUT, "%s: files: expected an object, got %s", path, mica_json_show(list, shown, sizeof shown));
     const uint64_t entries = json_object_size(list);
     mica_vindex_file *made = mica_calloc(entries + 1, sizeof *made);
-    if (!made) return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
+    if (!made)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     uint64_t next = 0;
     mica_status status = MICA_OK;
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)list, name, value)
-    {
+    json_object_foreach((json_t *)list, name, value) {
         status = read_entry(path, name, value, &made[next++], error);
-        if (status != MICA_OK) break;
+        if (status != MICA_OK)
+            break;
     }
     if (status != MICA_OK) {
         mica_vindex_files_free(made, entries);
@@ -239,13 +267,17 @@ static mica_status read_entries(const char *path, const json_t *object, mica_vin
 
 mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file **files, uint64_t *count, mica_error *error) {
     char *path = mica_path_join(directory, MICA_VINDEX_CHECKSUMS), *text = NULL;
-    if (!path) return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", directory);
+    if (!path)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", directory);
     uint64_t length = 0;
     json_t *object = NULL;
     mica_status status = mica_file_load(path, MICA_VINDEX_JSON_LIMIT, &text, &length, error);
-    if (status == MICA_OK) status = check_self(path, text, length, error);
-    if (status == MICA_OK) status = mica_json_parse(path, text, length, &object, error);
-    if (status == MICA_OK) status = read_entries(path, object, files, count, error);
+    if (status == MICA_OK)
+        status = check_self(path, text, length, error);
+    if (status == MICA_OK)
+        status = mica_json_parse(path, text, length, &object, error);
+    if (status == MICA_OK)
+        status = read_entries(path, object, files, count, error);
     json_decref(object);
     mica_free(text);
     mica_free(path);
@@ -257,11 +289,13 @@ mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file *
 mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error) {
     mica_text line = MICA_TEXT_INIT;
     mica_text_puts(&line, mica_dtype_name(tensor->dtype));
-    for (uint32_t i = 0; i < tensor->rank; i++) mica_text_printf(&line, " %llu", (unsigned long long)tensor->shape[i]);
+    for (uint32_t i = 0; i < tensor->rank; i++)
+        mica_text_printf(&line, " %llu", (unsigned long long)tensor->shape[i]);
     mica_text_puts(&line, "\n");
     mica_status status = mica_text_failed(&line) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", tensor->name)
                                                  : mica_sha256_init(hash, error);
-    if (status == MICA_OK) mica_sha256_update(hash, line.bytes, line.length);
+    if (status == MICA_OK)
+        mica_sha256_update(hash, line.bytes, line.length);
     mica_text_release(&line);
     return status;
 }
@@ -269,7 +303,8 @@ mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *has
 mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uint8_t digest[MICA_SHA256_BYTES], mica_error *error) {
     mica_sha256 hash;
     const mica_status status = mica_tensor_digest_begin(tensor, &hash, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_sha256_update(&hash, bytes, tensor->bytes);
     mica_sha256_final(&hash, digest);
     return MICA_OK;

@@ -30,7 +30,7 @@ typedef struct integer_key {
 } integer_key;
 
 #define KEY(name, required, optional, minimum, maximum, absent) \
-    {#name, offsetof(mica_config, name), required, optional, minimum, maximum, absent}
+    { #name, offsetof(mica_config, name), required, optional, minimum, maximum, absent }
 static const integer_key integer_keys[] = {
     KEY(hidden_size, ANY, 0, 1, 1u << 20, 0),
     KEY(num_hidden_layers, ANY, 0, 1, 4096, 0),
@@ -230,8 +230,8 @@ static mica_status read_rope_scaling(const mica_config_reader *reader, const cha
     static const struct {
         const char *type;
         bool factor;
-    } types[] = {{"default", false}, {"yarn", true}, {"linear", true}, {"dynamic", true}, {"llama3", true}, {"longrope", false},
-                 {"su", false}};
+    } types[] = {{"default", false}, {"yarn", true},      {"linear", true}, {"dynamic", true},
+                 {"llama3", true},   {"longrope", false}, {"su", false}};
     const json_t *type = json_object_get(rope, "rope_type");
     if (!json_is_string(type))
         type = json_object_get(rope, "type");

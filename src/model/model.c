@@ -108,8 +108,7 @@ static mica_status warn_unlisted(mica_model *model, mica_error *error) {
     for (uint64_t i = 0; i < source->unlisted_count && i < shown && status == MICA_OK; i++) {
         const mica_tensor *tensor = &source->tensors[source->unlisted[i]];
         status = mica_model_warn(model, error, "%s: %s: in the shard, not listed in the index; used all the same",
-                                 mica_model_shard_name(model, tensor),
-                                 tensor->name);
+                                 mica_model_shard_name(model, tensor), tensor->name);
     }
     if (status == MICA_OK && source->unlisted_count > shown)
         status = mica_model_warn(model, error, "%llu more tensors are not listed in the index",
@@ -160,7 +159,8 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
         return no_memory(path, error);
     mica_status status = mica_tensor_source_open(path, &model->source, error);
     if (status == MICA_OK && model->source->bare_file)
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint directory with config.json, got a single .safetensors file, "
+        status = mica_fail(error, MICA_BAD_INPUT,
+                           "%s: expected a checkpoint directory with config.json, got a single .safetensors file, "
                            "which can be inspected only",
                            path);
     if (status == MICA_OK)

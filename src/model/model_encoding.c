@@ -18,13 +18,11 @@ static uint64_t ceil_divide(uint64_t a, uint64_t b) {
 
 static mica_status wrong_dtype(const mica_model *model, const mica_tensor *tensor, const char *expected, mica_error *error) {
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected dtype %s, got %s", mica_model_shard_name(model, tensor), tensor->name,
-                     expected,
-                     mica_dtype_name(tensor->dtype));
+                     expected, mica_dtype_name(tensor->dtype));
 }
 
 static mica_status check_shape(const mica_model *model, const mica_tensor *tensor, uint32_t rank, uint64_t rows, uint64_t columns,
-                               const char *why,
-                               mica_error *error) {
+                               const char *why, mica_error *error) {
     uint64_t shape[2] = {rows, columns};
     bool same = tensor->rank == rank;
     for (uint32_t i = 0; same && i < rank; i++)
@@ -39,8 +37,7 @@ static mica_status check_shape(const mica_model *model, const mica_tensor *tenso
 
 /* The tensor named as `data` with its last component (after the last '.') replaced. */
 static mica_status companion(const mica_model *model, const mica_tensor *data, const char *suffix, const char *expected,
-                             const mica_tensor **found,
-                             mica_error *error) {
+                             const mica_tensor **found, mica_error *error) {
     char name[MICA_NAME_BYTES];
     const char *dot = strrchr(data->name, '.');
     size_t stem = dot ? (size_t)(dot - data->name) + 1 : 0;
@@ -75,8 +72,7 @@ static mica_status resolve_fp8(const mica_model *model, const mica_tensor *data,
     weight->block_rows = config->weight_block_rows;
     weight->block_columns = config->weight_block_columns;
     return check_shape(model, weight->scale, 2, ceil_divide(weight->rows, weight->block_rows),
-                       ceil_divide(weight->columns, weight->block_columns),
-                       " (one scale per weight_block_size)", error);
+                       ceil_divide(weight->columns, weight->block_columns), " (one scale per weight_block_size)", error);
 }
 
 static mica_status resolve_mxfp4(const mica_model *model, const mica_tensor *data, mica_weight *weight, mica_error *error) {
@@ -114,8 +110,9 @@ static mica_status resolve_int4(const mica_model *model, const mica_tensor *data
     weight->block_rows = 1;
     weight->block_columns = config->group_size;
     status = check_shape(model, weight->shape, 1, 2, 0, " (rows and columns)", error);
-    return status != MICA_OK ? status : check_shape(model, weight->scale, 2, weight->rows, weight->columns / config->group_size,
-                                                    " (one scale per group)", error);
+    return status != MICA_OK
+               ? status
+               : check_shape(model, weight->scale, 2, weight->rows, weight->columns / config->group_size, " (one scale per group)", error);
 }
 
 static mica_status resolve_plain(const mica_model *model, const mica_tensor *data, bool integers, mica_weight *weight, mica_error *error) {
@@ -149,11 +146,12 @@ static mica_status resolve_shape(const mica_model *model, const mica_tensor *dat
         weight->rows = data->rank > 1 ? stored[0] : 1;
         weight->columns = weight->rows == 0 ? 0 : data->elements / weight->rows;
         return mica_mul_u64(weight->columns, pack, &weight->columns) ? MICA_OK
-            : mica_fail(error, MICA_BAD_INPUT, "%s: columns overflow", data->name);
+                                                                     : mica_fail(error, MICA_BAD_INPUT, "%s: columns overflow", data->name);
     }
     for (uint32_t i = 0; i < 2; i++)
-        want[i] = i >= expected->rank || expected->size[i] == 0 ? stored[i] : i == 1 ? ceil_divide(expected->size[i], pack)
-            : expected->size[i];
+        want[i] = i >= expected->rank || expected->size[i] == 0 ? stored[i]
+                  : i == 1                                      ? ceil_divide(expected->size[i], pack)
+                                                                : expected->size[i];
     mica_status status = check_shape(model, data, expected->rank, want[0], want[1],
                                      pack == 1 ? " (from config.json)" : " (from config.json, packed)", error);
     if (status != MICA_OK)

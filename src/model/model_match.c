@@ -58,15 +58,14 @@ static mica_status missing(const mica_model *model, const place *at, const char 
         expand(config->architecture, at, "{L}.", group);
         if (!any_with_prefix(source, group))
             return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu layers (num_hidden_layers), got layer %llu absent",
-                             source->path, group,
-                             (unsigned long long)config->num_hidden_layers, layer);
+                             source->path, group, (unsigned long long)config->num_hidden_layers, layer);
     }
     if (strstr(at->row->pattern, "{E}.")) {
         expand(config->architecture, at, "{E}.", group);
         if (!any_with_prefix(source, group))
             return mica_fail(error, MICA_BAD_INPUT,
-                             "%s: %s*: expected %llu experts in layer %llu (n_routed_experts), got expert %llu absent",
-                             source->path, group, (unsigned long long)config->n_routed_experts, layer, expert);
+                             "%s: %s*: expected %llu experts in layer %llu (n_routed_experts), got expert %llu absent", source->path, group,
+                             (unsigned long long)config->n_routed_experts, layer, expert);
     }
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected present%s, got absent", source->path, name,
                      at->row->role == MICA_ROLE_HEAD            ? " (tie_word_embeddings is false)"

@@ -14,7 +14,7 @@ static bool prediction_layer(const mica_config *config, const char **name) {
     for (; *digit >= '0' && *digit <= '9' && number < 1u << 20; digit++)
         number = number * 10 + (uint64_t)(*digit - '0');
     bool found = digit > *name && number >= config->num_hidden_layers &&
-        number - config->num_hidden_layers < config->num_nextn_predict_layers;
+                 number - config->num_hidden_layers < config->num_nextn_predict_layers;
     *name = digit;
     return found;
 }

@@ -37,7 +37,10 @@ static mica_status refuse_value(const mica_model *model, const mica_tensor *tens
     if (tensor->dtype == MICA_F8_E8M0) /* 255 is all that this type has to say no with */
         return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected byte at most 254, got 255 (nan) at %s", shard, tensor->name, position);
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected finite, got %s at %s", shard, tensor->name,
-                     isnan(value) ? "nan" : value > 0 ? "inf" : "-inf", position);
+                     isnan(value) ? "nan"
+                     : value > 0  ? "inf"
+                                  : "-inf",
+                     position);
 }
 
 static void warn_scale(const mica_model *model, const mica_tensor *scale, uint64_t element, double value, char *warning,
@@ -45,8 +48,7 @@ static void warn_scale(const mica_model *model, const mica_tensor *scale, uint64
     char position[POSITION_BYTES];
     if (warning && warning_bytes && !*warning)
         snprintf(warning, warning_bytes, "%s: %s: expected positive, got %.7g at %s", mica_model_shard_name(model, scale), scale->name,
-                 value,
-                 show_position(scale, element, position));
+                 value, show_position(scale, element, position));
 }
 
 static int64_t integer_at(const mica_tensor *tensor, const void *bytes, uint64_t element) {
@@ -67,9 +69,8 @@ static mica_status examine_table(const mica_model *model, const mica_tensor *ten
         int64_t expert = integer_at(tensor, bytes, i);
         if (expert < 0 || (uint64_t)expert >= model->config.n_routed_experts)
             return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected below n_routed_experts (%llu), got %lld at %s",
-                             mica_model_shard_name(model, tensor),
-                             tensor->name, (unsigned long long)model->config.n_routed_experts, (long long)expert,
-                             show_position(tensor, first + i, position));
+                             mica_model_shard_name(model, tensor), tensor->name, (unsigned long long)model->config.n_routed_experts,
+                             (long long)expert, show_position(tensor, first + i, position));
     }
     return MICA_OK;
 }
@@ -79,9 +80,8 @@ static mica_status check_packed_shape(const mica_model *model, const mica_weight
     if (rows >= 0 && columns >= 0 && (uint64_t)rows == weight->rows && (uint64_t)columns == weight->columns)
         return MICA_OK;
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected [%llu, %llu] (weight_packed), got [%lld, %lld]",
-                     mica_model_shard_name(model, weight->shape),
-                     weight->shape->name, (unsigned long long)weight->rows, (unsigned long long)weight->columns,
-                     (long long)rows, (long long)columns);
+                     mica_model_shard_name(model, weight->shape), weight->shape->name, (unsigned long long)weight->rows,
+                     (unsigned long long)weight->columns, (long long)rows, (long long)columns);
 }
 
 mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weight, const void *data, const void *scale, const void *shape,
@@ -104,8 +104,7 @@ mica_status mica_weight_matrix(const mica_model *model, const mica_weight *weigh
 }
 
 mica_status mica_weight_examine(const mica_model *model, const mica_weight *weight, const mica_matrix *matrix, mica_matrix_health *health,
-                                char *warning,
-                                uint64_t warning_bytes, mica_error *error) {
+                                char *warning, uint64_t warning_bytes, mica_error *error) {
     mica_matrix_health seen = {0};
     if (warning && warning_bytes)
         *warning = '\0';
@@ -127,8 +126,7 @@ mica_status mica_weight_examine(const mica_model *model, const mica_weight *weig
 
 /* Scales are few: a plain look at each. */
 static void examine_signs(const mica_model *model, const mica_tensor *scale, uint64_t first, uint64_t count, const void *bytes,
-                          char *warning,
-                          uint64_t warning_bytes) {
+                          char *warning, uint64_t warning_bytes) {
     for (uint64_t i = 0; i < count; i++) {
         float value = element_value(scale, bytes, i);
         if (value <= 0) {
@@ -139,8 +137,7 @@ static void examine_signs(const mica_model *model, const mica_tensor *scale, uin
 }
 
 mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first,
-                                    uint64_t count,
-                                    const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) {
+                                    uint64_t count, const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) {
     if (warning && warning_bytes)
         *warning = '\0';
     if (weight && tensor == weight->shape)

@@ -15,23 +15,28 @@ typedef struct file_list {
     uint64_t count, capacity;
 } file_list;
 
-static mica_status no_memory(mica_error *error) { return mica_fail(error, MICA_NO_MEMORY, "out of memory"); }
+static mica_status no_memory(mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+}
 
 /* Hashes a file that stands in the directory and puts it on the list. */
 static mica_status add_file(const mica_index_run *run, const char *name, file_list *list, mica_error *error) {
     if (list->count == list->capacity) {
         const uint64_t capacity = 2 * list->capacity + 32;
         mica_vindex_file *grown = mica_reallocarray(list->files, capacity, sizeof *grown);
-        if (!grown) return no_memory(error);
+        if (!grown)
+            return no_memory(error);
         list->files = grown;
         list->capacity = capacity;
     }
     mica_vindex_file *file = &list->files[list->count];
     *file = (mica_vindex_file){.name = mica_strdup(name)};
-    if (!file->name) return no_memory(error);
+    if (!file->name)
+        return no_memory(error);
     list->count++;
     char *path = mica_path_join(run->directory, name);
-    if (!path) return no_memory(error);
+    if (!path)
+        return no_memory(error);
     const mica_status status = mica_sha256_of_file(path, file->sha256, &file->bytes, error);
     mica_free(path);
     return status;
@@ -43,8 +48,10 @@ static mica_status copy_source_file(const mica_index_run *run, const char *from,
     char *to = mica_text_failed(&local) ? NULL : mica_path_join(run->directory, local.bytes), *bytes = NULL;
     uint64_t length;
     mica_status status = to ? mica_file_load(from, SOURCE_FILE_LIMIT, &bytes, &length, error) : no_memory(error);
-    if (status == MICA_OK) status = mica_file_replace(to, bytes, length, error);
-    if (status == MICA_OK) status = add_file(run, local.bytes, list, error);
+    if (status == MICA_OK)
+        status = mica_file_replace(to, bytes, length, error);
+    if (status == MICA_OK)
+        status = add_file(run, local.bytes, list, error);
     mica_free(bytes);
     mica_free(to);
     mica_text_release(&local);
@@ -53,14 +60,17 @@ static mica_status copy_source_file(const mica_index_run *run, const char *from,
 
 static mica_status copy_source(const mica_index_run *run, file_list *list, mica_error *error) {
     char *directory = mica_path_join(run->directory, MICA_VINDEX_SOURCE);
-    if (!directory) return no_memory(error);
+    if (!directory)
+        return no_memory(error);
     mica_status status = mica_directory_create(directory, error);
     mica_free(directory);
     const char *name;
     for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++) {
         char *from = mica_path_join(run->plan->model->source->directory, name);
-        if (!from) return no_memory(error);
-        if (mica_path_exists(from)) status = copy_source_file(run, from, name, list, error);
+        if (!from)
+            return no_memory(error);
+        if (mica_path_exists(from))
+            status = copy_source_file(run, from, name, list, error);
         mica_free(from);
     }
     return status;
@@ -73,9 +83,12 @@ static mica_status write_json(const mica_index_run *run, const char *name, mica_
     mica_status status = write(&report, &writer, error);
     uint64_t length = 0;
     char *text = mica_json_finish(&writer, &length), *path = mica_path_join(run->directory, name);
-    if (status == MICA_OK && (!text || !path)) status = no_memory(error);
-    if (status == MICA_OK) status = mica_file_replace(path, text, length, error);
-    if (status == MICA_OK) status = add_file(run, name, list, error);
+    if (status == MICA_OK && (!text || !path))
+        status = no_memory(error);
+    if (status == MICA_OK)
+        status = mica_file_replace(path, text, length, error);
+    if (status == MICA_OK)
+        status = add_file(run, name, list, error);
     mica_free(path);
     mica_free(text);
     return status;
@@ -109,7 +122,8 @@ static mica_status write_checksums(const mica_index_run *run, const file_list *l
     char *text = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_CHECKSUMS);
     uint64_t length = 0;
     mica_status status = path ? mica_vindex_checksums_write(list->files, list->count, &text, &length, error) : no_memory(error);
-    if (status == MICA_OK) status = mica_file_replace(path, text, length, error);
+    if (status == MICA_OK)
+        status = mica_file_replace(path, text, length, error);
     mica_free(text);
     mica_free(path);
     return status;
@@ -119,7 +133,8 @@ static mica_status remove_journal(mica_index_run *run, mica_error *error) {
     mica_journal_close(run->journal);
     run->journal = NULL;
     char *path = mica_path_join(run->directory, MICA_VINDEX_JOURNAL);
-    if (!path) return no_memory(error);
+    if (!path)
+        return no_memory(error);
     const mica_status status = mica_file_remove(path, error);
     mica_free(path);
     return status == MICA_OK ? mica_directory_sync(run->directory, error) : status;
@@ -128,10 +143,14 @@ static mica_status remove_journal(mica_index_run *run, mica_error *error) {
 mica_status mica_index_finish(mica_index_run *run, mica_error *error) {
     file_list list = {NULL, 0, 0};
     mica_status status = list_binaries(run, &list, error);
-    if (status == MICA_OK) status = write_all_json(run, &list, error);
-    if (status == MICA_OK) status = copy_source(run, &list, error);
-    if (status == MICA_OK) status = write_checksums(run, &list, error);
-    if (status == MICA_OK) status = remove_journal(run, error);
+    if (status == MICA_OK)
+        status = write_all_json(run, &list, error);
+    if (status == MICA_OK)
+        status = copy_source(run, &list, error);
+    if (status == MICA_OK)
+        status = write_checksums(run, &list, error);
+    if (status == MICA_OK)
+        status = remove_journal(run, error);
     mica_vindex_files_free(list.files, list.count);
     return status;
 }
@@ -140,7 +159,8 @@ mica_status mica_index_finish(mica_index_run *run, mica_error *error) {
 
 static mica_status hash_line(const char *directory, const char *name, mica_text *text, mica_error *error) {
     char *path = mica_path_join(directory, name), hex[MICA_SHA256_HEX_BYTES];
-    if (!path) return no_memory(error);
+    if (!path)
+        return no_memory(error);
     uint8_t digest[MICA_SHA256_BYTES];
     uint64_t bytes;
     mica_status status = MICA_OK;
@@ -163,14 +183,18 @@ mica_status mica_index_hash_source(const mica_index_run *run, mica_error *error)
     mica_status status = MICA_OK;
     for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++)
         status = hash_line(source->directory, source->shards[i].name, &text, error);
-    if (status == MICA_OK) status = hash_line(source->directory, "model.safetensors.index.json", &text, error);
+    if (status == MICA_OK)
+        status = hash_line(source->directory, "model.safetensors.index.json", &text, error);
     for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
         status = hash_line(source->directory, name, &text, error);
     size_t length = strlen(run->directory);
-    while (length > 1 && run->directory[length - 1] == '/') length--;
+    while (length > 1 && run->directory[length - 1] == '/')
+        length--;
     mica_text_printf(&beside, "%.*s.source.sha256", (int)length, run->directory);
-    if (status == MICA_OK && (mica_text_failed(&text) || mica_text_failed(&beside))) status = no_memory(error);
-    if (status == MICA_OK) status = mica_file_replace(beside.bytes, text.bytes, text.length, error);
+    if (status == MICA_OK && (mica_text_failed(&text) || mica_text_failed(&beside)))
+        status = no_memory(error);
+    if (status == MICA_OK)
+        status = mica_file_replace(beside.bytes, text.bytes, text.length, error);
     char *inside = mica_path_join(source->directory, "mica.sha256");
     if (status == MICA_OK && inside && mica_file_replace(inside, text.bytes, text.length, NULL) != MICA_OK) {
         /* A read-only checkpoint is fine: the hashes stand beside the vindex. */

@@ -14,7 +14,8 @@
 static void write_projections(mica_json_writer *writer, const char *key, uint32_t mask) {
     mica_json_open_row(writer, key);
     for (mica_projection projection = MICA_GATE; projection < MICA_PROJECTION_COUNT; projection++)
-        if (mask >> projection & 1) mica_json_string(writer, NULL, mica_projection_name(projection));
+        if (mask >> projection & 1)
+            mica_json_string(writer, NULL, mica_projection_name(projection));
     mica_json_close_array(writer);
 }
 
@@ -22,7 +23,8 @@ void mica_index_write_options(mica_json_writer *writer, const mica_index_plan *p
     mica_json_open_object(writer, "options");
     mica_json_u64(writer, "features", plan->features);
     mica_json_open_row(writer, "layers");
-    for (uint64_t i = 0; i < plan->layer_count; i++) mica_json_u64(writer, NULL, plan->layers[i]);
+    for (uint64_t i = 0; i < plan->layer_count; i++)
+        mica_json_u64(writer, NULL, plan->layers[i]);
     mica_json_close_array(writer);
     write_projections(writer, "spectra", plan->spectra);
     write_projections(writer, "full_spectrum", plan->full_spectrum);
@@ -35,7 +37,8 @@ static mica_status hash_tensor_list(const mica_tensor_source *source, char hex[M
     for (uint64_t i = 0; i < source->tensor_count; i++) {
         const mica_tensor *tensor = &source->tensors[i];
         mica_text_printf(&text, "%s %s", tensor->name, mica_dtype_name(tensor->dtype));
-        for (uint32_t d = 0; d < tensor->rank; d++) mica_text_printf(&text, " %llu", (unsigned long long)tensor->shape[d]);
+        for (uint32_t d = 0; d < tensor->rank; d++)
+            mica_text_printf(&text, " %llu", (unsigned long long)tensor->shape[d]);
         mica_text_puts(&text, "\n");
     }
     uint8_t digest[MICA_SHA256_BYTES];
@@ -43,18 +46,22 @@ static mica_status hash_tensor_list(const mica_tensor_source *source, char hex[M
                                                                    (unsigned long long)source->tensor_count)
                                                        : mica_sha256_of(text.bytes ? text.bytes : "", text.length, digest, error);
     mica_text_release(&text);
-    if (status == MICA_OK) mica_sha256_hex(digest, hex);
+    if (status == MICA_OK)
+        mica_sha256_hex(digest, hex);
     return status;
 }
 
 static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
     char *path = mica_path_join(source->directory, "config.json"), *bytes = NULL;
-    if (!path) return mica_fail(error, MICA_NO_MEMORY, "config.json: out of memory");
+    if (!path)
+        return mica_fail(error, MICA_NO_MEMORY, "config.json: out of memory");
     uint64_t length;
     uint8_t digest[MICA_SHA256_BYTES];
     mica_status status = mica_file_load(path, CONFIG_LIMIT, &bytes, &length, error);
-    if (status == MICA_OK) status = mica_sha256_of(bytes, length, digest, error);
-    if (status == MICA_OK) mica_sha256_hex(digest, hex);
+    if (status == MICA_OK)
+        status = mica_sha256_of(bytes, length, digest, error);
+    if (status == MICA_OK)
+        mica_sha256_hex(digest, hex);
     mica_free(bytes);
     mica_free(path);
     return status;
@@ -63,7 +70,8 @@ static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_S
 mica_status mica_index_write_source(mica_json_writer *writer, const mica_index_plan *plan, mica_error *error) {
     char config[MICA_SHA256_HEX_BYTES] = "", tensors[MICA_SHA256_HEX_BYTES] = "";
     mica_status status = hash_config(plan->model->source, config, error);
-    if (status == MICA_OK) status = hash_tensor_list(plan->model->source, tensors, error);
+    if (status == MICA_OK)
+        status = hash_tensor_list(plan->model->source, tensors, error);
     mica_json_open_object(writer, "source");
     mica_json_string(writer, "config_sha256", config);
     mica_json_u64(writer, "tensor_count", plan->model->source->tensor_count);
@@ -105,7 +113,8 @@ mica_status mica_index_identity(const mica_index_plan *plan, char **json, uint64
         mica_free(text);
         return status;
     }
-    if (!text) return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    if (!text)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory");
     *json = text;
     return MICA_OK;
 }
@@ -116,18 +125,21 @@ static mica_status compare_values(const char *where, const char *path, const jso
         const char *key;
         json_t *value;
         json_object_foreach((json_t *)today, key, value) {
-            if (strcmp(path, "") == 0 && strcmp(key, "shards") == 0) continue;
+            if (strcmp(path, "") == 0 && strcmp(key, "shards") == 0)
+                continue;
             mica_text below = MICA_TEXT_INIT;
             mica_text_printf(&below, "%s%s%s", path, *path ? "." : "", key);
-            const mica_status status = mica_text_failed(&below) ? mica_fail(error, MICA_NO_MEMORY, "out of memory")
-                                                                : compare_values(where, below.bytes, json_object_get(recorded, key),
-                                                                                 value, error);
+            const mica_status status = mica_text_failed(&below)
+                                           ? mica_fail(error, MICA_NO_MEMORY, "out of memory")
+                                           : compare_values(where, below.bytes, json_object_get(recorded, key), value, error);
             mica_text_release(&below);
-            if (status != MICA_OK) return status;
+            if (status != MICA_OK)
+                return status;
         }
         return MICA_OK;
     }
-    if (json_equal(recorded, today)) return MICA_OK;
+    if (json_equal(recorded, today))
+        return MICA_OK;
     char was[208], is[208];
     return mica_fail(error, MICA_CONFLICT, "%s: %s differs: it has %s, today's is %s; resume with the same, or start afresh with --force",
                      where, path, recorded ? mica_json_show(recorded, was, sizeof was) : "none", mica_json_show(today, is, sizeof is));

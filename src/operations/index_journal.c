@@ -13,15 +13,21 @@
 
 #define RECORD_UNIT 1u
 
-static mica_status no_memory(mica_error *error) { return mica_fail(error, MICA_NO_MEMORY, "out of memory"); }
+static mica_status no_memory(mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+}
 
 /* One run at a time in a directory; a killed one leaves no lock. */
 static mica_status lock_directory(mica_index_run *run, mica_error *error) {
-    if (run->lock >= 0) return MICA_OK;
+    if (run->lock >= 0)
+        return MICA_OK;
     run->lock = open(run->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->lock < 0) return mica_fail_errno(error, errno, "%s: cannot open the directory", run->directory);
-    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) return MICA_OK;
-    if (errno == EWOULDBLOCK) return mica_fail(error, MICA_CONFLICT, "%s: another index is being written there", run->directory);
+    if (run->lock < 0)
+        return mica_fail_errno(error, errno, "%s: cannot open the directory", run->directory);
+    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0)
+        return MICA_OK;
+    if (errno == EWOULDBLOCK)
+        return mica_fail(error, MICA_CONFLICT, "%s: another index is being written there", run->directory);
     return MICA_OK; /* a file system without locks */
 }
 
@@ -33,7 +39,8 @@ void mica_index_close(mica_index_run *run) {
         }
     mica_journal_close(run->journal);
     run->journal = NULL;
-    if (run->lock >= 0) close(run->lock);
+    if (run->lock >= 0)
+        close(run->lock);
     run->lock = -1;
 }
 
@@ -45,7 +52,8 @@ typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_v
 static mica_status create_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
                                mica_error *error) {
     const mica_status status = mica_file_create(path, &run->files[group][member], error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     return mica_file_truncate(run->files[group][member], mica_vindex_file_bytes(&run->plan->layout, group, member), error);
 }
 
@@ -56,9 +64,11 @@ static mica_status reopen_file(mica_index_run *run, const char *path, mica_vinde
         return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, the file is gone; start afresh with --force",
                          path, (unsigned long long)expected);
     const mica_status status = mica_file_open_update(path, &run->files[group][member], error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     const uint64_t got = mica_file_bytes(run->files[group][member]);
-    if (got == expected) return MICA_OK;
+    if (got == expected)
+        return MICA_OK;
     return mica_fail(error, MICA_CONFLICT, "%s: expected %llu bytes from the run before, got %llu; start afresh with --force", path,
                      (unsigned long long)expected, (unsigned long long)got);
 }
@@ -67,7 +77,8 @@ static mica_status each_file(mica_index_run *run, file_action action, mica_error
     mica_status status = MICA_OK;
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
         for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++) {
-            if (!mica_vindex_has_file(&run->plan->layout, (mica_vindex_group)group, (mica_vindex_member)member)) continue;
+            if (!mica_vindex_has_file(&run->plan->layout, (mica_vindex_group)group, (mica_vindex_member)member))
+                continue;
             char *path = mica_path_join(run->directory, mica_vindex_file_name((mica_vindex_group)group, (mica_vindex_member)member));
             status = path ? action(run, path, (mica_vindex_group)group, (mica_vindex_member)member, error) : no_memory(error);
             mica_free(path);
@@ -88,7 +99,8 @@ static mica_status remove_name(const char *directory, const char *name, mica_err
     mica_text_printf(&path, "%s/%s", directory, name);
     mica_status status = mica_text_failed(&path) ? no_memory(error) : mica_file_remove(path.bytes, error);
     mica_text_puts(&path, ".partial");
-    if (status == MICA_OK) status = mica_text_failed(&path) ? no_memory(error) : mica_file_remove(path.bytes, error);
+    if (status == MICA_OK)
+        status = mica_text_failed(&path) ? no_memory(error) : mica_file_remove(path.bytes, error);
     mica_text_release(&path);
     return status;
 }
@@ -96,9 +108,11 @@ static mica_status remove_name(const char *directory, const char *name, mica_err
 static mica_status remove_known(const char *directory, mica_error *error) {
     mica_status status = MICA_OK;
     const char *name;
-    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_known_name(i)) != NULL; i++) status = remove_name(directory, name, error);
+    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_known_name(i)) != NULL; i++)
+        status = remove_name(directory, name, error);
     char *source = mica_path_join(directory, MICA_VINDEX_SOURCE);
-    if (!source) return no_memory(error);
+    if (!source)
+        return no_memory(error);
     if (mica_path_is_directory(source))
         for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
             status = remove_name(source, name, error);
@@ -110,11 +124,16 @@ mica_status mica_index_start(mica_index_run *run, mica_error *error) {
     char *head = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_JOURNAL);
     uint64_t length = 0;
     mica_status status = path ? mica_directory_create(run->directory, error) : no_memory(error);
-    if (status == MICA_OK) status = lock_directory(run, error);
-    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
-    if (status == MICA_OK) status = mica_journal_create(path, head, length, &run->journal, error);
-    if (status == MICA_OK) status = remove_known(run->directory, error);
-    if (status == MICA_OK) status = create_files(run, error);
+    if (status == MICA_OK)
+        status = lock_directory(run, error);
+    if (status == MICA_OK)
+        status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK)
+        status = mica_journal_create(path, head, length, &run->journal, error);
+    if (status == MICA_OK)
+        status = remove_known(run->directory, error);
+    if (status == MICA_OK)
+        status = create_files(run, error);
     run->flushed_at = mica_index_now();
     mica_free(head);
     mica_free(path);
@@ -127,24 +146,29 @@ static mica_status append_record(mica_index_run *run, const mica_index_outcome *
     const mica_index_record *record = &outcome->record;
     mica_text payload = MICA_TEXT_INIT;
     mica_text_append(&payload, (const char *)record, sizeof *record);
-    if (record->value_count > 0) mica_text_append(&payload, (const char *)outcome->values, record->value_count * sizeof(double));
-    if (record->warning_bytes > 0) mica_text_append(&payload, outcome->warning, record->warning_bytes);
-    const mica_status status = mica_text_failed(&payload) ? no_memory(error)
-                                                          : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length,
-                                                                                error);
+    if (record->value_count > 0)
+        mica_text_append(&payload, (const char *)outcome->values, record->value_count * sizeof(double));
+    if (record->warning_bytes > 0)
+        mica_text_append(&payload, outcome->warning, record->warning_bytes);
+    const mica_status status = mica_text_failed(&payload)
+                                   ? no_memory(error)
+                                   : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length, error);
     mica_text_release(&payload);
     return status;
 }
 
 mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
-    if (run->broken || run->flushed == run->units_done) return MICA_OK;
+    if (run->broken || run->flushed == run->units_done)
+        return MICA_OK;
     mica_status status = MICA_OK;
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
         for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++)
-            if (run->files[group][member]) status = mica_file_sync(run->files[group][member], error);
+            if (run->files[group][member])
+                status = mica_file_sync(run->files[group][member], error);
     for (uint64_t unit = run->flushed; status == MICA_OK && unit < run->units_done; unit++)
         status = append_record(run, &run->outcomes[unit], error);
-    if (status == MICA_OK) status = mica_journal_sync(run->journal, error);
+    if (status == MICA_OK)
+        status = mica_journal_sync(run->journal, error);
     run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
     run->flushed = run->units_done;
     run->flushed_at = mica_index_now();
@@ -173,38 +197,46 @@ static mica_status visit_unit(replay *context, const uint8_t *payload, uint64_t 
                          (unsigned long long)bytes);
     record.why_dense[sizeof record.why_dense - 1] = '\0';
     double *values = mica_calloc(record.value_count + 1, sizeof *values);
-    if (!values) return no_memory(error);
+    if (!values)
+        return no_memory(error);
     memcpy(values, payload + sizeof record, record.value_count * sizeof *values);
     const char *warning = (const char *)payload + sizeof record + record.value_count * sizeof *values;
     const mica_status status = mica_index_outcome_take(&run->outcomes[record.unit], &record, values, warning, error);
     mica_free(values);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
     const uint32_t count = mica_index_unit_tensors(&run->plan->units[record.unit], tensors);
-    for (uint32_t i = 0; i < count; i++) run->bytes_resumed += tensors[i]->bytes;
+    for (uint32_t i = 0; i < count; i++)
+        run->bytes_resumed += tensors[i]->bytes;
     run->units_done++;
     return MICA_OK;
 }
 
 static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
     replay *context = opaque;
-    if (kind == RECORD_UNIT) return visit_unit(context, payload, bytes, error);
+    if (kind == RECORD_UNIT)
+        return visit_unit(context, payload, bytes, error);
     if (kind != MICA_JOURNAL_HEAD)
         return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", context->path, kind);
     const mica_status status = mica_json_parse(context->path, (const char *)payload, bytes, &context->recorded, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     return mica_index_identity_compare(context->path, context->recorded, context->today, error);
 }
 
 static mica_status check_tensor(const replay *context, const mica_tensor *tensor, const uint8_t recorded[MICA_SHA256_BYTES],
                                 mica_error *error) {
     void *bytes = mica_malloc(tensor->bytes + 1);
-    if (!bytes) return no_memory(error);
+    if (!bytes)
+        return no_memory(error);
     uint8_t digest[MICA_SHA256_BYTES];
     mica_status status = mica_file_read(mica_model_file(context->run->plan->model, tensor), tensor->offset, bytes, tensor->bytes, error);
-    if (status == MICA_OK) status = mica_tensor_digest(tensor, bytes, digest, error);
+    if (status == MICA_OK)
+        status = mica_tensor_digest(tensor, bytes, digest, error);
     mica_free(bytes);
-    if (status != MICA_OK || memcmp(digest, recorded, sizeof digest) == 0) return status;
+    if (status != MICA_OK || memcmp(digest, recorded, sizeof digest) == 0)
+        return status;
     char was[MICA_SHA256_HEX_BYTES], is[MICA_SHA256_HEX_BYTES];
     mica_sha256_hex(recorded, was);
     mica_sha256_hex(digest, is);
@@ -215,13 +247,15 @@ static mica_status check_tensor(const replay *context, const mica_tensor *tensor
 
 /* The shards' names, sizes or times are not those of the journal: perhaps a copy. What was read so far decides. */
 static mica_status check_tensors(const replay *context, mica_error *error) {
-    if (json_equal(json_object_get(context->recorded, "shards"), json_object_get(context->today, "shards"))) return MICA_OK;
+    if (json_equal(json_object_get(context->recorded, "shards"), json_object_get(context->today, "shards")))
+        return MICA_OK;
     mica_status status = MICA_OK;
     for (uint64_t i = 0; status == MICA_OK && i < context->run->units_done; i++) {
         const mica_weight *weight = context->run->plan->units[i].weight;
         const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
         for (uint32_t t = 0; status == MICA_OK && t < MICA_INDEX_TENSORS_MAX; t++)
-            if (tensors[t]) status = check_tensor(context, tensors[t], context->run->outcomes[i].record.digests[t], error);
+            if (tensors[t])
+                status = check_tensor(context, tensors[t], context->run->outcomes[i].record.digests[t], error);
     }
     return status;
 }
@@ -231,20 +265,25 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
     uint64_t length = 0;
     replay context = {.run = run, .path = path};
     mica_status status = path ? lock_directory(run, error) : no_memory(error);
-    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK)
+        status = mica_index_identity(run->plan, &head, &length, error);
     if (status == MICA_OK) {
         status = mica_json_parse("today's job", head, length, &context.today, error);
         mica_free(head);
     }
-    if (status == MICA_OK) status = mica_journal_open(path, visit_record, &context, &run->journal, error);
-    if (status == MICA_OK) status = check_tensors(&context, error);
+    if (status == MICA_OK)
+        status = mica_journal_open(path, visit_record, &context, &run->journal, error);
+    if (status == MICA_OK)
+        status = check_tensors(&context, error);
     json_decref(context.today);
     json_decref(context.recorded);
     mica_free(path);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     run->units_resumed = run->flushed = run->units_done;
     run->flushed_at = mica_index_now();
-    if (run->units_done > 0) return each_file(run, reopen_file, error);
+    if (run->units_done > 0)
+        return each_file(run, reopen_file, error);
     status = remove_known(run->directory, error); /* killed while starting */
     return status == MICA_OK ? create_files(run, error) : status;
 }
@@ -254,7 +293,8 @@ mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
     uint64_t length = 0;
     json_t *recorded = NULL, *today = NULL;
     mica_status status = path ? mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &recorded, error) : no_memory(error);
-    if (status == MICA_OK) status = mica_index_identity(run->plan, &head, &length, error);
+    if (status == MICA_OK)
+        status = mica_index_identity(run->plan, &head, &length, error);
     if (status == MICA_OK) {
         status = mica_json_parse("today's job", head, length, &today, error);
         mica_free(head);

@@ -23,7 +23,8 @@ static mica_status parse_number(const char *layers, const char **cursor, uint64_
     if (**cursor < '0' || **cursor > '9')
         return mica_fail(error, MICA_USAGE, "--layers %s: expected a number at \"%s\"", layers, *cursor);
     uint64_t number = 0;
-    while (**cursor >= '0' && **cursor <= '9' && number < count) number = number * 10 + (uint64_t)(*(*cursor)++ - '0');
+    while (**cursor >= '0' && **cursor <= '9' && number < count)
+        number = number * 10 + (uint64_t)(*(*cursor)++ - '0');
     if (number >= count)
         return mica_fail(error, MICA_USAGE, "--layers %s: expected layers below %llu, the model's number of layers", layers,
                          (unsigned long long)count);
@@ -37,19 +38,24 @@ static mica_status parse_layers(const char *layers, uint64_t count, bool *chosen
     for (;;) {
         uint64_t first = 0, last;
         mica_status status = parse_number(layers, &cursor, count, &first, error);
-        if (status != MICA_OK) return status;
+        if (status != MICA_OK)
+            return status;
         last = first;
         if (*cursor == '-') {
             cursor++;
             status = parse_number(layers, &cursor, count, &last, error);
-            if (status != MICA_OK) return status;
+            if (status != MICA_OK)
+                return status;
             if (last < first)
                 return mica_fail(error, MICA_USAGE, "--layers %s: %llu-%llu runs backwards", layers, (unsigned long long)first,
                                  (unsigned long long)last);
         }
-        for (uint64_t layer = first; layer <= last; layer++) chosen[layer] = true;
-        if (*cursor == '\0') return MICA_OK;
-        if (*cursor++ != ',') return mica_fail(error, MICA_USAGE, "--layers %s: expected ',' or '-' at \"%s\"", layers, cursor - 1);
+        for (uint64_t layer = first; layer <= last; layer++)
+            chosen[layer] = true;
+        if (*cursor == '\0')
+            return MICA_OK;
+        if (*cursor++ != ',')
+            return mica_fail(error, MICA_USAGE, "--layers %s: expected ',' or '-' at \"%s\"", layers, cursor - 1);
     }
 }
 
@@ -58,38 +64,54 @@ static mica_status choose_layers(mica_index_plan *plan, const char *layers, mica
     bool *chosen = mica_calloc(count + 1, sizeof *chosen);
     plan->layers = mica_calloc(count + 1, sizeof *plan->layers);
     mica_status status = MICA_OK;
-    if (!chosen || !plan->layers) status = mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)count);
-    if (status == MICA_OK && layers) status = parse_layers(layers, count, chosen, error);
+    if (!chosen || !plan->layers)
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)count);
+    if (status == MICA_OK && layers)
+        status = parse_layers(layers, count, chosen, error);
     for (uint64_t layer = 0; status == MICA_OK && layer < count; layer++)
-        if (!layers || chosen[layer]) plan->layers[plan->layer_count++] = layer;
+        if (!layers || chosen[layer])
+            plan->layers[plan->layer_count++] = layer;
     mica_free(chosen);
     return status;
 }
 
 /* --- units --- */
 
-static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
 
-static bool asked(const mica_index_plan *plan, mica_projection projection) { return plan->spectra >> projection & 1; }
+static bool asked(const mica_index_plan *plan, mica_projection projection) {
+    return plan->spectra >> projection & 1;
+}
 
 static mica_vindex_group group_of(const mica_index_plan *plan, mica_index_kind kind) {
-    if (kind == MICA_INDEX_SHARED) return MICA_VINDEX_SHARED;
+    if (kind == MICA_INDEX_SHARED)
+        return MICA_VINDEX_SHARED;
     return kind == MICA_INDEX_DENSE && plan->model->config.n_routed_experts > 0 ? MICA_VINDEX_DENSE : MICA_VINDEX_MAIN;
 }
 
 /* Adds a unit; returns its number, or MICA_STREAM_NONE when the model has no such weight. */
 static uint64_t add_unit(mica_index_plan *plan, const mica_weight *weight, mica_index_kind kind, uint64_t layer, uint64_t expert,
                          mica_projection projection, uint64_t after) {
-    if (!weight) return MICA_STREAM_NONE;
+    if (!weight)
+        return MICA_STREAM_NONE;
     const bool is_router = kind == MICA_INDEX_ROUTER;
     mica_index_unit *unit = &plan->units[plan->unit_count];
     *unit = (mica_index_unit){
-        .weight = weight, .after = after, .layer = (uint32_t)layer, .expert = (uint32_t)expert, .kind = (uint8_t)kind,
+        .weight = weight,
+        .after = after,
+        .layer = (uint32_t)layer,
+        .expert = (uint32_t)expert,
+        .kind = (uint8_t)kind,
         .projection = (uint8_t)projection,
-        .group = (uint8_t)group_of(plan, kind), .vectors = !is_router && projection == MICA_GATE,
-        .full = is_router || (plan->full_spectrum >> projection & 1), .check_count = expert % CHECK_COUNT_EVERY == 0,
+        .group = (uint8_t)group_of(plan, kind),
+        .vectors = !is_router && projection == MICA_GATE,
+        .full = is_router || (plan->full_spectrum >> projection & 1),
+        .check_count = expert % CHECK_COUNT_EVERY == 0,
     };
-    if (!is_router) unit->slot = plan->layout.group[unit->group].layers;
+    if (!is_router)
+        unit->slot = plan->layout.group[unit->group].layers;
     return plan->unit_count++;
 }
 
@@ -99,10 +121,13 @@ static void add_layer(mica_index_plan *plan, uint64_t number) {
     bool in_group[MICA_VINDEX_GROUP_COUNT] = {false};
     const uint64_t first_unit = plan->unit_count;
     for (mica_projection projection = MICA_GATE; projection < MICA_PROJECTION_COUNT; projection++) {
-        if (!asked(plan, projection)) continue;
+        if (!asked(plan, projection))
+            continue;
         uint64_t first = MICA_STREAM_NONE;
-        if (experts > 0) first = add_unit(plan, layer->experts[projection], MICA_INDEX_ROUTED, number, 0, projection, MICA_STREAM_NONE);
-        if (projection == MICA_GATE) add_unit(plan, layer->router, MICA_INDEX_ROUTER, number, 0, MICA_GATE, MICA_STREAM_NONE);
+        if (experts > 0)
+            first = add_unit(plan, layer->experts[projection], MICA_INDEX_ROUTED, number, 0, projection, MICA_STREAM_NONE);
+        if (projection == MICA_GATE)
+            add_unit(plan, layer->router, MICA_INDEX_ROUTER, number, 0, MICA_GATE, MICA_STREAM_NONE);
         add_unit(plan, layer->dense[projection], MICA_INDEX_DENSE, number, 0, projection, MICA_STREAM_NONE);
         add_unit(plan, layer->shared[projection], MICA_INDEX_SHARED, number, 0, projection, MICA_STREAM_NONE);
         for (uint64_t expert = 1; expert < experts; expert++)
@@ -110,9 +135,11 @@ static void add_layer(mica_index_plan *plan, uint64_t number) {
                      first);
     }
     for (uint64_t i = first_unit; i < plan->unit_count; i++)
-        if (plan->units[i].kind != MICA_INDEX_ROUTER) in_group[plan->units[i].group] = true;
+        if (plan->units[i].kind != MICA_INDEX_ROUTER)
+            in_group[plan->units[i].group] = true;
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
-        if (in_group[group]) plan->group_layers[group][plan->layout.group[group].layers++] = number;
+        if (in_group[group])
+            plan->group_layers[group][plan->layout.group[group].layers++] = number;
 }
 
 static mica_status make_units(mica_index_plan *plan, mica_error *error) {
@@ -126,9 +153,12 @@ static mica_status make_units(mica_index_plan *plan, mica_error *error) {
         plan->group_layers[group] = mica_calloc(plan->layer_count + 1, sizeof **plan->group_layers);
         failed = failed || !plan->group_layers[group];
     }
-    if (failed) return mica_fail(error, MICA_NO_MEMORY, "out of memory for a plan of %llu matrices", (unsigned long long)most);
-    for (uint64_t i = 0; i < plan->layer_count; i++) add_layer(plan, plan->layers[i]);
-    if (plan->unit_count == 0) return mica_fail(error, MICA_USAGE, "there is nothing to index in the layers chosen");
+    if (failed)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for a plan of %llu matrices", (unsigned long long)most);
+    for (uint64_t i = 0; i < plan->layer_count; i++)
+        add_layer(plan, plan->layers[i]);
+    if (plan->unit_count == 0)
+        return mica_fail(error, MICA_USAGE, "there is nothing to index in the layers chosen");
     return MICA_OK;
 }
 
@@ -137,7 +167,8 @@ static mica_status make_units(mica_index_plan *plan, mica_error *error) {
 /* Every matrix of a group and projection has the shape of the first: only so have their files a shape. */
 static mica_status check_shape(const mica_index_unit *unit, const mica_index_unit *first, mica_error *error) {
     const mica_weight *a = first->weight, *b = unit->weight;
-    if (a->rows == b->rows && a->columns == b->columns) return MICA_OK;
+    if (a->rows == b->rows && a->columns == b->columns)
+        return MICA_OK;
     return mica_fail(error, MICA_BAD_INPUT, "%s: expected [%llu, %llu] as %s has, got [%llu, %llu]", b->name, (unsigned long long)a->rows,
                      (unsigned long long)a->columns, a->name, (unsigned long long)b->rows, (unsigned long long)b->columns);
 }
@@ -148,12 +179,16 @@ static mica_status make_layout(mica_index_plan *plan, mica_error *error) {
         const mica_index_unit *unit = &plan->units[i];
         const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
         const uint32_t count = mica_index_unit_tensors(unit, tensors);
-        for (uint32_t t = 0; t < count; t++) plan->bytes_total += tensors[t]->bytes;
-        if (unit->kind == MICA_INDEX_ROUTER) continue;
+        for (uint32_t t = 0; t < count; t++)
+            plan->bytes_total += tensors[t]->bytes;
+        if (unit->kind == MICA_INDEX_ROUTER)
+            continue;
         const mica_index_unit **mate = &first[unit->group][unit->projection];
-        if (!*mate) *mate = unit;
+        if (!*mate)
+            *mate = unit;
         const mica_status status = check_shape(unit, *mate, error);
-        if (status != MICA_OK) return status;
+        if (status != MICA_OK)
+            return status;
     }
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++) {
         const mica_index_unit *gate = first[group][MICA_GATE];
@@ -163,31 +198,38 @@ static mica_status make_layout(mica_index_plan *plan, mica_error *error) {
         plan->layout.group[group].features = min_u64(plan->features, gate ? min_u64(gate->weight->rows, gate->weight->columns) : hidden);
         for (int projection = 0; projection < MICA_PROJECTION_COUNT; projection++) {
             const mica_index_unit *unit = first[group][projection];
-            if (unit && unit->full) plan->layout.group[group].full[projection] = min_u64(unit->weight->rows, unit->weight->columns);
+            if (unit && unit->full)
+                plan->layout.group[group].full[projection] = min_u64(unit->weight->rows, unit->weight->columns);
         }
     }
-    if (!mica_vindex_layout_check(&plan->layout)) return mica_fail(error, MICA_FAILED, "the vindex would be larger than a file can be");
+    if (!mica_vindex_layout_check(&plan->layout))
+        return mica_fail(error, MICA_FAILED, "the vindex would be larger than a file can be");
     return MICA_OK;
 }
 
 mica_status mica_index_plan_make(const mica_model *model, const mica_index_options *options, mica_index_plan *plan, mica_error *error) {
     *plan = (mica_index_plan){.model = model};
     const uint32_t all = MICA_SPECTRA_GATE | MICA_SPECTRA_UP | MICA_SPECTRA_DOWN;
-    if ((options->spectra | options->full_spectrum) & ~all) return mica_fail(error, MICA_USAGE, "spectra: expected gate, up, down");
+    if ((options->spectra | options->full_spectrum) & ~all)
+        return mica_fail(error, MICA_USAGE, "spectra: expected gate, up, down");
     plan->features = options->features ? options->features : MICA_INDEX_VAR_COUNT;
     plan->full_spectrum = options->full_spectrum;
     plan->spectra = options->spectra | options->full_spectrum | MICA_SPECTRA_GATE;
     mica_status status = choose_layers(plan, options->layers, error);
-    if (status == MICA_OK) status = make_units(plan, error);
-    if (status == MICA_OK) status = make_layout(plan, error);
-    if (status != MICA_OK) mica_index_plan_release(plan);
+    if (status == MICA_OK)
+        status = make_units(plan, error);
+    if (status == MICA_OK)
+        status = make_layout(plan, error);
+    if (status != MICA_OK)
+        mica_index_plan_release(plan);
     return status;
 }
 
 void mica_index_plan_release(mica_index_plan *plan) {
     mica_free(plan->layers);
     mica_free(plan->units);
-    for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++) mica_free(plan->group_layers[group]);
+    for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
+        mica_free(plan->group_layers[group]);
     *plan = (mica_index_plan){0};
 }
 
@@ -195,7 +237,8 @@ uint32_t mica_index_unit_tensors(const mica_index_unit *unit, const mica_tensor 
     const mica_tensor *const all[MICA_INDEX_TENSORS_MAX] = {unit->weight->data, unit->weight->scale, unit->weight->shape};
     uint32_t count = 0;
     for (uint32_t i = 0; i < MICA_INDEX_TENSORS_MAX; i++)
-        if (all[i]) tensors[count++] = all[i];
+        if (all[i])
+            tensors[count++] = all[i];
     return count;
 }
 
@@ -215,7 +258,8 @@ static uint64_t window_bytes(const mica_index_unit *unit) {
     const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
     const uint32_t count = mica_index_unit_tensors(unit, tensors);
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < count; i++) bytes += mica_file_window_bytes(tensors[i]->bytes);
+    for (uint32_t i = 0; i < count; i++)
+        bytes += mica_file_window_bytes(tensors[i]->bytes);
     return bytes;
 }
 
@@ -236,9 +280,12 @@ static unit_sizes measure(const mica_index_plan *plan, const mica_index_unit *un
 }
 
 static void raise_to(unit_sizes *most, unit_sizes sizes) {
-    if (sizes.workspace > most->workspace) most->workspace = sizes.workspace;
-    if (sizes.window > most->window) most->window = sizes.window;
-    if (sizes.result > most->result) most->result = sizes.result;
+    if (sizes.workspace > most->workspace)
+        most->workspace = sizes.workspace;
+    if (sizes.window > most->window)
+        most->window = sizes.window;
+    if (sizes.result > most->result)
+        most->result = sizes.result;
 }
 
 /* Two classes of unit: the common ones (routed experts; in a dense model all), of which every thread holds one, and the few larger ones
@@ -254,10 +301,12 @@ mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_ind
         const mica_index_unit *unit = &plan->units[i];
         if (unit->after == MICA_STREAM_NONE) { /* one of each class is enough */
             const unit_sizes sizes = measure(plan, unit);
-            if (!mixture || unit->group == MICA_VINDEX_MAIN) raise_to(&common, sizes);
+            if (!mixture || unit->group == MICA_VINDEX_MAIN)
+                raise_to(&common, sizes);
             raise_to(&largest, sizes);
         }
-        if (unit->group != MICA_VINDEX_MAIN) large_units++;
+        if (unit->group != MICA_VINDEX_MAIN)
+            large_units++;
     }
     const uint32_t wanted = options->threads ? options->threads : mica_thread_count_default();
     for (uint32_t threads = wanted < 1 ? 1 : wanted;; threads--) {
@@ -266,10 +315,15 @@ mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_ind
         const uint64_t total = MEMORY_BASE + tables + threads * common.workspace + (largest.workspace - common.workspace) +
                                slots * (common.window + largest.result) + min_u64(slots, large_units) * (largest.window - common.window);
         if (total <= memory || threads == 1) {
-            *resources = (mica_index_resources){.threads = threads, .readers = threads < 4 ? 2 : 4, .ahead = ahead,
-                                                .unit_bytes_max = largest.window, .result_bytes = largest.result,
-                                                .workspace_share = common.workspace, .bytes = total};
-            if (total <= memory) return MICA_OK;
+            *resources = (mica_index_resources){.threads = threads,
+                                                .readers = threads < 4 ? 2 : 4,
+                                                .ahead = ahead,
+                                                .unit_bytes_max = largest.window,
+                                                .result_bytes = largest.result,
+                                                .workspace_share = common.workspace,
+                                                .bytes = total};
+            if (total <= memory)
+                return MICA_OK;
             return mica_fail(error, MICA_USAGE,
                              "--memory: expected at least %llu bytes for one thread on this model's largest matrix, got %llu",
                              (unsigned long long)total, (unsigned long long)memory);

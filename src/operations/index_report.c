@@ -17,16 +17,20 @@ typedef struct index_totals {
     bool reading_bound;
 } index_totals;
 
-static bool is_known(const mica_index_run *run, uint64_t unit) { return run->outcomes[unit].record.count > 0; }
+static bool is_known(const mica_index_run *run, uint64_t unit) {
+    return run->outcomes[unit].record.count > 0;
+}
 
 static void raise_to(double *worst, double value) {
-    if (value > *worst) *worst = value;
+    if (value > *worst)
+        *worst = value;
 }
 
 static void count_units(const mica_index_run *run, index_totals *totals) {
     for (uint64_t i = 0; i < run->plan->unit_count; i++) {
         const mica_index_record *record = &run->outcomes[i].record;
-        if (!is_known(run, i)) continue;
+        if (!is_known(run, i))
+            continue;
         totals->units++;
         totals->dense_route += record->route == MICA_SVD_DENSE;
         totals->zero += record->route == MICA_SVD_ZERO;
@@ -52,21 +56,25 @@ static void extrapolate(const mica_index_run *run, index_totals *totals) {
     double seconds[2] = {0, 0}, costs[2] = {0, 0}, total = 0;
     for (uint64_t i = 0; i < plan->unit_count; i++) {
         const int taught = plan->units[i].after != MICA_STREAM_NONE;
-        if (run->unit_seconds[i] <= 0 || plan->units[i].kind == MICA_INDEX_ROUTER) continue;
+        if (run->unit_seconds[i] <= 0 || plan->units[i].kind == MICA_INDEX_ROUTER)
+            continue;
         seconds[taught] += run->unit_seconds[i];
         costs[taught] += cost(plan->units[i].weight);
     }
     totals->hours = NAN;
-    if (costs[0] + costs[1] <= 0) return;
+    if (costs[0] + costs[1] <= 0)
+        return;
     for (uint64_t i = 0; i < plan->unit_count; i++) {
         int taught = plan->units[i].after != MICA_STREAM_NONE;
-        if (costs[taught] <= 0) taught = !taught;
+        if (costs[taught] <= 0)
+            taught = !taught;
         total += cost(plan->units[i].weight) * seconds[taught] / costs[taught];
     }
     totals->hours = total / run->resources.threads / 3600;
     const double reading = run->bytes_read > 0 ? (double)plan->bytes_total * run->seconds / (double)run->bytes_read / 3600 : 0;
     totals->reading_bound = run->starved_seconds > run->work_seconds && reading > totals->hours;
-    if (totals->reading_bound) totals->hours = reading;
+    if (totals->reading_bound)
+        totals->hours = reading;
 }
 
 /* --- writing --- */
@@ -81,29 +89,39 @@ static uint64_t vindex_bytes(const mica_vindex_layout *layout) {
 
 /* Calls `tell` for each warning: the model's, then those of the matrices. */
 static void each_warning(const mica_index_run *run, void (*tell)(void *context, const char *warning), void *context) {
-    for (uint64_t i = 0; i < run->plan->model->warning_count; i++) tell(context, run->plan->model->warnings[i]);
+    for (uint64_t i = 0; i < run->plan->model->warning_count; i++)
+        tell(context, run->plan->model->warnings[i]);
     for (uint64_t i = 0; i < run->plan->unit_count; i++) {
         const mica_index_outcome *outcome = &run->outcomes[i];
         const mica_index_unit *unit = &run->plan->units[i];
-        if (outcome->warning) tell(context, outcome->warning);
-        if (outcome->record.value_count == 0 || unit->kind == MICA_INDEX_ROUTER) continue;
+        if (outcome->warning)
+            tell(context, outcome->warning);
+        if (outcome->record.value_count == 0 || unit->kind == MICA_INDEX_ROUTER)
+            continue;
         mica_text line = MICA_TEXT_INIT;
         mica_text_printf(&line, "%s: %u of its singular values are beyond float32 (the largest %g): +inf in the .bin, exact in %s",
                          unit->weight->name, outcome->record.value_count, outcome->record.s0, MICA_VINDEX_PHASE1);
-        if (!mica_text_failed(&line)) tell(context, line.bytes);
+        if (!mica_text_failed(&line))
+            tell(context, line.bytes);
         mica_text_release(&line);
     }
 }
 
-static void tell_text(void *context, const char *warning) { mica_text_printf(context, "warning: %s\n", warning); }
+static void tell_text(void *context, const char *warning) {
+    mica_text_printf(context, "warning: %s\n", warning);
+}
 
-static void tell_json(void *context, const char *warning) { mica_json_string(context, NULL, warning); }
+static void tell_json(void *context, const char *warning) {
+    mica_json_string(context, NULL, warning);
+}
 
 static void write_text(const mica_index_run *run, const char *outcome, const index_totals *totals, mica_text *text) {
     const mica_index_plan *plan = run->plan;
     const bool dry = run->options->dry_run;
-    if (dry) mica_text_printf(text, "dry run: nothing is written\n");
-    else mica_text_printf(text, "%s: %s\n", run->directory, outcome);
+    if (dry)
+        mica_text_printf(text, "dry run: nothing is written\n");
+    else
+        mica_text_printf(text, "%s: %s\n", run->directory, outcome);
     mica_text_printf(text, "  units     %llu matrices in %llu layers", (unsigned long long)plan->unit_count,
                      (unsigned long long)plan->layer_count);
     if (run->units_resumed > 0 && run->units_resumed < plan->unit_count)
@@ -114,7 +132,7 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
         mica_text_printf(text, "  time      %.2f s for %llu matrices on %u thread%s, %.1f%% of it waiting for input\n", run->seconds,
                          (unsigned long long)(dry ? totals->units : run->units_done - run->units_resumed), run->resources.threads,
                          run->resources.threads == 1 ? "" : "s",
-                             run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
+                         run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
         mica_text_printf(text, "  memory    %.0f MB at most\n", (double)mica_memory_peak_bytes() * 1e-6);
         mica_text_printf(text,
                          "  quality   residual at most %.2g, orthonormality %.2g, singular values within %.2g s0; %llu counts checked\n",
@@ -163,7 +181,8 @@ static void write_json(const mica_index_run *run, const char *outcome, const ind
 mica_status mica_index_tell(const mica_index_run *run, const char *outcome, char **text, char **json, mica_error *error) {
     index_totals totals = {.hours = NAN};
     count_units(run, &totals);
-    if (run->options->dry_run) extrapolate(run, &totals);
+    if (run->options->dry_run)
+        extrapolate(run, &totals);
     mica_text lines = MICA_TEXT_INIT;
     write_text(run, outcome, &totals, &lines);
     mica_json_writer writer;
@@ -176,9 +195,13 @@ mica_status mica_index_tell(const mica_index_run *run, const char *outcome, char
         mica_free(made_json);
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for the report");
     }
-    if (text) *text = made_text;
-    else mica_free(made_text);
-    if (json) *json = made_json;
-    else mica_free(made_json);
+    if (text)
+        *text = made_text;
+    else
+        mica_free(made_text);
+    if (json)
+        *json = made_json;
+    else
+        mica_free(made_json);
     return MICA_OK;
 }

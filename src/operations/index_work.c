@@ -44,7 +44,9 @@ double mica_index_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static uint64_t smaller_side(const mica_weight *weight) { return weight->rows < weight->columns ? weight->rows : weight->columns; }
+static uint64_t smaller_side(const mica_weight *weight) {
+    return weight->rows < weight->columns ? weight->rows : weight->columns;
+}
 
 uint64_t mica_index_result_bytes(const mica_index_plan *plan, const mica_index_unit *unit) {
     mica_svd_options options;
@@ -54,9 +56,13 @@ uint64_t mica_index_result_bytes(const mica_index_plan *plan, const mica_index_u
            (options.vectors ? options.count * unit->weight->columns * sizeof(float) : 0);
 }
 
-static double *result_values(index_result *result) { return (double *)(void *)result->numbers; }
+static double *result_values(index_result *result) {
+    return (double *)(void *)result->numbers;
+}
 
-static double *result_spectrum(index_result *result, const mica_svd_options *options) { return result_values(result) + options->count; }
+static double *result_spectrum(index_result *result, const mica_svd_options *options) {
+    return result_values(result) + options->count;
+}
 
 static float *result_vectors(index_result *result, const mica_svd_options *options, const mica_index_unit *unit) {
     return (float *)(void *)(result_spectrum(result, options) + (options->full_spectrum ? smaller_side(unit->weight) : 0));
@@ -72,7 +78,8 @@ static void drop_workspace(index_context *context, index_worker *worker) {
     const bool large = worker->workspace && above_share(context, worker);
     mica_svd_workspace_free(worker->workspace);
     worker->workspace = NULL;
-    if (large) pthread_mutex_unlock(&context->large);
+    if (large)
+        pthread_mutex_unlock(&context->large);
 }
 
 /* Keeps the last workspace where it fits; one above the share waits for its turn, and is dropped at the unit's end. */
@@ -89,28 +96,34 @@ static mica_status need_workspace(index_context *context, index_worker *worker, 
     worker->options.check_count = true;
     worker->options.plan = NULL;
     const bool large = above_share(context, worker);
-    if (large) pthread_mutex_lock(&context->large);
+    if (large)
+        pthread_mutex_lock(&context->large);
     const mica_status status = mica_svd_workspace_create(weight->rows, weight->columns, &worker->options, &worker->workspace, error);
     if (status != MICA_OK) {
         worker->workspace = NULL;
-        if (large) pthread_mutex_unlock(&context->large);
+        if (large)
+            pthread_mutex_unlock(&context->large);
     }
     return status;
 }
 
 static void done_with_workspace(index_context *context, index_worker *worker) {
-    if (worker->workspace && above_share(context, worker)) drop_workspace(context, worker);
+    if (worker->workspace && above_share(context, worker))
+        drop_workspace(context, worker);
 }
 
 /* --- statistics --- */
 
 /* var@k of singular values relative to the Frobenius norm, so that no square overflows. */
 static double variance(const double *values, uint32_t count, uint32_t rank, uint64_t side, uint32_t k, double frobenius) {
-    if (!(frobenius > 0)) return NAN; /* 0 / 0 */
-    if (side <= k || rank < (k < count ? k : count)) return 1.0;
+    if (!(frobenius > 0))
+        return NAN; /* 0 / 0 */
+    if (side <= k || rank < (k < count ? k : count))
+        return 1.0;
     double scaled[MICA_INDEX_VAR_COUNT];
     const uint32_t used = k < count ? k : count;
-    for (uint32_t i = 0; i < used; i++) scaled[i] = values[i] / frobenius;
+    for (uint32_t i = 0; i < used; i++)
+        scaled[i] = values[i] / frobenius;
     return mica_spectrum_var(scaled, used, k, 1.0);
 }
 
@@ -132,13 +145,17 @@ static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd,
     record->var64 = variance(svd->values, svd->count, svd->rank, side, MICA_INDEX_VAR_COUNT, svd->frobenius);
     record->effective_rank = unit->full && record->s0 > 0 ? mica_spectrum_effective_rank(svd->spectrum, side) : NAN;
     const double edge = svd->frobenius * mica_noise_edge(unit->weight->rows, unit->weight->columns, 1.0);
-    record->above_edge = (uint32_t)mica_spectrum_count_above(unit->full ? svd->spectrum : svd->values, unit->full ? side : svd->count, edge);
+    record->above_edge = (uint32_t)mica_spectrum_count_above(unit->full ? svd->spectrum : svd->values, unit->full ? side : svd->count,
+                                                             edge);
     record->residual = svd->residual;
     record->orthonormality = svd->orthonormality;
     record->value_error = svd->value_error;
-    if (svd->why_dense) snprintf(record->why_dense, sizeof record->why_dense, "%s", svd->why_dense);
-    for (uint32_t i = 0; i < svd->count; i++) record->value_count += unit->kind != MICA_INDEX_ROUTER && isinf((float)svd->values[i]);
-    if (unit->kind == MICA_INDEX_ROUTER) record->value_count = (uint32_t)side;
+    if (svd->why_dense)
+        snprintf(record->why_dense, sizeof record->why_dense, "%s", svd->why_dense);
+    for (uint32_t i = 0; i < svd->count; i++)
+        record->value_count += unit->kind != MICA_INDEX_ROUTER && isinf((float)svd->values[i]);
+    if (unit->kind == MICA_INDEX_ROUTER)
+        record->value_count = (uint32_t)side;
 }
 
 /* --- the stream's calls --- */
@@ -164,13 +181,16 @@ static mica_status examine_unit(const mica_index_run *run, const mica_index_unit
     const uint8_t *bytes[MICA_INDEX_TENSORS_MAX] = {NULL, NULL, NULL};
     uint32_t next = 0;
     for (uint32_t i = 0; i < MICA_INDEX_TENSORS_MAX; i++) {
-        if (!tensors[i]) continue;
+        if (!tensors[i])
+            continue;
         bytes[i] = data[next++];
         const mica_status status = mica_tensor_digest(tensors[i], bytes[i], result->record.digests[i], error);
-        if (status != MICA_OK) return status;
+        if (status != MICA_OK)
+            return status;
     }
     mica_status status = mica_weight_matrix(run->plan->model, weight, bytes[0], bytes[1], bytes[2], matrix, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_matrix_health health;
     status = mica_weight_examine(run->plan->model, weight, matrix, &health, result->warning, sizeof result->warning, error);
     *exponent = status == MICA_OK ? health.exponent : 0;
@@ -198,16 +218,21 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
     mica_matrix matrix;
     int exponent;
     mica_status status = examine_unit(run, unit, data, result, &matrix, &exponent, error);
-    if (status == MICA_OK) status = need_workspace(context, worker, unit->weight, &options, error);
-    if (status != MICA_OK) return status;
+    if (status == MICA_OK)
+        status = need_workspace(context, worker, unit->weight, &options, error);
+    if (status != MICA_OK)
+        return status;
     mica_svd_result svd = {.values = result_values(result)};
-    if (options.full_spectrum) svd.spectrum = result_spectrum(result, &options);
-    if (options.vectors) svd.vectors = result_vectors(result, &options, unit);
+    if (options.full_spectrum)
+        svd.spectrum = result_spectrum(result, &options);
+    if (options.vectors)
+        svd.vectors = result_vectors(result, &options, unit);
     const double svd_begin = mica_index_now();
     status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
     result->svd_seconds = mica_index_now() - svd_begin;
     done_with_workspace(context, worker);
-    if (status != MICA_OK) return mica_fail_context(error, status, "%s", unit->weight->name);
+    if (status != MICA_OK)
+        return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
     result->record.warning_bytes = (uint32_t)strlen(result->warning);
     result->seconds = mica_index_now() - begin;
@@ -219,12 +244,14 @@ mica_status mica_index_outcome_take(mica_index_outcome *outcome, const mica_inde
     outcome->record = *record;
     if (record->value_count > 0) {
         outcome->values = mica_calloc(record->value_count, sizeof *outcome->values);
-        if (!outcome->values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for singular values");
+        if (!outcome->values)
+            return mica_fail(error, MICA_NO_MEMORY, "out of memory for singular values");
         memcpy(outcome->values, values, record->value_count * sizeof *values);
     }
     if (record->warning_bytes > 0) {
         outcome->warning = mica_strndup(warning, record->warning_bytes);
-        if (!outcome->warning) return mica_fail(error, MICA_NO_MEMORY, "out of memory for a warning");
+        if (!outcome->warning)
+            return mica_fail(error, MICA_NO_MEMORY, "out of memory for a warning");
     }
     return MICA_OK;
 }
@@ -243,10 +270,13 @@ static mica_status write_unit(const mica_index_run *run, const mica_index_unit *
     if (unit->vectors) {
         const uint64_t features = run->plan->layout.group[unit->group].features;
         float *values = mica_calloc(features + 1, sizeof *values);
-        if (!values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu singular values", (unsigned long long)features);
-        for (uint64_t i = 0; i < features; i++) values[i] = (float)result_values(result)[i];
+        if (!values)
+            return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu singular values", (unsigned long long)features);
+        for (uint64_t i = 0; i < features; i++)
+            values[i] = (float)result_values(result)[i];
         status = write_item(run, unit, MICA_VINDEX_VECTORS, result_vectors(result, &options, unit), error);
-        if (status == MICA_OK) status = write_item(run, unit, MICA_VINDEX_VALUES, values, error);
+        if (status == MICA_OK)
+            status = write_item(run, unit, MICA_VINDEX_VALUES, values, error);
         mica_free(values);
     }
     if (status == MICA_OK && unit->full && unit->kind != MICA_INDEX_ROUTER)
@@ -263,8 +293,10 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     mica_index_unit_svd(run->plan, unit, &options);
     const double *values = unit->kind == MICA_INDEX_ROUTER ? result_spectrum(result, &options) : result_values(result);
     mica_status status = mica_index_outcome_take(&run->outcomes[number], &result->record, values, result->warning, error);
-    if (status == MICA_OK && run->journal) status = write_unit(run, unit, result, error);
-    if (status != MICA_OK) return status;
+    if (status == MICA_OK && run->journal)
+        status = write_unit(run, unit, result, error);
+    if (status != MICA_OK)
+        return status;
     run->unit_seconds[number] = result->seconds;
     run->svd_seconds += result->svd_seconds;
     run->units_done = number + 1;
@@ -279,7 +311,8 @@ static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
         run->stopped = true;
         return false;
     }
-    if (!run->options->progress) return true;
+    if (!run->options->progress)
+        return true;
     const mica_progress progress = {.what = run->journal ? "indexing" : "timing",
                                     .units_done = run->units_done,
                                     .units_total = run->plan->unit_count,
@@ -291,18 +324,29 @@ static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
 }
 
 mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error) {
-    index_context context = {.run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)),
-                             .large = PTHREAD_MUTEX_INITIALIZER};
-    if (!context.workers) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
+    index_context context = {
+        .run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)), .large = PTHREAD_MUTEX_INITIALIZER};
+    if (!context.workers)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
     const mica_stream_job job = {
-        .context = &context, .first_unit = run->units_done, .unit_count = end, .threads = run->resources.threads,
+        .context = &context,
+        .first_unit = run->units_done,
+        .unit_count = end,
+        .threads = run->resources.threads,
         .readers = run->resources.readers,
-        .ahead = run->resources.ahead, .unit_bytes_max = run->resources.unit_bytes_max, .result_bytes = run->resources.result_bytes,
-        .plan = plan_unit, .after = after_unit, .work = work_unit, .commit = commit_unit, .progress = tell_progress,
+        .ahead = run->resources.ahead,
+        .unit_bytes_max = run->resources.unit_bytes_max,
+        .result_bytes = run->resources.result_bytes,
+        .plan = plan_unit,
+        .after = after_unit,
+        .work = work_unit,
+        .commit = commit_unit,
+        .progress = tell_progress,
     };
     mica_stream_stats stats = {0};
     mica_status status = mica_stream_run(&job, &stats, error);
-    for (uint32_t i = 0; i < run->resources.threads; i++) mica_svd_workspace_free(context.workers[i].workspace);
+    for (uint32_t i = 0; i < run->resources.threads; i++)
+        mica_svd_workspace_free(context.workers[i].workspace);
     pthread_mutex_destroy(&context.large);
     mica_free(context.workers);
     run->bytes_read += stats.bytes_read;
@@ -311,7 +355,8 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
     run->starved_seconds += stats.starved_seconds;
     if (run->journal) { /* after a failure too: what is done stays done */
         const mica_status flushed = mica_index_flush(run, status == MICA_OK ? error : NULL);
-        if (status == MICA_OK) status = flushed;
+        if (status == MICA_OK)
+            status = flushed;
     }
     return status;
 }

@@ -32,8 +32,7 @@ static const char *plural(uint64_t count, const char *one, const char *many) {
 static void text_row(mica_text *text, const char *what, const char *how, const mica_total *total) {
     char parameters[MICA_QUANTITY_BYTES], bytes[MICA_QUANTITY_BYTES];
     mica_text_printf(text, "  %-24s %-11s %9" PRIu64 " %11s %11s\n", what, how, total->count,
-                     mica_count_show(total->parameters, parameters),
-                     mica_bytes_show(total->bytes, bytes));
+                     mica_count_show(total->parameters, parameters), mica_bytes_show(total->bytes, bytes));
 }
 
 static void text_layers(mica_text *text, const mica_config *config, const mica_totals *totals) {
@@ -42,12 +41,10 @@ static void text_layers(mica_text *text, const mica_config *config, const mica_t
         return;
     }
     mica_text_printf(text, "layers        %" PRIu64 ": %" PRIu64 " dense, %" PRIu64 " with %" PRIu64 " experts, %" PRIu64 " a token",
-                     config->num_hidden_layers,
-                     config->num_hidden_layers - totals->moe_layers, totals->moe_layers, config->n_routed_experts,
-                     config->num_experts_per_tok);
-    if (config->n_shared_experts) {
+                     config->num_hidden_layers, config->num_hidden_layers - totals->moe_layers, totals->moe_layers,
+                     config->n_routed_experts, config->num_experts_per_tok);
+    if (config->n_shared_experts)
         mica_text_printf(text, ", and %" PRIu64 " shared", config->n_shared_experts);
-    }
     mica_text_puts(text, "\n");
 }
 
@@ -64,29 +61,24 @@ static void text_quantisation(mica_text *text, const mica_config *config) {
 
 static void text_configuration(mica_text *text, const mica_config *config, const mica_totals *totals) {
     mica_text_printf(text, "model         %s", config->model_type);
-    if (strcmp(config->model_type, config->architecture->family) != 0) {
+    if (strcmp(config->model_type, config->architecture->family) != 0)
         mica_text_printf(text, " (family %s)", config->architecture->family);
-    }
     mica_text_puts(text, "\n");
     text_layers(text, config, totals);
     mica_text_printf(text, "sizes         hidden %" PRIu64, config->hidden_size);
-    if (config->intermediate_size) {
+    if (config->intermediate_size)
         mica_text_printf(text, ", dense width %" PRIu64, config->intermediate_size);
-    }
-    if (config->moe_intermediate_size) {
+    if (config->moe_intermediate_size)
         mica_text_printf(text, ", expert width %" PRIu64, config->moe_intermediate_size);
-    }
     mica_text_printf(text, ", vocabulary %" PRIu64 ", %" PRIu64 " heads\n", config->vocab_size, config->num_attention_heads);
     text_quantisation(text, config);
 }
 
 static void text_warnings(mica_text *text, const mica_model *model) {
-    if (model->warning_count) {
+    if (model->warning_count)
         mica_text_puts(text, "\nwarnings\n");
-    }
-    for (uint64_t i = 0; i < model->warning_count; i++) {
+    for (uint64_t i = 0; i < model->warning_count; i++)
         mica_text_printf(text, "  %s\n", model->warnings[i]);
-    }
 }
 
 static void text_model(mica_text *text, const mica_model *model, const mica_totals *totals) {
@@ -98,18 +90,14 @@ static void text_model(mica_text *text, const mica_model *model, const mica_tota
     mica_text_printf(text, ", %s in %" PRIu32 " %s\n", mica_bytes_show(totals->all.bytes, bytes), source->shard_count,
                      plural(source->shard_count, "file", "files"));
     mica_text_printf(text, "tensors       %" PRIu64 ": %" PRIu64 " used, %" PRIu64 " ignored by a rule, %" PRIu64 " unknown\n\n",
-                     source->tensor_count,
-                     model->used_count, model->ignored_count, model->unknown_count);
+                     source->tensor_count, model->used_count, model->ignored_count, model->unknown_count);
     mica_text_printf(text, "  %-24s %-11s %9s %11s %11s\n", "weights", "stored as", "count", "parameters", "bytes");
-    for (uint64_t i = 0; i < totals->role_count; i++) {
+    for (uint64_t i = 0; i < totals->role_count; i++)
         text_row(text, totals->roles[i].name, totals->roles[i].detail, &totals->roles[i]);
-    }
-    for (uint64_t i = 0; i < totals->rule_count; i++) {
+    for (uint64_t i = 0; i < totals->rule_count; i++)
         text_row(text, totals->rules[i].name, "ignored", &totals->rules[i]);
-    }
-    if (totals->unknown.count) {
+    if (totals->unknown.count)
         text_row(text, "unknown", "", &totals->unknown);
-    }
     text_warnings(text, model);
 }
 
@@ -118,21 +106,19 @@ static mica_status text_file(mica_text *text, const mica_tensor_source *source, 
     mica_tensor_group *groups = NULL;
     uint64_t count = 0;
     mica_status status = mica_tensor_groups(source, &groups, &count, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     mica_text_printf(text, "%s\n\na single file: %" PRIu64 " %s, %s; no configuration, so nothing is known of their meaning\n\n",
-                     source->path,
-                     source->tensor_count, plural(source->tensor_count, "tensor", "tensors"), mica_bytes_show(totals->all.bytes, bytes));
+                     source->path, source->tensor_count, plural(source->tensor_count, "tensor", "tensors"),
+                     mica_bytes_show(totals->all.bytes, bytes));
     for (uint64_t i = 0; i < count && i < LISTED_MAX; i++) {
         char shape[160];
         const mica_tensor *tensor = groups[i].first;
         mica_text_printf(text, "  %9" PRIu64 "  %-9s %-16s %s\n", groups[i].count, mica_dtype_name(tensor->dtype),
                          mica_shape_show(tensor->rank, tensor->shape, shape, sizeof shape), groups[i].name);
     }
-    if (count > LISTED_MAX) {
+    if (count > LISTED_MAX)
         mica_text_printf(text, "  and %" PRIu64 " more kinds\n", count - LISTED_MAX);
-    }
     mica_tensor_groups_free(groups, count);
     return MICA_OK;
 }
@@ -142,9 +128,8 @@ static mica_status text_file(mica_text *text, const mica_tensor_source *source, 
 static void json_total(mica_json_writer *writer, const mica_total *total, const char *name_key, const char *detail_key) {
     mica_json_open_object(writer, NULL);
     mica_json_string(writer, name_key, total->name);
-    if (detail_key) {
+    if (detail_key)
         mica_json_string(writer, detail_key, total->detail);
-    }
     mica_json_u64(writer, "count", total->count);
     mica_json_u64(writer, "parameters", total->parameters);
     mica_json_u64(writer, "bytes", total->bytes);
@@ -154,9 +139,8 @@ static void json_total(mica_json_writer *writer, const mica_total *total, const 
 static void json_totals(mica_json_writer *writer, const char *key, const mica_total *totals, uint64_t count, const char *name_key,
                         const char *detail_key) {
     mica_json_open_array(writer, key);
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++)
         json_total(writer, &totals[i], name_key, detail_key);
-    }
     mica_json_close_array(writer);
 }
 
@@ -203,9 +187,8 @@ static void json_tensor_list(mica_json_writer *writer, const mica_tensor_source 
         mica_json_string(writer, "name", tensor->name);
         mica_json_string(writer, "dtype", mica_dtype_name(tensor->dtype));
         mica_json_open_row(writer, "shape");
-        for (uint32_t d = 0; d < tensor->rank; d++) {
+        for (uint32_t d = 0; d < tensor->rank; d++)
             mica_json_u64(writer, NULL, tensor->shape[d]);
-        }
         mica_json_close_array(writer);
         mica_json_u64(writer, "bytes", tensor->bytes);
         mica_json_close_object(writer);
@@ -252,9 +235,8 @@ static void json_report(mica_json_writer *writer, const mica_tensor_source *sour
         json_totals(writer, "ignored", totals->rules, totals->rule_count, "rule", NULL);
     }
     mica_json_open_array(writer, "warnings");
-    for (uint64_t i = 0; model && i < model->warning_count; i++) {
+    for (uint64_t i = 0; model && i < model->warning_count; i++)
         mica_json_string(writer, NULL, model->warnings[i]);
-    }
     mica_json_close_array(writer);
     mica_json_close_object(writer);
 }
@@ -267,19 +249,16 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
     mica_json_writer writer;
     uint64_t length = 0;
     mica_status status = mica_totals_count(source, model, &totals, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
-    if (model) {
+    if (model)
         text_model(&words, model, &totals);
-    } else {
+    else
         status = text_file(&words, source, &totals, error);
-    }
     json_report(&writer, source, model, &totals);
     char *new_json = mica_json_finish(&writer, &length), *new_text = mica_text_take(&words);
-    if (status == MICA_OK && (!new_json || !new_text)) {
+    if (status == MICA_OK && (!new_json || !new_text))
         status = no_memory(source->path, error);
-    }
     if (status == MICA_OK) {
         *text = new_text;
         *json = new_json;
@@ -296,11 +275,10 @@ static mica_status report_wanted(const mica_tensor_source *source, const mica_mo
     char *both[2] = {NULL, NULL}, **wanted[2] = {text, json};
     mica_status status = report(source, model, &both[0], &both[1], error);
     for (int i = 0; i < 2; i++) {
-        if (status == MICA_OK && wanted[i]) {
+        if (status == MICA_OK && wanted[i])
             *wanted[i] = both[i];
-        } else {
+        else
             mica_free(both[i]);
-        }
     }
     return status;
 }
@@ -309,18 +287,16 @@ mica_status mica_inspect(const char *path, const mica_inspect_options *options, 
     if (!mica_path_is_directory(path)) {
         mica_tensor_source *source = NULL;
         mica_status status = mica_tensor_source_open(path, &source, error);
-        if (status == MICA_OK) {
+        if (status == MICA_OK)
             status = report_wanted(source, NULL, text, json, error);
-        }
         mica_tensor_source_close(source);
         return status;
     }
     mica_model_options model_options = {options && options->strict};
     mica_model *model = NULL;
     mica_status status = mica_model_open(path, &model_options, &model, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = report_wanted(model->source, model, text, json, error);
-    }
     mica_model_close(model);
     return status;
 }

@@ -15,7 +15,9 @@
 #include "formats/vindex.h"
 
 /* A statistic that JSON gives as null is NaN here. */
-static double number(const json_t *value) { return json_is_number(value) ? json_number_value(value) : NAN; }
+static double number(const json_t *value) {
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
 
 static const json_t *statistic(const json_t *group, const char *name) {
     return json_object_get(json_object_get(group, "statistics"), name);
@@ -30,7 +32,8 @@ static double worst(const json_t *group, const char *name) {
     double most = NAN;
     for (size_t i = 0; i < json_array_size(values); i++) {
         const double value = number(json_array_get(values, i));
-        if (!(most >= value)) most = value;
+        if (!(most >= value))
+            most = value;
     }
     return most;
 }
@@ -41,7 +44,8 @@ typedef void (*row_function)(void *context, const char *layer, const char *kind,
 static mica_status each_row(const char *path, json_t *phase1, row_function row, void *context, mica_error *error) {
     json_t *layers = json_object_get(phase1, "layers"), *layer, *kind, *group;
     const char *layer_name, *kind_name, *projection;
-    if (!json_is_object(layers)) return mica_fail(error, MICA_BAD_INPUT, "%s: layers: expected an object, got something else", path);
+    if (!json_is_object(layers))
+        return mica_fail(error, MICA_BAD_INPUT, "%s: layers: expected an object, got something else", path);
     json_object_foreach(layers, layer_name, layer) {
         json_object_foreach(layer, kind_name, kind) {
             json_object_foreach(kind, projection, group) {
@@ -58,8 +62,10 @@ static mica_status each_row(const char *path, json_t *phase1, row_function row, 
 /* --- text --- */
 
 static void put_number(mica_text *text, const char *format, int width, double value) {
-    if (isfinite(value)) mica_text_printf(text, format, value);
-    else mica_text_printf(text, "%*s", width, "-");
+    if (isfinite(value))
+        mica_text_printf(text, format, value);
+    else
+        mica_text_printf(text, "%*s", width, "-");
 }
 
 static void text_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
@@ -82,8 +88,9 @@ static void text_row(void *context, const char *layer, const char *kind, const c
 /* --- JSON --- */
 
 static void json_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
-    static const char *const names[] = {"var8", "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio",
-                                        "effective_rank", "frobenius", "noise_edge", "above_edge"};
+    static const char *const names[] = {
+        "var8",           "var64",     "var64_ratio", "s0",        "s1", "s0_over_s1", "stable_rank", "participation_ratio",
+        "effective_rank", "frobenius", "noise_edge",  "above_edge"};
     mica_json_writer *writer = context;
     mica_json_open_object(writer, NULL);
     mica_json_u64(writer, "layer", strtoull(layer, NULL, 10));
@@ -92,7 +99,8 @@ static void json_row(void *context, const char *layer, const char *kind, const c
     mica_json_u64(writer, "experts", (uint64_t)json_integer_value(json_object_get(group, "experts")));
     mica_json_double(writer, "null_var64", number(json_object_get(group, "null_var64")));
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (!statistic(group, names[i])) continue;
+        if (!statistic(group, names[i]))
+            continue;
         mica_json_open_object(writer, names[i]);
         mica_json_double(writer, "median", of_statistic(group, names[i], "median"));
         mica_json_double(writer, "q25", of_statistic(group, names[i], "q25"));
@@ -107,9 +115,9 @@ static void json_row(void *context, const char *layer, const char *kind, const c
 
 /* --- CSV --- */
 
-static const char *const csv_names[] = {"var8", "var64", "var64_ratio", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio",
-                                        "effective_rank", "frobenius", "noise_edge", "above_edge", "rank", "residual", "orthonormality",
-                                        "value_error"};
+static const char *const csv_names[] = {
+    "var8",           "var64",     "var64_ratio", "s0",         "s1",   "s0_over_s1", "stable_rank",    "participation_ratio",
+    "effective_rank", "frobenius", "noise_edge",  "above_edge", "rank", "residual",   "orthonormality", "value_error"};
 #define CSV_NAMES (sizeof csv_names / sizeof csv_names[0])
 
 static void csv_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
@@ -121,8 +129,10 @@ static void csv_row(void *context, const char *layer, const char *kind, const ch
         mica_text_printf(text, "%s,%s,%s,%" PRIu64, layer, kind, projection, expert);
         for (size_t i = 0; i < CSV_NAMES; i++) {
             const double value = number(json_array_get(json_object_get(statistic(group, csv_names[i]), "per_expert"), expert));
-            if (isfinite(value)) mica_text_printf(text, ",%.17g", value);
-            else mica_text_puts(text, ",");
+            if (isfinite(value))
+                mica_text_printf(text, ",%.17g", value);
+            else
+                mica_text_puts(text, ",");
         }
         mica_text_printf(text, ",%.17g,%s\n", number(json_object_get(group, "null_var64")), route ? route : "");
     }
@@ -146,13 +156,15 @@ static mica_status make_output(const char *path, json_t *phase1, mica_stats_form
             mica_text_puts(&text, "layer  kind    proj  experts  var@64 [   q25,    q75]   noise  ratio    s0/s1  above  residual\n");
         } else {
             mica_text_puts(&text, "layer,kind,projection,expert");
-            for (size_t i = 0; i < CSV_NAMES; i++) mica_text_printf(&text, ",%s", csv_names[i]);
+            for (size_t i = 0; i < CSV_NAMES; i++)
+                mica_text_printf(&text, ",%s", csv_names[i]);
             mica_text_puts(&text, ",null_var64,route\n");
         }
         status = each_row(path, phase1, form == MICA_STATS_TEXT ? text_row : csv_row, &text, error);
         *output = mica_text_take(&text);
     }
-    if (status == MICA_OK && !*output) status = mica_fail(error, MICA_NO_MEMORY, "out of memory for the table");
+    if (status == MICA_OK && !*output)
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for the table");
     if (status != MICA_OK) {
         mica_free(*output);
         *output = NULL;
@@ -163,7 +175,8 @@ static mica_status make_output(const char *path, json_t *phase1, mica_stats_form
 mica_status mica_stats(const char *directory, mica_stats_form form, char **output, mica_error *error) {
     mica_vindex_state state;
     mica_status status = mica_vindex_state_of(directory, &state, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     if (state == MICA_VINDEX_UNFINISHED)
         return mica_fail(error, MICA_BAD_INPUT, "%s: this vindex is not finished; go on with mica index --resume", directory);
     if (state != MICA_VINDEX_FINISHED)
@@ -172,8 +185,10 @@ mica_status mica_stats(const char *directory, mica_stats_form form, char **outpu
     json_t *phase1 = NULL;
     status = path ? mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &phase1, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
     char *made = NULL;
-    if (status == MICA_OK) status = make_output(path, phase1, form, &made, error);
-    if (status == MICA_OK) *output = made;
+    if (status == MICA_OK)
+        status = make_output(path, phase1, form, &made, error);
+    if (status == MICA_OK)
+        *output = made;
     json_decref(phase1);
     mica_free(path);
     return status;

@@ -59,16 +59,14 @@ static double seconds_now(void) {
 static uint32_t order_ranges(const mica_stream_range *ranges, uint32_t count, uint32_t order[MICA_STREAM_RANGES_MAX]) {
     uint32_t ordered = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (ranges[i].bytes == 0) {
+        if (ranges[i].bytes == 0)
             continue;
-        }
         uint32_t at = ordered++;
         for (; at > 0; at--) {
             const mica_stream_range *before = &ranges[order[at - 1]];
             uintptr_t before_file = (uintptr_t)before->file, file = (uintptr_t)ranges[i].file;
-            if (before_file < file || (before_file == file && before->offset <= ranges[i].offset)) {
+            if (before_file < file || (before_file == file && before->offset <= ranges[i].offset))
                 break;
-            }
             order[at] = order[at - 1];
         }
         order[at] = i;
@@ -83,9 +81,8 @@ static bool can_merge(const mica_stream_range *group, const mica_stream_range *r
         !mica_add_u64(range->offset, range->bytes, &range_end)) {
         return false;
     }
-    if (range->offset > group_end && range->offset - group_end > MERGE_GAP_BYTES) {
+    if (range->offset > group_end && range->offset - group_end > MERGE_GAP_BYTES)
         return false;
-    }
     *bytes = (range_end > group_end ? range_end : group_end) - group->offset;
     return true;
 }
@@ -100,25 +97,21 @@ static mica_status read_ranges(const mica_stream *stream, stream_slot *slot, con
         for (last = first + 1; merge && last < ordered; last++) {
             const mica_stream_range *next = &ranges[order[last]];
             uint64_t bytes;
-            if (!can_merge(&group, next, &bytes)) {
+            if (!can_merge(&group, next, &bytes))
                 break;
-            }
             uint64_t apart = mica_file_window_bytes(group.bytes) + mica_file_window_bytes(next->bytes);
             uint64_t together = mica_file_window_bytes(bytes);
-            if (together > stream->capacity || total - apart + together > stream->capacity) {
+            if (together > stream->capacity || total - apart + together > stream->capacity)
                 break;
-            }
             total = total - apart + together;
             group.bytes = bytes;
         }
         const uint8_t *data = NULL;
         mica_status status = mica_file_read_window(group.file, group.offset, group.bytes, slot->buffer + used, &data, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return mica_fail_context(error, status, "%s", group.what ? group.what : "data");
-        }
-        for (uint32_t i = first; i < last; i++) {
+        for (uint32_t i = first; i < last; i++)
             slot->data[order[i]] = data + (ranges[order[i]].offset - group.offset);
-        }
         used += mica_file_window_bytes(group.bytes);
     }
     return MICA_OK;
@@ -129,15 +122,13 @@ static mica_status read_unit(const mica_stream *stream, stream_slot *slot, uint6
     mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
     uint32_t order[MICA_STREAM_RANGES_MAX];
     uint32_t count = job->plan(job->context, slot->unit, ranges);
-    if (count > MICA_STREAM_RANGES_MAX || (slot->after != MICA_STREAM_NONE && slot->after >= slot->unit)) {
+    if (count > MICA_STREAM_RANGES_MAX || (slot->after != MICA_STREAM_NONE && slot->after >= slot->unit))
         return mica_fail(error, MICA_FAILED, "unit %" PRIu64 ": %" PRIu32 " ranges after unit %" PRIu64, slot->unit, count, slot->after);
-    }
     uint64_t total = 0, wanted = 0;
     for (uint32_t i = 0; i < count; i++) {
         slot->data[i] = slot->buffer; /* stays so for a range without bytes */
-        if (ranges[i].bytes == 0) {
+        if (ranges[i].bytes == 0)
             continue;
-        }
         if (ranges[i].bytes > job->unit_bytes_max || (total += mica_file_window_bytes(ranges[i].bytes)) > job->unit_bytes_max) {
             return mica_fail(error, MICA_FAILED, "unit %" PRIu64 ": the window of %s does not fit, a unit has at most %" PRIu64 " bytes",
                              slot->unit, ranges[i].what ? ranges[i].what : "data", job->unit_bytes_max);
@@ -172,9 +163,8 @@ static void account(mica_stream *stream) {
     uint32_t missing = 0;
     for (uint64_t i = 0; stream->waiting > 0 && i < stream->slot_count; i++) {
         const stream_slot *slot = &stream->slots[i];
-        if ((slot->state == SLOT_FREE || slot->state == SLOT_READING) && is_startable(stream, slot)) {
+        if ((slot->state == SLOT_FREE || slot->state == SLOT_READING) && is_startable(stream, slot))
             missing++;
-        }
     }
     stream->stats.starved_seconds += (now - stream->accounted) * (missing < stream->waiting ? missing : stream->waiting);
     stream->accounted = now;
@@ -199,9 +189,8 @@ static void assign(mica_stream *stream, stream_slot *slot, uint64_t unit) {
 /* The outcome of reading or of work. */
 static void finish(mica_stream *stream, stream_slot *slot, mica_status status, slot_state next) {
     slot->status = status;
-    if (status != MICA_OK && slot->unit < stream->failed) {
+    if (status != MICA_OK && slot->unit < stream->failed)
         stream->failed = slot->unit;
-    }
     set_state(stream, slot, status == MICA_OK ? next : SLOT_DONE);
 }
 
@@ -238,9 +227,8 @@ static void read_units(mica_stream *stream) {
         mica_status status = read_unit(stream, slot, &bytes, &slot->error);
         pthread_mutex_lock(&stream->mutex);
         stream->stats.bytes_read += bytes;
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             stream->taken++; /* no compute thread will see it */
-        }
         finish(stream, slot, status, SLOT_READY);
     }
     pthread_mutex_unlock(&stream->mutex);
@@ -285,30 +273,26 @@ static void work_units(mica_stream *stream, uint32_t thread) {
 
 static void thread_body(void *context, uint32_t index) {
     mica_stream *stream = context;
-    if (index < stream->workers) {
+    if (index < stream->workers)
         work_units(stream, index);
-    } else {
+    else
         read_units(stream);
-    }
 }
 
 /* ---- the calling thread ---- */
 
 static mica_status tell(mica_stream *stream, mica_error *error) {
     const mica_stream_job *job = stream->job;
-    if (!job->progress) {
+    if (!job->progress)
         return MICA_OK;
-    }
     pthread_mutex_lock(&stream->mutex);
     uint64_t done_now = stream->committed - job->first_unit;
     mica_stream_progress progress = {stream->committed, job->unit_count, stream->stats.bytes_read, seconds_now() - stream->started, -1.0};
     pthread_mutex_unlock(&stream->mutex);
-    if (done_now > 0) {
+    if (done_now > 0)
         progress.seconds_left = progress.seconds / (double)done_now * (double)(progress.units_total - progress.units_done);
-    }
-    if (job->progress(job->context, &progress)) {
+    if (job->progress(job->context, &progress))
         return MICA_OK;
-    }
     return mica_fail(error, MICA_INTERRUPTED, "stopped after %" PRIu64 " of %" PRIu64 " units", progress.units_done, progress.units_total);
 }
 
@@ -320,9 +304,8 @@ static mica_status await(mica_stream *stream, const stream_slot *slot, mica_erro
     while (status == MICA_OK && slot->state != SLOT_DONE) {
         struct timespec until = {(time_t)next_tell, (long)((next_tell - (double)(time_t)next_tell) * 1e9)};
         pthread_cond_timedwait(&stream->changed, &stream->mutex, &until);
-        if (slot->state == SLOT_DONE || seconds_now() < next_tell) {
+        if (slot->state == SLOT_DONE || seconds_now() < next_tell)
             continue;
-        }
         pthread_mutex_unlock(&stream->mutex);
         status = tell(stream, error);
         next_tell = seconds_now() + TELL_SECONDS;
@@ -337,20 +320,17 @@ static mica_status commit_units(mica_stream *stream, mica_error *error) {
     for (uint64_t unit = job->first_unit; unit < job->unit_count; unit++) {
         stream_slot *slot = slot_of(stream, unit);
         mica_status status = await(stream, slot, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         if (slot->status != MICA_OK) { /* a work function may have left no sentence */
             slot->error.status = slot->status;
-            if (error) {
+            if (error)
                 *error = slot->error;
-            }
             return slot->status;
         }
         status = job->commit(job->context, unit, slot->result, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         pthread_mutex_lock(&stream->mutex);
         account(stream);
         stream->committed = unit + 1;
@@ -358,9 +338,8 @@ static mica_status commit_units(mica_stream *stream, mica_error *error) {
         assign(stream, slot, unit + stream->slot_count);
         pthread_cond_broadcast(&stream->changed);
         pthread_mutex_unlock(&stream->mutex);
-        if ((status = tell(stream, error)) != MICA_OK) {
+        if ((status = tell(stream, error)) != MICA_OK)
             return status;
-        }
     }
     return MICA_OK;
 }
@@ -405,9 +384,8 @@ static mica_status run(mica_stream *stream, mica_error *error) {
     stream->workers = job->threads < stream->slot_count ? job->threads : (uint32_t)stream->slot_count;
     uint32_t readers = job->readers < stream->slot_count ? job->readers : (uint32_t)stream->slot_count;
     mica_status status = mica_threads_start(stream->workers + readers, thread_body, stop, stream, &threads, error);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return status;
-    }
     status = commit_units(stream, error);
     stop(stream);
     mica_threads_join(threads);
@@ -424,24 +402,21 @@ mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats
     mica_status status = MICA_OK;
     if (job->first_unit < job->unit_count) {
         pthread_condattr_t monotonic;
-        if (pthread_condattr_init(&monotonic) != 0) {
+        if (pthread_condattr_init(&monotonic) != 0)
             return mica_fail(error, MICA_FAILED, "no condition variable");
-        }
         pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
         pthread_mutex_init(&stream.mutex, NULL);
         pthread_cond_init(&stream.changed, &monotonic);
         pthread_condattr_destroy(&monotonic);
         status = create_slots(&stream, error);
-        if (status == MICA_OK) {
+        if (status == MICA_OK)
             status = run(&stream, error);
-        }
         free_slots(&stream);
         pthread_cond_destroy(&stream.changed);
         pthread_mutex_destroy(&stream.mutex);
     }
     stream.stats.seconds = seconds_now() - stream.started;
-    if (stats) {
+    if (stats)
         *stats = stream.stats;
-    }
     return status;
 }

@@ -13,14 +13,17 @@ static bool has_vindex_files(const char *path) {
         char *joined = mica_path_join(path, names[i]);
         const bool there = joined && mica_path_exists(joined);
         mica_free(joined);
-        if (there) return true;
+        if (there)
+            return true;
     }
     return false;
 }
 
 mica_status mica_verify(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
     const mica_verify_options defaults = {0};
-    if (!options) options = &defaults;
-    if (mica_path_is_directory(path) && has_vindex_files(path)) return mica_verify_vindex(path, options, text, json, error);
+    if (!options)
+        options = &defaults;
+    if (mica_path_is_directory(path) && has_vindex_files(path))
+        return mica_verify_vindex(path, options, text, json, error);
     return mica_verify_checkpoint(path, options, text, json, error);
 }

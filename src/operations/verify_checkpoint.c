@@ -67,39 +67,33 @@ static mica_status compare_digest(mica_findings *findings, const mica_records *r
     const mica_record *record = mica_records_find(records, name, &count);
     mica_status status = MICA_OK;
     for (uint64_t i = 0; i < count && status == MICA_OK; i++) {
-        if (memcmp(record[i].sha256, digest, MICA_SHA256_BYTES) == 0) {
+        if (memcmp(record[i].sha256, digest, MICA_SHA256_BYTES) == 0)
             continue;
-        }
         char expected[MICA_SHA256_HEX_BYTES], got[MICA_SHA256_HEX_BYTES], message[MICA_ERROR_MESSAGE_BYTES];
         mica_sha256_hex(record[i].sha256, expected);
         mica_sha256_hex(digest, got);
         snprintf(message, sizeof message, "%s%sSHA-256: expected %s (%s), got %s", name == file ? "" : name, name == file ? "" : ": ",
-                 expected,
-                 record[i].from, got);
+                 expected, record[i].from, got);
         status = mica_findings_add(findings, MICA_CORRUPT, file, place, message, error);
     }
     return status;
 }
 
 static mica_status hash_tensor(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element,
-                               uint64_t count,
-                               const uint8_t *bytes, mica_error *error) {
+                               uint64_t count, const uint8_t *bytes, mica_error *error) {
     verify_lane *lane = &check->lanes[tensor->shard];
     uint64_t records = 0;
-    if (!mica_records_find(&check->tensor_records, tensor->name, &records)) {
+    if (!mica_records_find(&check->tensor_records, tensor->name, &records))
         return MICA_OK;
-    }
     if (element == 0) {
         mica_status status = mica_tensor_digest_begin(tensor, &lane->tensor, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         lane->tensor_open = true;
     }
     mica_sha256_update(&lane->tensor, bytes, count * mica_dtype_bytes(tensor->dtype));
-    if (element + count < tensor->elements) {
+    if (element + count < tensor->elements)
         return MICA_OK;
-    }
     uint8_t digest[MICA_SHA256_BYTES];
     mica_sha256_final(&lane->tensor, digest);
     lane->tensor_open = false;
@@ -111,20 +105,17 @@ static mica_status hash_file(verification *check, verify_unit *unit, const uint8
     verify_lane *lane = &check->lanes[unit->shard];
     const char *name = check->model->source->shards[unit->shard].name;
     uint64_t records = 0;
-    if (!mica_records_find(&check->file_records, name, &records)) {
+    if (!mica_records_find(&check->file_records, name, &records))
         return MICA_OK;
-    }
     if (unit->offset == 0 && unit->previous == MICA_STREAM_NONE) {
         mica_status status = mica_sha256_init(&lane->file, error);
-        if (status != MICA_OK) {
+        if (status != MICA_OK)
             return status;
-        }
         lane->file_open = true;
     }
     mica_sha256_update(&lane->file, bytes, unit->bytes);
-    if (!unit->last) {
+    if (!unit->last)
         return MICA_OK;
-    }
     uint8_t digest[MICA_SHA256_BYTES];
     mica_sha256_final(&lane->file, digest);
     lane->file_open = false;
@@ -135,17 +126,15 @@ static mica_status hash_file(verification *check, verify_unit *unit, const uint8
 /* ---- one unit */
 
 static mica_status examine(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element,
-                           uint64_t count,
-                           const uint8_t *bytes, mica_error *error) {
+                           uint64_t count, const uint8_t *bytes, mica_error *error) {
     const mica_model *model = check->model;
     const mica_weight *weight = check->weights[tensor - model->source->tensors];
     const char *shard = mica_model_shard_name(model, tensor);
     char warning[MICA_ERROR_MESSAGE_BYTES];
     mica_error found = {0};
     mica_status status = mica_weight_examine_run(model, weight, tensor, element, count, bytes, warning, sizeof warning, &found);
-    if (status != MICA_OK) {
+    if (status != MICA_OK)
         return mica_findings_add(&unit->findings, status, shard, place, found.message, error);
-    }
     return *warning ? mica_findings_add(&unit->findings, MICA_OK, shard, place, warning, error) : MICA_OK;
 }
 
@@ -163,9 +152,8 @@ static mica_status work(void *context, uint32_t thread, uint64_t index, const ui
         uint64_t left = (unit->bytes - start) / size, count = tensor->elements - element < left ? tensor->elements - element : left;
         uint64_t place = place_of(unit->shard, i + 1);
         status = examine(check, unit, tensor, place, element, count, bytes + start, error);
-        if (status == MICA_OK && check->hashing) {
+        if (status == MICA_OK && check->hashing)
             status = hash_tensor(check, unit, tensor, place, element, count, bytes + start, error);
-        }
     }
     return status;
 }
@@ -192,8 +180,12 @@ static mica_status commit(void *context, uint64_t index, const void *result, mic
 
 static bool tell(void *context, const mica_stream_progress *progress) {
     const verification *check = context;
-    const mica_progress told = {.what = "verifying", .units_done = progress->units_done, .units_total = progress->units_total,
-                                .bytes_done = progress->bytes_read, .bytes_total = check->bytes_total, .seconds = progress->seconds,
+    const mica_progress told = {.what = "verifying",
+                                .units_done = progress->units_done,
+                                .units_total = progress->units_total,
+                                .bytes_done = progress->bytes_read,
+                                .bytes_total = check->bytes_total,
+                                .seconds = progress->seconds,
                                 .seconds_left = progress->seconds_left};
     return check->options->progress(check->options->progress_context, &told);
 }
@@ -202,12 +194,10 @@ static bool tell(void *context, const mica_stream_progress *progress) {
 
 static int compare_places(const void *left, const void *right) {
     const mica_tensor *a = *(const mica_tensor *const *)left, *b = *(const mica_tensor *const *)right;
-    if (a->shard != b->shard) {
+    if (a->shard != b->shard)
         return (a->shard > b->shard) - (a->shard < b->shard);
-    }
-    if (a->offset != b->offset) {
+    if (a->offset != b->offset)
         return (a->offset > b->offset) - (a->offset < b->offset);
-    }
     return (a->bytes > b->bytes) - (a->bytes < b->bytes); /* empty ones first */
 }
 
@@ -215,9 +205,8 @@ static mica_status add_unit(verification *check, const verify_unit *unit, mica_e
     if (check->unit_count == check->unit_capacity) {
         uint64_t capacity = check->unit_capacity ? 2 * check->unit_capacity : 64;
         verify_unit *units = mica_reallocarray(check->units, capacity, sizeof *units);
-        if (!units) {
+        if (!units)
             return no_memory(check, error);
-        }
         check->units = units;
         check->unit_capacity = capacity;
     }
@@ -228,13 +217,16 @@ static mica_status add_unit(verification *check, const verify_unit *unit, mica_e
 
 /* The bytes [offset, end) in pieces. */
 static mica_status add_pieces(verification *check, uint32_t shard, uint64_t offset, uint64_t end, uint64_t first, uint64_t count,
-                              uint64_t size,
-                              mica_error *error) {
+                              uint64_t size, mica_error *error) {
     uint64_t start = offset;
     mica_status status = MICA_OK;
     do {
         uint64_t bytes = end - offset < PIECE_BYTES || count > 1 ? end - offset : PIECE_BYTES;
-        verify_unit unit = {.shard = shard, .offset = offset, .bytes = bytes, .first = first, .count = count,
+        verify_unit unit = {.shard = shard,
+                            .offset = offset,
+                            .bytes = bytes,
+                            .first = first,
+                            .count = count,
                             .element = size ? (offset - start) / size : 0};
         status = add_unit(check, &unit, error);
         offset += bytes;
@@ -268,9 +260,8 @@ static mica_status interleave(verification *check, const uint64_t *starts, uint3
     uint32_t shards = check->model->source->shard_count;
     verify_unit *units = mica_calloc(check->unit_count + 1, sizeof *units);
     uint64_t count = 0;
-    if (!units) {
+    if (!units)
         return no_memory(check, error);
-    }
     for (uint32_t group = 0; group < shards; group += abreast) {
         uint32_t end = shards - group < abreast ? shards : group + abreast;
         bool more = true;
@@ -293,19 +284,16 @@ static mica_status interleave(verification *check, const uint64_t *starts, uint3
 static mica_status link_units(verification *check, mica_error *error) {
     uint32_t shards = check->model->source->shard_count;
     uint64_t *before = mica_reallocarray(NULL, (size_t)shards + 1, sizeof *before);
-    if (!before) {
+    if (!before)
         return no_memory(check, error);
-    }
-    for (uint32_t shard = 0; shard < shards; shard++) {
+    for (uint32_t shard = 0; shard < shards; shard++)
         before[shard] = MICA_STREAM_NONE;
-    }
     for (uint64_t i = 0; i < check->unit_count; i++) {
         verify_unit *unit = &check->units[i];
         unit->previous = before[unit->shard];
         unit->last = true;
-        if (unit->previous != MICA_STREAM_NONE) {
+        if (unit->previous != MICA_STREAM_NONE)
             check->units[unit->previous].last = false;
-        }
         before[unit->shard] = i;
     }
     mica_free(before);
@@ -317,22 +305,18 @@ static mica_status plan_units(verification *check, uint32_t threads, mica_error 
     check->order = mica_calloc(source->tensor_count + 1, sizeof *check->order);
     uint64_t *starts = mica_calloc((size_t)source->shard_count + 1, sizeof *starts), at = 0;
     mica_status status = check->order && starts ? MICA_OK : no_memory(check, error);
-    for (uint64_t i = 0; status == MICA_OK && i < source->tensor_count; i++) {
+    for (uint64_t i = 0; status == MICA_OK && i < source->tensor_count; i++)
         check->order[i] = &source->tensors[i];
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         qsort(check->order, source->tensor_count, sizeof *check->order, compare_places);
-    }
     for (uint32_t shard = 0; shard < source->shard_count && status == MICA_OK; shard++) {
         status = plan_shard(check, shard, at, &at, error);
         starts[shard + 1] = check->unit_count;
     }
-    if (status == MICA_OK && check->hashing) {
+    if (status == MICA_OK && check->hashing)
         status = interleave(check, starts, threads, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = link_units(check, error);
-    }
     mica_free(starts);
     return status;
 }
@@ -341,9 +325,8 @@ static mica_status plan_units(verification *check, uint32_t threads, mica_error 
 
 static bool is_shard(const mica_tensor_source *source, const char *name) {
     for (uint32_t i = 0; i < source->shard_count; i++) {
-        if (strcmp(source->shards[i].name, name) == 0) {
+        if (strcmp(source->shards[i].name, name) == 0)
             return true;
-        }
     }
     return false;
 }
@@ -357,9 +340,8 @@ static mica_status check_other_file(verification *check, const char *name, mica_
         status = mica_findings_add(&check->findings, MICA_CORRUPT, name, 0, "expected present (its hash is recorded), got absent", error);
     } else if (status == MICA_OK) {
         status = mica_sha256_of_file(path, digest, &bytes, error);
-        if (status == MICA_OK) {
+        if (status == MICA_OK)
             status = compare_digest(&check->findings, &check->file_records, name, name, 0, digest, error);
-        }
     }
     mica_free(path);
     return status;
@@ -373,9 +355,8 @@ static mica_status check_records(verification *check, mica_error *error) {
     for (uint64_t i = 0; i < files->count && status == MICA_OK; i++) {
         bool again = i > 0 && strcmp(files->records[i].name, files->records[i - 1].name) == 0;
         check->hashed_files += !again;
-        if (!again && !is_shard(source, files->records[i].name)) {
+        if (!again && !is_shard(source, files->records[i].name))
             status = check_other_file(check, files->records[i].name, error);
-        }
     }
     for (uint32_t i = 0; i < source->shard_count && files->count && status == MICA_OK; i++) {
         if (!mica_records_find(files, source->shards[i].name, &count)) {
@@ -396,9 +377,18 @@ static mica_status check_records(verification *check, mica_error *error) {
 /* ---- */
 
 static mica_status stream_units(verification *check, uint32_t threads, mica_error *error) {
-    mica_stream_job job = {.context = check, .unit_count = check->unit_count, .threads = threads, .readers = READERS, .ahead = AHEAD,
-                           .unit_bytes_max = 1, .result_bytes = 1, .plan = plan, .after = check->hashing ? after : NULL, .work = work,
-                           .commit = commit, .progress = check->options->progress ? tell : NULL};
+    mica_stream_job job = {.context = check,
+                           .unit_count = check->unit_count,
+                           .threads = threads,
+                           .readers = READERS,
+                           .ahead = AHEAD,
+                           .unit_bytes_max = 1,
+                           .result_bytes = 1,
+                           .plan = plan,
+                           .after = check->hashing ? after : NULL,
+                           .work = work,
+                           .commit = commit,
+                           .progress = check->options->progress ? tell : NULL};
     mica_stream_stats stats;
     for (uint64_t i = 0; i < check->unit_count; i++) {
         uint64_t bytes = mica_file_window_bytes(check->units[i].bytes);
@@ -412,15 +402,13 @@ static mica_status prepare(verification *check, mica_error *error) {
     const mica_tensor_source *source = model->source;
     check->weights = mica_calloc(source->tensor_count + 1, sizeof *check->weights);
     check->lanes = mica_calloc((size_t)source->shard_count + 1, sizeof *check->lanes);
-    if (!check->weights || !check->lanes) {
+    if (!check->weights || !check->lanes)
         return no_memory(check, error);
-    }
     for (uint64_t i = 0; i < model->weight_count; i++) {
         const mica_tensor *parts[3] = {model->weights[i].data, model->weights[i].scale, model->weights[i].shape};
         for (int k = 0; k < 3; k++) {
-            if (parts[k]) {
+            if (parts[k])
                 check->weights[parts[k] - source->tensors] = &model->weights[i];
-            }
         }
     }
     mica_status status = mica_records_collect(source, check->options->hashes, &check->file_records, &check->tensor_records, error);
@@ -433,12 +421,10 @@ static void release(verification *check) {
         mica_findings_release(&check->units[i].findings);
     }
     for (uint32_t i = 0; check->lanes && i < check->model->source->shard_count; i++) {
-        if (check->lanes[i].file_open) {
+        if (check->lanes[i].file_open)
             mica_sha256_release(&check->lanes[i].file);
-        }
-        if (check->lanes[i].tensor_open) {
+        if (check->lanes[i].tensor_open)
             mica_sha256_release(&check->lanes[i].tensor);
-        }
     }
     mica_findings_release(&check->findings);
     mica_records_release(&check->file_records);
@@ -453,21 +439,22 @@ static mica_status verify(const mica_model *model, const mica_verify_options *op
     verification check = {.model = model, .options = options};
     uint32_t threads = options->threads ? options->threads : mica_thread_count_default();
     mica_status status = prepare(&check, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = check_records(&check, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = plan_units(&check, threads, error);
-    }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = stream_units(&check, threads, error);
-    }
     if (status == MICA_OK) {
-        mica_checkpoint_report report = {.path = model->source->path, .files = model->source->shard_count,
+        mica_checkpoint_report report = {.path = model->source->path,
+                                         .files = model->source->shard_count,
                                          .tensors = model->source->tensor_count,
-                                         .bytes = check.bytes_total, .hashed_files = check.hashed_files,
+                                         .bytes = check.bytes_total,
+                                         .hashed_files = check.hashed_files,
                                          .hashed_tensors = check.hashed_tensors,
-                                         .warnings = model->warnings, .warning_count = model->warning_count, .findings = &check.findings};
+                                         .warnings = model->warnings,
+                                         .warning_count = model->warning_count,
+                                         .findings = &check.findings};
         status = mica_checkpoint_report_write(&report, text, json, error);
     }
     release(&check);
@@ -480,17 +467,15 @@ mica_status mica_verify_checkpoint(const char *path, const mica_verify_options *
     if (!mica_path_is_directory(path)) { /* one file: values and hashes, without what a configuration would say of them */
         mica_model bare = {0};
         mica_status status = mica_tensor_source_open(path, &bare.source, error);
-        if (status == MICA_OK) {
+        if (status == MICA_OK)
             status = verify(&bare, options, text, json, error);
-        }
         mica_tensor_source_close(bare.source);
         return status;
     }
     mica_model *model = NULL;
     mica_status status = mica_model_open(path, NULL, &model, error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = verify(model, options, text, json, error);
-    }
     mica_model_close(model);
     return status;
 }

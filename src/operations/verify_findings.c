@@ -21,12 +21,10 @@ mica_status mica_findings_add(mica_findings *findings, mica_status status, const
                               mica_error *error) {
     mica_finding *finding = mica_calloc(1, sizeof *finding);
     size_t length = strlen(file);
-    if (strncmp(message, file, length) == 0 && strncmp(message + length, ": ", 2) == 0) {
+    if (strncmp(message, file, length) == 0 && strncmp(message + length, ": ", 2) == 0)
         message += length + 2;
-    }
-    if (finding) {
+    if (finding)
         *finding = (mica_finding){NULL, status, file, mica_strdup(message), place};
-    }
     if (!finding || !finding->what) {
         mica_free(finding);
         return no_memory(error);
@@ -68,9 +66,8 @@ typedef struct sorted {
 
 static bool sort_findings(const mica_findings *findings, sorted *result) {
     *result = (sorted){mica_reallocarray(NULL, findings->count + 1, sizeof *result->all), findings->count, 0};
-    if (!result->all) {
+    if (!result->all)
         return false;
-    }
     uint64_t i = 0;
     for (const mica_finding *finding = findings->first; finding; finding = finding->next) {
         result->all[i++] = finding;
@@ -88,21 +85,18 @@ static void text_findings(mica_text *text, const sorted *findings, bool errors) 
             shown++;
         }
     }
-    if (total > shown) {
+    if (total > shown)
         mica_text_printf(text, "and %" PRIu64 " more %s\n", total - shown, errors ? "problems" : "warnings");
-    }
 }
 
 static void write_text(mica_text *text, const mica_checkpoint_report *report, const sorted *findings) {
     char bytes[MICA_QUANTITY_BYTES];
     text_findings(text, findings, true);
-    for (uint64_t i = 0; i < report->warning_count; i++) {
+    for (uint64_t i = 0; i < report->warning_count; i++)
         mica_text_printf(text, "warning: %s\n", report->warnings[i]);
-    }
     text_findings(text, findings, false);
     mica_text_printf(text, "%s: %" PRIu64 " tensors, %s in %" PRIu64 " files read; ", report->path, report->tensors,
-                     mica_bytes_show(report->bytes, bytes),
-                     report->files);
+                     mica_bytes_show(report->bytes, bytes), report->files);
     if (report->hashed_files + report->hashed_tensors == 0) {
         mica_text_puts(text, "no hashes recorded; ");
     } else if (report->hashed_tensors) {
@@ -111,11 +105,10 @@ static void write_text(mica_text *text, const mica_checkpoint_report *report, co
     } else {
         mica_text_printf(text, "%" PRIu64 " recorded hashes of files compared; ", report->hashed_files);
     }
-    if (findings->errors) {
+    if (findings->errors)
         mica_text_printf(text, "%" PRIu64 " problem%s\n", findings->errors, findings->errors == 1 ? "" : "s");
-    } else {
+    else
         mica_text_puts(text, "nothing is wrong\n");
-    }
 }
 
 static void json_findings(mica_json_writer *writer, const sorted *findings, bool errors) {
@@ -174,23 +167,20 @@ mica_status mica_checkpoint_report_write(mica_checkpoint_report *report, char **
     mica_json_writer writer;
     uint64_t length = 0;
     sorted findings;
-    if (!sort_findings(report->findings, &findings)) {
+    if (!sort_findings(report->findings, &findings))
         return no_memory(error);
-    }
     write_text(&words, report, &findings);
     write_json(&writer, report, &findings);
     char *both[2] = {mica_text_take(&words), mica_json_finish(&writer, &length)}, **wanted[2] = {text, json};
     mica_status status = both[0] && both[1] ? MICA_OK : no_memory(error);
     for (int i = 0; i < 2; i++) {
-        if (status == MICA_OK && wanted[i]) {
+        if (status == MICA_OK && wanted[i])
             *wanted[i] = both[i];
-        } else {
+        else
             mica_free(both[i]);
-        }
     }
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = first_error(report, &findings, error);
-    }
     mica_free(findings.all);
     return status;
 }

@@ -36,7 +36,9 @@ typedef struct verification {
     double started;
 } verification;
 
-static mica_status no_memory(mica_error *error) { return mica_fail(error, MICA_NO_MEMORY, "out of memory"); }
+static mica_status no_memory(mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+}
 
 static double now(void) {
     struct timespec time;
@@ -56,13 +58,19 @@ static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const
 }
 
 static mica_status tell(verification *check, mica_error *error) {
-    if (!check->options->progress) return MICA_OK;
+    if (!check->options->progress)
+        return MICA_OK;
     const double seconds = now() - check->started;
     const mica_progress progress = {
-        .what = "verifying", .units_done = check->files_done, .units_total = check->file_count, .bytes_done = check->bytes_done,
-        .bytes_total = check->bytes_total, .seconds = seconds,
+        .what = "verifying",
+        .units_done = check->files_done,
+        .units_total = check->file_count,
+        .bytes_done = check->bytes_done,
+        .bytes_total = check->bytes_total,
+        .seconds = seconds,
         .seconds_left = check->bytes_done > 0 ? seconds * ((double)check->bytes_total / (double)check->bytes_done - 1) : -1};
-    if (check->options->progress(check->options->progress_context, &progress)) return MICA_OK;
+    if (check->options->progress(check->options->progress_context, &progress))
+        return MICA_OK;
     return mica_fail(error, MICA_INTERRUPTED, "%s: verifying was interrupted", check->path);
 }
 
@@ -76,12 +84,16 @@ static const char *check_vector(const uint8_t *row, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
         float value;
         memcpy(&value, row + i * sizeof value, sizeof value);
-        if (!isfinite(value)) return "a component is not finite";
+        if (!isfinite(value))
+            return "a component is not finite";
         square += (double)value * value;
-        if (fabsf(value) > fabsf(largest)) largest = value;
+        if (fabsf(value) > fabsf(largest))
+            largest = value;
     }
-    if (square == 0) return NULL; /* past the rank */
-    if (fabs(square - 1) > NORM_SQUARED_TOLERANCE) return "the row's norm is not 1";
+    if (square == 0)
+        return NULL; /* past the rank */
+    if (fabs(square - 1) > NORM_SQUARED_TOLERANCE)
+        return "the row's norm is not 1";
     return largest > 0 ? NULL : "the row's largest component is not positive";
 }
 
@@ -90,8 +102,10 @@ static const char *check_values(const uint8_t *row, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
         float value;
         memcpy(&value, row + i * sizeof value, sizeof value);
-        if (!(value >= 0)) return "a singular value is negative or not a number";
-        if (value > before) return "the singular values do not fall";
+        if (!(value >= 0))
+            return "a singular value is negative or not a number";
+        if (value > before)
+            return "the singular values do not fall";
         before = value;
     }
     return NULL;
@@ -102,8 +116,10 @@ static const char *check_doubles(const uint8_t *row, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
         double value;
         memcpy(&value, row + i * sizeof value, sizeof value);
-        if (!(value >= 0) || !isfinite(value)) return "a singular value is negative or not finite";
-        if (value > before) return "the singular values do not fall";
+        if (!(value >= 0) || !isfinite(value))
+            return "a singular value is negative or not finite";
+        if (value > before)
+            return "the singular values do not fall";
         before = value;
     }
     return NULL;
@@ -120,7 +136,8 @@ static row_rule rule_of(verification *check, const mica_vindex_file *file) {
     const json_t *entry = json_object_get(json_object_get(check->index, "files"), file->name), *shape = json_object_get(entry, "shape");
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
     const size_t rank = json_array_size(shape);
-    if (!entry) return rule;
+    if (!entry)
+        return rule;
     const bool is_double = dtype && strcmp(dtype, "float64") == 0;
     uint64_t bytes = is_double ? 8 : 4;
     bool fits = dtype && (is_double || strcmp(dtype, "float32") == 0) && rank >= 3 && rank <= 4;
@@ -142,7 +159,8 @@ static void check_rows(verification *check, const mica_vindex_file *file, const 
                        uint64_t offset, bool *bad) {
     for (uint64_t at = 0; !*bad && at + rule->bytes <= length; at += rule->bytes) {
         const char *wrong = rule->check(bytes + at, rule->count);
-        if (!wrong) continue;
+        if (!wrong)
+            continue;
         found(check, file->name, "row %" PRIu64 ": %s", (offset + at) / rule->bytes, wrong);
         *bad = true; /* the first of a file is enough */
     }
@@ -153,7 +171,8 @@ static mica_status read_through(verification *check, const mica_vindex_file *fil
     const uint64_t step = rule.bytes == 0 ? CHUNK_BYTES : rule.bytes > CHUNK_BYTES ? rule.bytes : CHUNK_BYTES / rule.bytes * rule.bytes;
     mica_sha256 hash;
     uint8_t *buffer = mica_malloc(step), digest[MICA_SHA256_BYTES];
-    if (!buffer) return no_memory(error);
+    if (!buffer)
+        return no_memory(error);
     mica_status status = mica_sha256_init(&hash, error);
     if (status != MICA_OK) {
         mica_free(buffer);
@@ -163,9 +182,11 @@ static mica_status read_through(verification *check, const mica_vindex_file *fil
     for (uint64_t offset = 0; status == MICA_OK && offset < file->bytes; offset += step) {
         const uint64_t length = file->bytes - offset < step ? file->bytes - offset : step;
         status = mica_file_read(open, offset, buffer, length, error);
-        if (status != MICA_OK) break;
+        if (status != MICA_OK)
+            break;
         mica_sha256_update(&hash, buffer, length);
-        if (rule.bytes > 0) check_rows(check, file, &rule, buffer, length, offset, &bad);
+        if (rule.bytes > 0)
+            check_rows(check, file, &rule, buffer, length, offset, &bad);
         check->bytes_done += length;
         status = tell(check, error);
     }
@@ -186,7 +207,8 @@ static mica_status read_through(verification *check, const mica_vindex_file *fil
 
 static mica_status check_file(verification *check, const mica_vindex_file *file, mica_error *error) {
     char *path = mica_path_join(check->path, file->name);
-    if (!path) return no_memory(error);
+    if (!path)
+        return no_memory(error);
     mica_file *open = NULL;
     mica_status status = MICA_OK;
     if (!mica_path_exists(path)) {
@@ -202,7 +224,8 @@ static mica_status check_file(verification *check, const mica_vindex_file *file,
             status = read_through(check, file, open, error);
         }
     }
-    if (open) (void)mica_file_close(open, NULL);
+    if (open)
+        (void)mica_file_close(open, NULL);
     mica_free(path);
     check->files_done++;
     return status;
@@ -212,21 +235,25 @@ static mica_status check_file(verification *check, const mica_vindex_file *file,
 
 static const mica_vindex_file *listed(const verification *check, const char *name) {
     for (uint64_t i = 0; i < check->file_count; i++)
-        if (strcmp(check->files[i].name, name) == 0) return &check->files[i];
+        if (strcmp(check->files[i].name, name) == 0)
+            return &check->files[i];
     return NULL;
 }
 
 static mica_status check_extra(verification *check, const char *prefix, mica_error *error) {
     char *directory = *prefix ? mica_path_join(check->path, prefix) : mica_strdup(check->path), **names = NULL;
     uint64_t count = 0;
-    if (!directory) return no_memory(error);
+    if (!directory)
+        return no_memory(error);
     mica_status status = !*prefix || mica_path_is_directory(directory) ? mica_directory_list(directory, &names, &count, error) : MICA_OK;
     for (uint64_t i = 0; i < count; i++) {
         mica_text name = MICA_TEXT_INIT;
         mica_text_printf(&name, "%s%s%s", prefix, *prefix ? "/" : "", names[i]);
         const bool own = !*prefix && (strcmp(names[i], MICA_VINDEX_CHECKSUMS) == 0 || strcmp(names[i], MICA_VINDEX_SOURCE) == 0);
-        if (mica_text_failed(&name)) status = no_memory(error);
-        else if (!own && !listed(check, name.bytes)) found(check, name.bytes, "the file is not one of this vindex");
+        if (mica_text_failed(&name))
+            status = no_memory(error);
+        else if (!own && !listed(check, name.bytes))
+            found(check, name.bytes, "the file is not one of this vindex");
         mica_text_release(&name);
         mica_free(names[i]);
     }
@@ -258,37 +285,47 @@ static void check_layers(verification *check, const char *key) {
 static mica_status load_json(verification *check, mica_error *error) {
     for (uint64_t i = 0; i < check->file_count; i++) {
         const char *name = check->files[i].name, *dot = strrchr(name, '.');
-        if (!dot || strcmp(dot, ".json") != 0 || strchr(name, '/')) continue;
+        if (!dot || strcmp(dot, ".json") != 0 || strchr(name, '/'))
+            continue;
         char *path = mica_path_join(check->path, name);
-        if (!path) return no_memory(error);
+        if (!path)
+            return no_memory(error);
         json_t *object = NULL;
         mica_error local;
         if (mica_path_exists(path)) {
             const mica_status status = mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &object, &local);
-            if (status != MICA_OK) found(check, name, "%s", local.message);
+            if (status != MICA_OK)
+                found(check, name, "%s", local.message);
         }
         mica_free(path);
-        if (strcmp(name, MICA_VINDEX_INDEX) == 0) check->index = object;
-        else json_decref(object);
+        if (strcmp(name, MICA_VINDEX_INDEX) == 0)
+            check->index = object;
+        else
+            json_decref(object);
     }
     return MICA_OK;
 }
 
 static mica_status check_all(verification *check, mica_error *error) {
-    static const char *const required[] = {"gate_vectors.bin", "gate_singular_values.bin", MICA_VINDEX_INDEX,  MICA_VINDEX_PHASE1,
-                                           MICA_VINDEX_PHASE1_AGG, MICA_VINDEX_PHASE2,     MICA_VINDEX_CONFIG, MICA_VINDEX_TENSORS};
-    for (uint64_t i = 0; i < check->file_count; i++) check->bytes_total += check->files[i].bytes;
+    static const char *const required[] = {"gate_vectors.bin",     "gate_singular_values.bin", MICA_VINDEX_INDEX,  MICA_VINDEX_PHASE1,
+                                           MICA_VINDEX_PHASE1_AGG, MICA_VINDEX_PHASE2,         MICA_VINDEX_CONFIG, MICA_VINDEX_TENSORS};
+    for (uint64_t i = 0; i < check->file_count; i++)
+        check->bytes_total += check->files[i].bytes;
     for (size_t i = 0; i < sizeof required / sizeof required[0]; i++)
-        if (!listed(check, required[i])) found(check, required[i], "%s does not list it", MICA_VINDEX_CHECKSUMS);
+        if (!listed(check, required[i]))
+            found(check, required[i], "%s does not list it", MICA_VINDEX_CHECKSUMS);
     mica_status status = load_json(check, error);
     if (status == MICA_OK && check->index) {
         check_layers(check, "layers");
         check_layers(check, "dense_layers");
         check_layers(check, "shared_layers");
     }
-    for (uint64_t i = 0; status == MICA_OK && i < check->file_count; i++) status = check_file(check, &check->files[i], error);
-    if (status == MICA_OK) status = check_extra(check, "", error);
-    if (status == MICA_OK) status = check_extra(check, MICA_VINDEX_SOURCE, error);
+    for (uint64_t i = 0; status == MICA_OK && i < check->file_count; i++)
+        status = check_file(check, &check->files[i], error);
+    if (status == MICA_OK)
+        status = check_extra(check, "", error);
+    if (status == MICA_OK)
+        status = check_extra(check, MICA_VINDEX_SOURCE, error);
     return status;
 }
 
@@ -328,24 +365,30 @@ static mica_status write_report(const verification *check, char **text, char **j
         mica_free(made_json);
         return no_memory(error);
     }
-    if (text) *text = made_text;
-    else mica_free(made_text);
-    if (json) *json = made_json;
-    else mica_free(made_json);
+    if (text)
+        *text = made_text;
+    else
+        mica_free(made_text);
+    if (json)
+        *json = made_json;
+    else
+        mica_free(made_json);
     return MICA_OK;
 }
 
 static mica_status verify(verification *check, mica_error *error) {
     mica_vindex_state state;
     mica_status status = mica_vindex_state_of(check->path, &state, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     if (state == MICA_VINDEX_UNFINISHED) {
         found(check, MICA_VINDEX_JOURNAL, "this vindex is not finished; go on with mica index --resume");
         return MICA_OK;
     }
     mica_error local = {MICA_OK, ""};
     status = mica_vindex_checksums_load(check->path, &check->files, &check->file_count, &local);
-    if (status == MICA_NO_MEMORY) return mica_fail(error, status, "%s", local.message);
+    if (status == MICA_NO_MEMORY)
+        return mica_fail(error, status, "%s", local.message);
     if (status != MICA_OK) {
         found(check, MICA_VINDEX_CHECKSUMS, "%s", local.message);
         return MICA_OK;
@@ -355,12 +398,14 @@ static mica_status verify(verification *check, mica_error *error) {
 
 mica_status mica_verify_vindex(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
     verification *check = mica_calloc(1, sizeof *check);
-    if (!check) return no_memory(error);
+    if (!check)
+        return no_memory(error);
     check->path = path;
     check->options = options;
     check->started = now();
     mica_status status = verify(check, error);
-    if (status == MICA_OK) status = write_report(check, text, json, error);
+    if (status == MICA_OK)
+        status = write_report(check, text, json, error);
     if (status == MICA_OK && check->problem_count > 0) {
         const problem *first = &check->problems[0];
         status = mica_fail(error, MICA_CORRUPT, "%s/%s: %s%s", path, first->file ? first->file : "?", first->what ? first->what : "?",

@@ -25,10 +25,13 @@ static void open_number(mica_json_writer *writer, uint64_t number) {
 
 /* --- gate_vectors_index.json --- */
 
-static bool is_dense_model(const mica_index_plan *plan) { return plan->model->config.n_routed_experts == 0; }
+static bool is_dense_model(const mica_index_plan *plan) {
+    return plan->model->config.n_routed_experts == 0;
+}
 
 static mica_index_kind kind_of_group(const mica_index_plan *plan, mica_vindex_group group) {
-    if (group == MICA_VINDEX_SHARED) return MICA_INDEX_SHARED;
+    if (group == MICA_VINDEX_SHARED)
+        return MICA_INDEX_SHARED;
     return group == MICA_VINDEX_DENSE || is_dense_model(plan) ? MICA_INDEX_DENSE : MICA_INDEX_ROUTED;
 }
 
@@ -49,7 +52,8 @@ static void write_model_config(const mica_index_plan *plan, mica_json_writer *wr
 
 static void write_shape(mica_json_writer *writer, const char *key, const uint64_t *shape, uint32_t rank) {
     mica_json_open_row(writer, key);
-    for (uint32_t i = 0; i < rank; i++) mica_json_u64(writer, NULL, shape[i]);
+    for (uint32_t i = 0; i < rank; i++)
+        mica_json_u64(writer, NULL, shape[i]);
     mica_json_close_array(writer);
 }
 
@@ -60,7 +64,8 @@ static void write_files(const mica_index_plan *plan, mica_json_writer *writer) {
         for (int m = 0; m < MICA_VINDEX_MEMBER_COUNT; m++) {
             const mica_vindex_group group = (mica_vindex_group)g;
             const mica_vindex_member member = (mica_vindex_member)m;
-            if (!mica_vindex_has_file(&plan->layout, group, member)) continue;
+            if (!mica_vindex_has_file(&plan->layout, group, member))
+                continue;
             const uint64_t last = member >= MICA_VINDEX_FULL_GATE ? plan->layout.group[group].full[member - MICA_VINDEX_FULL_GATE]
                                                                   : plan->layout.group[group].features;
             const uint64_t shape[4] = {plan->layout.group[group].layers, plan->layout.group[group].experts, last,
@@ -80,7 +85,8 @@ static mica_status write_layer(const mica_report *report, mica_vindex_group grou
     const uint64_t shape[3] = {plan->layout.group[group].experts, plan->layout.group[group].features, plan->layout.group[group].hidden};
     mica_report_group members;
     mica_status status = mica_report_group_make(report, layer, kind_of_group(plan, group), MICA_GATE, &members, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_summary summary;
     status = mica_report_summarise(report, &members, mica_statistic_find("var64"), &summary, error);
     open_number(writer, layer);
@@ -93,7 +99,8 @@ static mica_status write_layer(const mica_report *report, mica_vindex_group grou
     mica_json_double(writer, "q25_var64", summary.q25);
     mica_json_double(writer, "q75_var64", summary.q75);
     mica_json_double(writer, "null_var64", members.noise_var64);
-    if (summary.count == 0) mica_json_string(writer, "reason", "no expert has a finite value");
+    if (summary.count == 0)
+        mica_json_string(writer, "reason", "no expert has a finite value");
     mica_json_close_object(writer);
     mica_report_group_release(&members);
     return status;
@@ -136,8 +143,9 @@ static void write_top_k(const mica_index_record *record, const double *spectrum,
 }
 
 static void write_router(const mica_report *report, const mica_report_group *group, mica_json_writer *writer) {
-    static const char *const names[] = {"effective_rank", "s0", "s1", "s0_over_s1", "stable_rank", "participation_ratio", "frobenius",
-                                        "noise_edge", "above_edge", "rank", "residual", "orthonormality", "value_error"};
+    static const char *const names[] = {"effective_rank", "s0",         "s1",         "s0_over_s1", "stable_rank", "participation_ratio",
+                                        "frobenius",      "noise_edge", "above_edge", "rank",       "residual",    "orthonormality",
+                                        "value_error"};
     const mica_index_outcome *outcome = &report->outcomes[group->units[0]];
     const mica_statistic_input input = mica_report_input(report, group, 0);
     open_number(writer, group->layer);
@@ -147,14 +155,18 @@ static void write_router(const mica_report *report, const mica_report_group *gro
     mica_json_double(writer, "null_var64", group->noise_var64);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const mica_statistic *statistic = mica_statistic_find(names[i]);
-        if (statistic->count) mica_json_u64(writer, statistic->name, (uint64_t)statistic->value(&input));
-        else mica_json_double(writer, statistic->name, statistic->value(&input));
+        if (statistic->count)
+            mica_json_u64(writer, statistic->name, (uint64_t)statistic->value(&input));
+        else
+            mica_json_double(writer, statistic->name, statistic->value(&input));
     }
-    if (!(outcome->record.frobenius > 0)) mica_json_string(writer, "reason", "the matrix is zero");
+    if (!(outcome->record.frobenius > 0))
+        mica_json_string(writer, "reason", "the matrix is zero");
     mica_json_string(writer, "route", mica_svd_route_name((mica_svd_route)outcome->record.route));
     mica_json_string(writer, "why_dense", *outcome->record.why_dense ? outcome->record.why_dense : NULL);
     mica_json_open_row(writer, "singular_values");
-    for (uint32_t i = 0; i < outcome->record.value_count; i++) mica_json_double(writer, NULL, outcome->values[i]);
+    for (uint32_t i = 0; i < outcome->record.value_count; i++)
+        mica_json_double(writer, NULL, outcome->values[i]);
     mica_json_close_array(writer);
     mica_json_close_object(writer);
 }
@@ -166,8 +178,10 @@ mica_status mica_report_phase2(const mica_report *report, mica_json_writer *writ
     for (uint64_t i = 0; status == MICA_OK && i < report->plan->layer_count; i++) {
         mica_report_group group;
         status = mica_report_group_make(report, report->plan->layers[i], MICA_INDEX_ROUTER, MICA_GATE, &group, error);
-        if (status == MICA_OK && group.count > 0) write_router(report, &group, writer);
-        if (status == MICA_OK) mica_report_group_release(&group);
+        if (status == MICA_OK && group.count > 0)
+            write_router(report, &group, writer);
+        if (status == MICA_OK)
+            mica_report_group_release(&group);
     }
     mica_json_close_object(writer);
     mica_json_close_object(writer);
@@ -196,7 +210,8 @@ static void write_numbers(const mica_config *config, mica_json_writer *writer) {
         {"topk_group", config->topk_group},
         {"num_hash_layers", config->num_hash_layers},
     };
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) mica_json_u64(writer, numbers[i].name, numbers[i].value);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        mica_json_u64(writer, numbers[i].name, numbers[i].value);
     mica_json_string(writer, "scoring_func", *config->scoring_func ? config->scoring_func : NULL);
     mica_json_string(writer, "topk_method", *config->topk_method ? config->topk_method : NULL);
     mica_json_bool(writer, "norm_topk_prob", config->norm_topk_prob);
@@ -205,7 +220,8 @@ static void write_numbers(const mica_config *config, mica_json_writer *writer) {
 
 static void write_layer_types(const mica_model *model, mica_json_writer *writer) {
     mica_json_open_row(writer, "layer_types");
-    for (uint64_t i = 0; i < model->config.num_hidden_layers; i++) mica_json_string(writer, NULL, model->layers[i].moe ? "moe" : "dense");
+    for (uint64_t i = 0; i < model->config.num_hidden_layers; i++)
+        mica_json_string(writer, NULL, model->layers[i].moe ? "moe" : "dense");
     mica_json_close_array(writer);
 }
 
@@ -216,7 +232,8 @@ static void write_weights(const mica_report *report, mica_json_writer *writer) {
     for (uint64_t i = 0; i < report->plan->unit_count; i++) {
         const mica_index_unit *unit = &report->plan->units[i];
         const mica_weight *weight = unit->weight;
-        if (seen[unit->kind][unit->projection]) continue;
+        if (seen[unit->kind][unit->projection])
+            continue;
         seen[unit->kind][unit->projection] = true;
         mica_json_open_object(writer, NULL);
         mica_json_string(writer, "kind", mica_index_kind_name((mica_index_kind)unit->kind));
@@ -227,7 +244,8 @@ static void write_weights(const mica_report *report, mica_json_writer *writer) {
         mica_json_string(writer, "dtype", mica_dtype_name(weight->data->dtype));
         mica_json_string(writer, "scale_dtype", weight->scale ? mica_dtype_name(weight->scale->dtype) : NULL);
         write_shape(writer, "shape", (const uint64_t[]){weight->rows, weight->columns}, 2);
-        if (weight->scale) write_shape(writer, "block", (const uint64_t[]){weight->block_rows, weight->block_columns}, 2);
+        if (weight->scale)
+            write_shape(writer, "block", (const uint64_t[]){weight->block_rows, weight->block_columns}, 2);
         mica_json_close_object(writer);
     }
     mica_json_close_array(writer);
@@ -272,13 +290,15 @@ static int compare_rows(const void *a, const void *b) {
 
 mica_status mica_report_tensors(const mica_report *report, mica_json_writer *writer, mica_error *error) {
     tensor_row *rows = mica_calloc(report->plan->unit_count * MICA_INDEX_TENSORS_MAX + 1, sizeof *rows);
-    if (!rows) return mica_fail(error, MICA_NO_MEMORY, "out of memory for the tensors' hashes");
+    if (!rows)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the tensors' hashes");
     uint64_t count = 0;
     for (uint64_t i = 0; i < report->plan->unit_count; i++) {
         const mica_weight *weight = report->plan->units[i].weight;
         const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
         for (uint32_t t = 0; t < MICA_INDEX_TENSORS_MAX; t++)
-            if (tensors[t]) rows[count++] = (tensor_row){tensors[t], report->outcomes[i].record.digests[t]};
+            if (tensors[t])
+                rows[count++] = (tensor_row){tensors[t], report->outcomes[i].record.digests[t]};
     }
     qsort(rows, count, sizeof *rows, compare_rows);
     mica_report_open(writer);

@@ -17,15 +17,19 @@ static mica_status write_statistic(const mica_report *report, const mica_report_
                                    mica_json_writer *writer, mica_error *error) {
     mica_summary summary;
     const mica_status status = mica_report_summarise(report, group, statistic, &summary, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_json_open_object(writer, statistic->name);
     write_summary(writer, &summary);
-    if (summary.count == 0) mica_json_string(writer, "reason", "no expert has a finite value");
+    if (summary.count == 0)
+        mica_json_string(writer, "reason", "no expert has a finite value");
     mica_json_open_row(writer, "per_expert");
     for (uint64_t i = 0; i < group->count; i++) {
         const mica_statistic_input input = mica_report_input(report, group, i);
-        if (statistic->count) mica_json_u64(writer, NULL, (uint64_t)statistic->value(&input));
-        else mica_json_double(writer, NULL, statistic->value(&input));
+        if (statistic->count)
+            mica_json_u64(writer, NULL, (uint64_t)statistic->value(&input));
+        else
+            mica_json_double(writer, NULL, statistic->value(&input));
     }
     mica_json_close_array(writer);
     mica_json_close_object(writer);
@@ -64,7 +68,8 @@ static void write_reasons(const mica_report *report, const mica_report_group *gr
     for (uint64_t s = 0; (statistic = mica_statistic_at(s)) != NULL; s++)
         for (uint64_t i = 0; i < group->count; i++) {
             const mica_statistic_input input = mica_report_input(report, group, i);
-            if ((statistic->full_only && !input.unit->full) || isfinite(statistic->value(&input))) continue;
+            if ((statistic->full_only && !input.unit->full) || isfinite(statistic->value(&input)))
+                continue;
             mica_json_open_object(writer, NULL);
             mica_json_string(writer, "statistic", statistic->name);
             mica_json_u64(writer, "expert", i);
@@ -79,11 +84,13 @@ static void write_beyond(const mica_report *report, const mica_report_group *gro
     mica_json_open_array(writer, "beyond_float32");
     for (uint64_t i = 0; i < group->count; i++) {
         const mica_index_outcome *outcome = &report->outcomes[group->units[i]];
-        if (outcome->record.value_count == 0) continue;
+        if (outcome->record.value_count == 0)
+            continue;
         mica_json_open_object(writer, NULL);
         mica_json_u64(writer, "expert", i);
         mica_json_open_row(writer, "values");
-        for (uint32_t v = 0; v < outcome->record.value_count; v++) mica_json_double(writer, NULL, outcome->values[v]);
+        for (uint32_t v = 0; v < outcome->record.value_count; v++)
+            mica_json_double(writer, NULL, outcome->values[v]);
         mica_json_close_array(writer);
         mica_json_close_object(writer);
     }
@@ -94,7 +101,8 @@ static mica_status write_group(const mica_report *report, const mica_report_grou
     const mica_index_unit *first = &report->plan->units[group->units[0]];
     mica_summary summary;
     mica_status status = mica_report_summarise(report, group, mica_statistic_find("var64"), &summary, error);
-    if (status != MICA_OK) return status;
+    if (status != MICA_OK)
+        return status;
     mica_json_open_object(writer, mica_projection_name(group->projection));
     mica_json_u64(writer, "rows", first->weight->rows);
     mica_json_u64(writer, "columns", first->weight->columns);
@@ -108,7 +116,8 @@ static mica_status write_group(const mica_report *report, const mica_report_grou
     mica_json_open_object(writer, "statistics");
     const mica_statistic *statistic;
     for (uint64_t i = 0; status == MICA_OK && (statistic = mica_statistic_at(i)) != NULL; i++)
-        if (!statistic->full_only || first->full) status = write_statistic(report, group, statistic, writer, error);
+        if (!statistic->full_only || first->full)
+            status = write_statistic(report, group, statistic, writer, error);
     mica_json_close_object(writer);
     write_routes(report, group, writer);
     write_reasons(report, group, writer);
@@ -124,16 +133,20 @@ static mica_status write_kind(const mica_report *report, uint64_t layer, mica_in
     for (mica_projection projection = MICA_GATE; status == MICA_OK && projection < MICA_PROJECTION_COUNT; projection++) {
         mica_report_group group;
         status = mica_report_group_make(report, layer, kind, projection, &group, error);
-        if (status != MICA_OK) break;
-        if (group.count > 0 && !open) mica_json_open_object(writer, mica_index_kind_name(kind));
+        if (status != MICA_OK)
+            break;
+        if (group.count > 0 && !open)
+            mica_json_open_object(writer, mica_index_kind_name(kind));
         if (group.count > 0) {
             open = true;
             status = write_group(report, &group, writer, error);
         }
         mica_report_group_release(&group);
     }
-    if (open) mica_json_close_object(writer);
-    else mica_json_null(writer, mica_index_kind_name(kind));
+    if (open)
+        mica_json_close_object(writer);
+    else
+        mica_json_null(writer, mica_index_kind_name(kind));
     return status;
 }
 
@@ -163,7 +176,8 @@ static void write_spread(mica_json_writer *writer, const char *key, const mica_s
     write_summary(writer, summary);
     mica_json_double(writer, "min", summary->min);
     mica_json_double(writer, "max", summary->max);
-    if (summary->count == 0) mica_json_string(writer, "reason", "no layer has a finite value");
+    if (summary->count == 0)
+        mica_json_string(writer, "reason", "no layer has a finite value");
     mica_json_close_object(writer);
 }
 
@@ -172,14 +186,16 @@ static mica_status aggregate(const mica_report *report, mica_index_kind kind, mi
                              mica_error *error) {
     const mica_index_plan *plan = report->plan;
     double *medians = mica_calloc(plan->layer_count + 1, sizeof *medians), noise = NAN;
-    if (!medians) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)plan->layer_count);
+    if (!medians)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu layers", (unsigned long long)plan->layer_count);
     uint64_t layers = 0;
     mica_summary summary;
     mica_status status = MICA_OK;
     for (uint64_t i = 0; status == MICA_OK && i < plan->layer_count; i++) {
         mica_report_group group;
         status = mica_report_group_make(report, plan->layers[i], kind, projection, &group, error);
-        if (status != MICA_OK) break;
+        if (status != MICA_OK)
+            break;
         if (group.count > 0) {
             status = mica_report_summarise(report, &group, mica_statistic_find("var64"), &summary, error);
             medians[layers++] = summary.median;
@@ -187,9 +203,11 @@ static mica_status aggregate(const mica_report *report, mica_index_kind kind, mi
         }
         mica_report_group_release(&group);
     }
-    if (status == MICA_OK) status = mica_summarise(medians, layers, &summary, error);
+    if (status == MICA_OK)
+        status = mica_summarise(medians, layers, &summary, error);
     mica_free(medians);
-    if (status != MICA_OK || layers == 0) return status;
+    if (status != MICA_OK || layers == 0)
+        return status;
     mica_json_open_object(writer, mica_index_kind_name(kind));
     mica_json_u64(writer, "layers", layers);
     mica_json_double(writer, "null_var64", noise);
@@ -228,7 +246,8 @@ mica_status mica_report_phase1_agg(const mica_report *report, mica_json_writer *
     mica_json_open_object(writer, "projections");
     mica_status status = MICA_OK;
     for (mica_projection projection = MICA_GATE; projection < MICA_PROJECTION_COUNT; projection++) {
-        if (!(report->plan->spectra >> projection & 1)) continue;
+        if (!(report->plan->spectra >> projection & 1))
+            continue;
         mica_json_open_object(writer, mica_projection_name(projection));
         for (mica_index_kind kind = MICA_INDEX_ROUTED; status == MICA_OK && kind < MICA_INDEX_ROUTER; kind++)
             status = aggregate(report, kind, projection, writer, error);

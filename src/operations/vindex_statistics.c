@@ -62,16 +62,20 @@ const mica_statistic *mica_statistic_at(uint64_t index) {
 
 const mica_statistic *mica_statistic_find(const char *name) {
     for (uint64_t i = 0; i < sizeof statistics / sizeof statistics[0]; i++)
-        if (strcmp(statistics[i].name, name) == 0) return &statistics[i];
+        if (strcmp(statistics[i].name, name) == 0)
+            return &statistics[i];
     return NULL;
 }
 
 const char *mica_statistic_reason(const mica_statistic *statistic, const mica_statistic_input *input) {
     const mica_weight *weight = input->unit->weight;
     const bool needs_second = statistic->value == s1 || statistic->value == s0_over_s1;
-    if (needs_second && (weight->rows < 2 || weight->columns < 2)) return "the matrix has one singular value";
-    if (!(input->record->frobenius > 0)) return "the matrix is zero";
-    if (statistic->value == s0_over_s1 && input->record->s1 == 0) return "the second singular value is zero";
+    if (needs_second && (weight->rows < 2 || weight->columns < 2))
+        return "the matrix has one singular value";
+    if (!(input->record->frobenius > 0))
+        return "the matrix is zero";
+    if (statistic->value == s0_over_s1 && input->record->s1 == 0)
+        return "the second singular value is zero";
     return "beyond float64";
 }
 
@@ -84,14 +88,19 @@ mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mi
     uint64_t low = 0, high = plan->unit_count; /* units are in layer order */
     while (low < high) {
         const uint64_t middle = low + (high - low) / 2;
-        if (plan->units[middle].layer < layer) low = middle + 1;
-        else high = middle;
+        if (plan->units[middle].layer < layer)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    for (high = low; high < plan->unit_count && plan->units[high].layer == layer;) high++;
+    for (high = low; high < plan->unit_count && plan->units[high].layer == layer;)
+        high++;
     group->units = mica_calloc(high - low + 1, sizeof *group->units);
-    if (!group->units) return mica_fail(error, MICA_NO_MEMORY, "out of memory for layer %llu", (unsigned long long)layer);
+    if (!group->units)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for layer %llu", (unsigned long long)layer);
     for (uint64_t i = low; i < high; i++)
-        if (plan->units[i].kind == kind && plan->units[i].projection == projection) group->units[group->count++] = i;
+        if (plan->units[i].kind == kind && plan->units[i].projection == projection)
+            group->units[group->count++] = i;
     if (group->count > 0) {
         const mica_weight *weight = plan->units[group->units[0]].weight;
         group->noise_var64 = mica_noise_var(weight->rows, weight->columns, MICA_INDEX_VAR_COUNT);
@@ -114,12 +123,16 @@ mica_statistic_input mica_report_input(const mica_report *report, const mica_rep
 mica_status mica_summarise(const double *values, uint64_t count, mica_summary *summary, mica_error *error) {
     *summary = (mica_summary){0, NAN, NAN, NAN, NAN, NAN};
     double *finite = mica_calloc(2 * count + 1, sizeof *finite), *scratch = finite ? finite + count : NULL;
-    if (!finite) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu values", (unsigned long long)count);
+    if (!finite)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu values", (unsigned long long)count);
     for (uint64_t i = 0; i < count; i++) {
-        if (!isfinite(values[i])) continue;
+        if (!isfinite(values[i]))
+            continue;
         finite[summary->count++] = values[i];
-        if (!(summary->min <= values[i])) summary->min = values[i];
-        if (!(summary->max >= values[i])) summary->max = values[i];
+        if (!(summary->min <= values[i]))
+            summary->min = values[i];
+        if (!(summary->max >= values[i]))
+            summary->max = values[i];
     }
     if (summary->count > 0) {
         summary->q25 = mica_quantile(finite, summary->count, 0.25, scratch);
@@ -133,7 +146,8 @@ mica_status mica_summarise(const double *values, uint64_t count, mica_summary *s
 mica_status mica_report_summarise(const mica_report *report, const mica_report_group *group, const mica_statistic *statistic,
                                   mica_summary *summary, mica_error *error) {
     double *values = mica_calloc(group->count + 1, sizeof *values);
-    if (!values) return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu values", (unsigned long long)group->count);
+    if (!values)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu values", (unsigned long long)group->count);
     for (uint64_t i = 0; i < group->count; i++) {
         const mica_statistic_input input = mica_report_input(report, group, i);
         values[i] = statistic->value(&input);
