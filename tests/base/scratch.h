@@ -47,13 +47,11 @@ static inline int scratch_remove(void **state) {
     char **names = NULL;
     uint64_t count = 0;
     mica_error error;
-    if (mica_directory_list(scratch_directory, &names, &count, &error) != MICA_OK) {
+    if (mica_directory_list(scratch_directory, &names, &count, &error) != MICA_OK)
         return -1;
-    }
     for (uint64_t i = 0; i < count; i++) {
-        if (unlink(scratch(names[i])) != 0) {
+        if (unlink(scratch(names[i])) != 0)
             rmdir(scratch(names[i]));
-        }
         mica_free(names[i]);
     }
     mica_free(names);

@@ -21,9 +21,8 @@ static bool kernel_lists(const char *const *flags) {
             break;
         }
     }
-    if (file) {
+    if (file)
         fclose(file);
-    }
     return all;
 }
 

@@ -41,9 +41,8 @@ static void a_long_message_is_cut_between_characters(void **state) {
     char text[3001];
     for (size_t lead = 0; lead < 3; lead++) {
         memset(text, 'x', lead);
-        for (size_t i = lead; i + 3 < sizeof text; i += 3) {
+        for (size_t i = lead; i + 3 < sizeof text; i += 3)
             memcpy(text + i, "€", 4);
-        }
         mica_fail(&error, MICA_IO, "%s", text);
         size_t length = strlen(error.message);
         assert_true(length < MICA_ERROR_MESSAGE_BYTES && length + 3 >= MICA_ERROR_MESSAGE_BYTES);

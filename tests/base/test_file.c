@@ -85,9 +85,8 @@ static void windows_hold_the_wanted_bytes(void **state) {
     (void)state;
     enum { LENGTH = 3 * 4096 + 700 };
     static uint8_t bytes[LENGTH];
-    for (size_t i = 0; i < LENGTH; i++) {
+    for (size_t i = 0; i < LENGTH; i++)
         bytes[i] = (uint8_t)(i * 7 + i / 256);
-    }
     scratch_write("window", bytes, LENGTH);
     static const uint64_t marks[] = {0, 1, 511, 512, 4095, 4096, 4097, 8191, 8192, 12287, 12288, LENGTH - 1, LENGTH};
     for (int direct = 0; direct <= 1; direct++) {

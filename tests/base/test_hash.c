@@ -37,9 +37,8 @@ static void pieces_and_files_give_the_same(void **state) {
     mica_sha256 hash;
     assert_int_equal(mica_sha256_of(bytes, length, whole, &error), MICA_OK);
     assert_int_equal(mica_sha256_init(&hash, &error), MICA_OK);
-    for (size_t at = 0; at < length; at += 99991) {
+    for (size_t at = 0; at < length; at += 99991)
         mica_sha256_update(&hash, bytes + at, length - at < 99991 ? length - at : 99991);
-    }
     mica_sha256_final(&hash, pieces);
     assert_memory_equal(pieces, whole, sizeof whole);
     mica_sha256_release(&hash); /* after final: nothing left to do */

@@ -23,29 +23,26 @@ typedef struct replayed {
 static mica_status check(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *failure) {
     replayed *seen = context;
     uint32_t i = seen->count++;
-    if (i < RECORDS) {
+    if (i < RECORDS)
         seen->wrong = seen->wrong || kind != records[i].kind || bytes != records[i].bytes || memcmp(payload, records[i].payload, bytes) != 0;
-    } else {
+    else
         seen->wrong = seen->wrong || kind != 99 || bytes != 5 || memcmp(payload, "after", 5) != 0;
-    }
     return seen->count == seen->fail_at ? mica_fail(failure, MICA_CONFLICT, "other options") : MICA_OK;
 }
 
 static void write_journal(const char *path) {
     mica_journal *journal = NULL;
     assert_int_equal(mica_journal_create(path, records[0].payload, records[0].bytes, &journal, &error), MICA_OK);
-    for (int i = 1; i < RECORDS; i++) {
+    for (int i = 1; i < RECORDS; i++)
         assert_int_equal(mica_journal_append(journal, records[i].kind, records[i].payload, records[i].bytes, &error), MICA_OK);
-    }
     assert_int_equal(mica_journal_sync(journal, &error), MICA_OK);
     mica_journal_close(journal);
 }
 
 static uint64_t end_of(uint32_t record) {
     uint64_t end = 8;
-    for (uint32_t i = 0; i <= record; i++) {
+    for (uint32_t i = 0; i <= record; i++)
         end += 16 + records[i].bytes;
-    }
     return end;
 }
 
@@ -106,9 +103,8 @@ static void cut_at_every_byte(void **state) {
     for (uint64_t length = 0; length <= whole_bytes; length++) {
         scratch_write("journal", whole, length);
         uint32_t count = 0;
-        while (count < RECORDS && end_of(count) <= length) {
+        while (count < RECORDS && end_of(count) <= length)
             count++;
-        }
         expect(scratch("journal"), count, length < 8 ? MICA_BAD_INPUT : MICA_CORRUPT);
     }
 }
@@ -123,9 +119,8 @@ static void every_byte_changed(void **state) {
             damaged[at] ^= (char)changes[i];
             scratch_write("journal", damaged, whole_bytes);
             uint32_t count = 0;
-            while (at >= 8 && end_of(count) <= at) {
+            while (at >= 8 && end_of(count) <= at)
                 count++;
-            }
             expect(scratch("journal"), count, at < 8 ? MICA_BAD_INPUT : MICA_CORRUPT);
         }
     }

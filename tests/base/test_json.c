@@ -19,9 +19,8 @@ static void refuses_bytes(const char *text, size_t length, const char *message) 
     assert_int_equal(mica_json_parse("x.json", copy, length, &object, &failure), MICA_BAD_INPUT);
     assert_int_equal(failure.status, MICA_BAD_INPUT);
     assert_null(object);
-    if (!strstr(failure.message, message)) {
+    if (!strstr(failure.message, message))
         fail_msg("\"%s\" is not in \"%s\"", message, failure.message);
-    }
     free(copy);
 }
 
@@ -107,11 +106,10 @@ static void depth_is_bounded(void **state) {
         memset(text + at, '[', (size_t)depth - 1);
         memset(text + at + depth - 1, ']', (size_t)depth - 1);
         strcpy(text + at + 2 * (depth - 1), "}");
-        if (depth <= 64) {
+        if (depth <= 64)
             json_decref(parse(text));
-        } else {
+        else
             refuses(text, "x.json:1:69: nested deeper than 64 levels, after \"a\"");
-        }
     }
     size_t many = 1000000;
     char *deep = malloc(many);
@@ -129,9 +127,8 @@ static void depth_is_bounded(void **state) {
 static void damaged_texts(void **state) {
     (void)state;
     static const char text[] = "{\"a\": {\"b\\n\": [1, -2.5e3, \"\\u00e9\", \"é\"]}, \"c\": null, \"d\": true}";
-    for (size_t length = 0; length < sizeof text - 1; length++) {
+    for (size_t length = 0; length < sizeof text - 1; length++)
         refuses_bytes(text, length, "x.json:");
-    }
     static const char changes[] = {0, '"', '\\', '{', '}', '[', ']', ',', ':', (char)0xff, 'x', '\n'};
     for (size_t at = 0; at < sizeof text - 1; at++) {
         for (size_t i = 0; i < sizeof changes; i++) {
@@ -194,15 +191,13 @@ static void shows_values(void **state) {
     json_decref(object);
 
     json_t *array = json_array();
-    for (int i = 0; i < 100000; i++) {
+    for (int i = 0; i < 100000; i++)
         json_array_append_new(array, json_string("é"));
-    }
     for (size_t bytes = 0; bytes < sizeof buffer; bytes++) {
         memset(buffer, 'x', sizeof buffer);
         mica_json_show(array, buffer, bytes);
-        for (size_t i = bytes; i < sizeof buffer; i++) {
+        for (size_t i = bytes; i < sizeof buffer; i++)
             assert_int_equal(buffer[i], 'x');
-        }
         if (bytes >= 4) {
             size_t length = strlen(buffer);
             assert_true(length < bytes && length < 200);

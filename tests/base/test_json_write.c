@@ -100,9 +100,8 @@ static void doubles_are_short_and_exact(void **state) {
         uint64_t bits = random ^ random >> 29;
         double value;
         memcpy(&value, &bits, 8);
-        if (!isfinite(value)) {
+        if (!isfinite(value))
             continue;
-        }
         char *text = one_double(value);
         double back = strtod(text, NULL);
         assert_memory_equal(&back, &value, 8);
@@ -115,9 +114,8 @@ static void doubles_are_short_and_exact(void **state) {
 static bool set_a_comma_locale(void) {
     static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", NULL};
     for (size_t i = 0; names[i]; i++) {
-        if (setlocale(LC_NUMERIC, names[i])) {
+        if (setlocale(LC_NUMERIC, names[i]))
             return true;
-        }
     }
     char command[600];
     snprintf(command, sizeof command, "localedef --no-archive -i de_DE -f UTF-8 '%s' >/dev/null 2>&1", scratch("de_DE.UTF-8"));
@@ -171,9 +169,8 @@ static void running_out_of_memory_gives_null(void **state) {
         mica_memory_fail_after(failing);
         mica_json_begin(&writer);
         mica_json_open_array(&writer, NULL);
-        for (int i = 0; i < 100; i++) {
+        for (int i = 0; i < 100; i++)
             mica_json_u64(&writer, NULL, 1000);
-        }
         mica_json_close_array(&writer);
         assert_null(mica_json_finish(&writer, &length));
         mica_memory_fail_after(0);
@@ -185,13 +182,11 @@ static void deep_levels_are_indented(void **state) {
     (void)state;
     mica_json_writer writer;
     mica_json_begin(&writer);
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 40; i++)
         mica_json_open_array(&writer, NULL);
-    }
     mica_json_u64(&writer, NULL, 1);
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 40; i++)
         mica_json_close_array(&writer);
-    }
     char *text = mica_json_finish(&writer, NULL);
     char line[90];
     memset(line, ' ', 80);

@@ -6,12 +6,10 @@
 static void nothing_is_still_something(void **state) {
     (void)state;
     void *pointers[] = {mica_malloc(0), mica_calloc(0, 8), mica_reallocarray(NULL, 0, 8), mica_alloc_aligned(0)};
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++)
         assert_non_null(pointers[i]);
-    }
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++)
         mica_free(pointers[i]);
-    }
     mica_free_aligned(pointers[3]);
     mica_free(NULL);
     mica_free_aligned(NULL);
@@ -45,9 +43,8 @@ static void aligned_memory_is_aligned_and_zero(void **state) {
             assert_non_null(bytes);
             assert_int_equal((uintptr_t)bytes % rows[row].alignment, 0);
             unsigned char any = 0;
-            for (size_t i = 0; i < rows[row].bytes; i++) {
+            for (size_t i = 0; i < rows[row].bytes; i++)
                 any |= bytes[i];
-            }
             assert_int_equal(any, 0);
             memset(bytes, 0xa5, rows[row].bytes);
             mica_free_aligned(bytes);

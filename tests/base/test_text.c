@@ -44,9 +44,8 @@ static void a_failure_is_told_once_at_the_end(void **state) {
     mica_text text = MICA_TEXT_INIT;
     mica_text_puts(&text, "kept");
     mica_memory_fail_after(1);
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 100; i++)
         mica_text_puts(&text, "more");
-    }
     mica_memory_fail_after(0);
     mica_text_puts(&text, "too late");
     assert_true(mica_text_failed(&text));
@@ -87,18 +86,15 @@ static void utf8(void **state) {
             bytes[0] = (unsigned char)(0xf0 | point >> 18);
             length = 4;
         }
-        for (size_t i = 1; i < length; i++) {
+        for (size_t i = 1; i < length; i++)
             bytes[i] = (unsigned char)(0x80 | (point >> (6 * (length - 1 - i)) & 0x3f));
-        }
         bool valid = point < 0xd800 || (point > 0xdfff && point < 0x110000);
-        if (mica_utf8_sequence((char *)bytes, length) != (valid ? length : 0) || mica_utf8_sequence((char *)bytes, length - 1) != 0) {
+        if (mica_utf8_sequence((char *)bytes, length) != (valid ? length : 0) || mica_utf8_sequence((char *)bytes, length - 1) != 0)
             fail_msg("code point %x", point);
-        }
     }
     static const char *const forbidden[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf5\x80\x80\x80", "\xff", "\xe2\x82\x28"};
-    for (size_t i = 0; i < sizeof forbidden / sizeof forbidden[0]; i++) {
+    for (size_t i = 0; i < sizeof forbidden / sizeof forbidden[0]; i++)
         assert_int_equal(mica_utf8_sequence(forbidden[i], strlen(forbidden[i])), 0);
-    }
 }
 
 int main(void) {

@@ -49,9 +49,8 @@ static void the_default_is_what_the_process_may_use(void **state) {
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
-    if (WEXITSTATUS(status) != 77) {
+    if (WEXITSTATUS(status) != 77)
         assert_int_equal(WEXITSTATUS(status), 1);
-    }
     assert_true(mica_thread_count_default() >= 1);
     assert_true(mica_thread_count_default() <= (uint32_t)sysconf(_SC_NPROCESSORS_CONF));
 }
@@ -61,9 +60,8 @@ static void wait_to_leave(void *context, uint32_t index) {
     (void)index;
     atomic_fetch_add(&shared->running, 1);
     atomic_fetch_add(&shared->started, 1);
-    while (!atomic_load(&shared->leave)) {
+    while (!atomic_load(&shared->leave))
         sched_yield();
-    }
     atomic_fetch_sub(&shared->running, 1);
 }
 
@@ -94,9 +92,8 @@ static void a_failed_start_joins_what_ran(void **state) {
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
-    if (creations_left == 0) {
+    if (creations_left == 0)
         return 11; /* EAGAIN */
-    }
     creations_left -= creations_left > 0;
     return __real_pthread_create(thread, attributes, start, argument);
 }

@@ -45,9 +45,8 @@ static bool fails(call_kind kind) {
 }
 
 static int faulty_open(const char *path, int flags, mode_t mode) {
-    if (fails(OPEN)) {
+    if (fails(OPEN))
         return -1;
-    }
     int fd = open(path, flags, mode);
     fault.open_files += fd >= 0;
     return fd;
@@ -76,9 +75,8 @@ static size_t shortened(size_t bytes) {
 }
 
 static ssize_t faulty_pread(int fd, void *buffer, size_t bytes, off_t offset) {
-    if (fails(PREAD)) {
+    if (fails(PREAD))
         return errno == 0 ? 0 : -1;
-    }
     if (fault.no_direct_read && (fcntl(fd, F_GETFL) & O_DIRECT)) {
         errno = EINVAL;
         return -1;
@@ -87,9 +85,8 @@ static ssize_t faulty_pread(int fd, void *buffer, size_t bytes, off_t offset) {
 }
 
 static ssize_t faulty_pwrite(int fd, const void *buffer, size_t bytes, off_t offset) {
-    if (fails(PWRITE)) {
+    if (fails(PWRITE))
         return errno == 0 ? 0 : -1;
-    }
     bytes = shortened(bytes);
     if (fault.disk_bytes && (uint64_t)offset + bytes > fault.disk_bytes) { /* a full disk takes what fits, then refuses */
         if ((uint64_t)offset >= fault.disk_bytes) {

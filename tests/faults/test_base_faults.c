@@ -32,9 +32,8 @@ static void arm(call_kind kind, uint32_t nth, int failure) {
 }
 
 static void mentions(const char *text) {
-    if (!strstr(error.message, text)) {
+    if (!strstr(error.message, text))
         fail_msg("\"%s\" is not in \"%s\"", text, error.message);
-    }
 }
 
 static void holds(const char *name, const char *text) {
@@ -78,9 +77,8 @@ static void a_file_that_shrinks_is_a_short_read(void **state) {
 static void unreadable_sectors(void **state) {
     (void)state;
     static uint8_t bytes[20000];
-    for (size_t i = 0; i < sizeof bytes; i++) {
+    for (size_t i = 0; i < sizeof bytes; i++)
         bytes[i] = (uint8_t)(i * 31 >> 3);
-    }
     scratch_write("disk", bytes, sizeof bytes);
     mica_file *file = NULL;
     uint8_t *buffer = mica_alloc_aligned(mica_file_window_bytes(sizeof bytes));
@@ -244,16 +242,14 @@ static void a_journal_on_a_full_disk(void **state) {
             assert_int_equal(mica_journal_create(scratch("journal"), "work", 4, &journal, &error), MICA_OK);
             assert_int_equal(mica_journal_append(journal, 1, "work", 4, &error), MICA_OK);
             fault.disk_bytes = 8 + 2 * 20 + room;
-            if (truncation_fails) {
+            if (truncation_fails)
                 arm(FTRUNCATE, 1, EIO);
-            }
             assert_int_equal(mica_journal_append(journal, 2, "work", 4, &error), MICA_IO);
             mentions("journal: cannot write 20 bytes at offset 48: No space left on device");
             fault.disk_bytes = 0;
             arm(NONE, 0, 0);
-            if (goes_on) {
+            if (goes_on)
                 assert_int_equal(mica_journal_append(journal, 2, "work", 4, &error), MICA_OK);
-            }
             mica_journal_close(journal);
             assert_int_equal(replay_count(), goes_on ? 3 : 2);
         }
@@ -330,9 +326,8 @@ static mica_status list_directory(void) {
     char **names = NULL;
     uint64_t count = 0;
     mica_status status = mica_directory_list(scratch_directory, &names, &count, &error);
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++)
         mica_free(names[i]);
-    }
     mica_free(names);
     return status;
 }
@@ -359,14 +354,12 @@ static mica_status use_journal(void) {
     uint32_t count = 0;
     static const char payload[300] = "a record longer than the text's first buffer";
     mica_status status = mica_journal_create(scratch("journal"), "work", 4, &journal, &error);
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_journal_append(journal, 5, payload, sizeof payload, &error);
-    }
     mica_journal_close(journal);
     journal = NULL;
-    if (status == MICA_OK) {
+    if (status == MICA_OK)
         status = mica_journal_open(scratch("journal"), NULL, &count, &journal, &error);
-    }
     mica_journal_close(journal);
     return status;
 }
@@ -386,12 +379,10 @@ static mica_status start_threads(void) {
 static uint32_t open_descriptors(void) {
     uint32_t count = 0;
     DIR *directory = opendir("/proc/self/fd");
-    while (directory && readdir(directory)) {
+    while (directory && readdir(directory))
         count++;
-    }
-    if (directory) {
+    if (directory)
         closedir(directory);
-    }
     return count;
 }
 

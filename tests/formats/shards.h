@@ -11,12 +11,10 @@ static inline void assert_says(const char *what, const char *message, const char
         bool found = false;
         assert_true(strlen(*parts) < sizeof copy);
         strcpy(copy, *parts);
-        while ((choice = strsep(&rest, "|"))) {
+        while ((choice = strsep(&rest, "|")))
             found = found || strstr(message, choice);
-        }
-        if (!found) {
+        if (!found)
             fail_msg("%s: expected \"%s\" in the message, got \"%s\"", what, *parts, message);
-        }
     }
 }
 
@@ -25,9 +23,8 @@ static inline void write_shard(const char *name, const char *header, size_t data
     size_t length = strlen(header);
     char *bytes = calloc(1, 8 + length + data_bytes);
     assert_non_null(bytes);
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++)
         bytes[i] = (char)((uint64_t)length >> 8 * i);
-    }
     memcpy(bytes + 8, header, length);
     scratch_write(name, bytes, 8 + length + data_bytes);
     free(bytes);

@@ -38,9 +38,8 @@ static void compare(const char *bytes, size_t length) {
     bool number;
     memcpy(exact, bytes, length);
     bool theirs = jansson_accepts(exact, length, &number), ours = we_accept(exact, length);
-    if (!number && ours != theirs) {
+    if (!number && ours != theirs)
         fail_msg("%.*s: jansson %s it, the cursor does not agree: %s", (int)length, bytes, theirs ? "takes" : "refuses", error.message);
-    }
     free(exact);
 }
 
@@ -59,9 +58,8 @@ static const char *const texts[] = {
 
 static void test_agrees_with_jansson(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         compare(texts[i], strlen(texts[i]));
-    }
 }
 
 /* The same over many small changes of one text that has everything. */

@@ -121,9 +121,8 @@ static void test_refusals(void **state) {
         const char *file_name[] = {FILE_NAME, NULL};
         error.message[0] = 0;
         mica_status status = parse(refusals[i].header, refusals[i].data_bytes);
-        if (status != MICA_BAD_INPUT) {
+        if (status != MICA_BAD_INPUT)
             fail_msg("%s: expected a refusal, got status %d", refusals[i].what, (int)status);
-        }
         assert_int_equal(error.status, status);
         assert_says(refusals[i].what, error.message, file_name);
         assert_says(refusals[i].what, error.message, refusals[i].says);
@@ -216,9 +215,8 @@ static void test_depth(void **state) {
         for (size_t j = 0; j < 2; j++) {
             strcpy(header, starts[i]);
             char *end = header + strlen(header);
-            for (int k = 0; k < DEPTH; k++) {
+            for (int k = 0; k < DEPTH; k++)
                 end = stpcpy(end, nests[j]);
-            }
             const char *says[] = {i < 2 && j == 1 ? "unknown key" : "at most 64 levels", NULL};
             assert_int_equal(parse(header, 0), MICA_BAD_INPUT);
             assert_says(starts[i], error.message, says);
@@ -231,9 +229,8 @@ static void test_depth(void **state) {
 static void test_long_names(void **state) {
     (void)state;
     char header[4096] = "{\"a";
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 1000; i++)
         strcat(header, "\xc3\xa9");
-    }
     strcat(header, "\":" ENTRY("F7", "[8]", "[0,8]") "}");
     const char *says[] = {"\xc3\xa9...: dtype", "got F7", NULL};
     assert_int_equal(parse(header, 8), MICA_BAD_INPUT);
@@ -284,9 +281,8 @@ static void test_header_limit(void **state) {
     (void)state;
     uint64_t length = 100000001;
     uint8_t raw[8] = {0};
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++)
         raw[i] = (uint8_t)(length >> 8 * i);
-    }
     scratch_write("x.safetensors", raw, 8);
     assert_int_equal(truncate(scratch("x.safetensors"), 200000000), 0);
     assert_int_equal(read_file("x.safetensors"), MICA_BAD_INPUT);

@@ -17,15 +17,13 @@ static mica_error error;
 static void write_checkpoint(const char *index) {
     static const char *const names[] = {"one.safetensors", "two.safetensors", "model.safetensors", INDEX};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (unlink(scratch(names[i])) != 0) {
+        if (unlink(scratch(names[i])) != 0)
             rmdir(scratch(names[i]));
-        }
     }
     write_shard("one.safetensors", "{" U8("b", "[0,8]") "," U8("d", "[8,16]") "}", 16);
     write_shard("two.safetensors", "{" U8("a", "[0,8]") "," U8("c", "[8,16]") "}", 16);
-    if (index) {
+    if (index)
         scratch_write(INDEX, index, strlen(index));
-    }
 }
 
 static const char good_index[] =
@@ -35,9 +33,8 @@ static void expect_refusal(const char *what, const char *path, const char *const
     mica_tensor_source *source = NULL;
     error.message[0] = 0;
     mica_status status = mica_tensor_source_open(path, &source, &error);
-    if (status != MICA_BAD_INPUT && status != MICA_IO) {
+    if (status != MICA_BAD_INPUT && status != MICA_IO)
         fail_msg("%s: expected a refusal, got status %d", what, (int)status);
-    }
     assert_null(source);
     assert_int_equal(error.status, status);
     assert_says(what, error.message, says);
@@ -46,9 +43,8 @@ static void expect_refusal(const char *what, const char *path, const char *const
 
 static void expect_four(const char *path, uint64_t unlisted) {
     mica_tensor_source *source = NULL;
-    if (mica_tensor_source_open(path, &source, &error) != MICA_OK) {
+    if (mica_tensor_source_open(path, &source, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    }
     static const char *const names[] = {"a", "b", "c", "d"};
     assert_int_equal(source->shard_count, 2);
     assert_int_equal(source->tensor_count, 4);
@@ -208,9 +204,8 @@ static void test_links(void **state) {
 
 static void expect_one_file(const char *path, bool bare, const char *directory, const char *shard) {
     mica_tensor_source *source = NULL;
-    if (mica_tensor_source_open(path, &source, &error) != MICA_OK) {
+    if (mica_tensor_source_open(path, &source, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    }
     assert_int_equal(source->shard_count, 1);
     assert_int_equal(source->tensor_count, 2);
     assert_int_equal(source->bare_file, bare);
@@ -261,9 +256,8 @@ static void test_tiny_k2(void **state) {
     assert_int_equal(source->shard_count, 3);
     assert_int_equal(source->unlisted_count, 0);
     uint64_t bytes = 0;
-    for (uint64_t i = 0; i < source->tensor_count; i++) {
+    for (uint64_t i = 0; i < source->tensor_count; i++)
         bytes += source->tensors[i].bytes;
-    }
     assert_int_equal(bytes, 15237240); /* total_size in its index, which nothing here reads */
     const mica_tensor *tensor = mica_tensor_source_find(source, "model.embed_tokens.weight");
     assert_non_null(tensor);
@@ -278,18 +272,16 @@ static const char *const families[] = {"shard-", "header-", "offsets-", "shape-"
 
 static bool is_ours(const char *name) {
     bool found = false;
-    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
         found = found || strncmp(name, families[i], strlen(families[i])) == 0;
-    }
     return found;
 }
 
 static void expect_as_base(const char *name, const mica_tensor_source *source, const char *base_path) {
     mica_tensor_source *base = NULL;
     assert_int_equal(mica_tensor_source_open(base_path, &base, &error), MICA_OK);
-    if (source->tensor_count != base->tensor_count) {
+    if (source->tensor_count != base->tensor_count)
         fail_msg("%s: expected %d tensors, got %d", name, (int)base->tensor_count, (int)source->tensor_count);
-    }
     for (uint64_t i = 0; i < base->tensor_count; i++) {
         const mica_tensor *wanted = &base->tensors[i], *got = &source->tensors[i];
         assert_string_equal(got->name, wanted->name);
@@ -323,9 +315,8 @@ static void run_case(const char *root, const char *name, json_t *row) {
     const char *verdict = json_string_value(json_object_get(row, "verdict"));
     const char *says[9] = {NULL};
     json_t *mention = json_object_get(row, "mention");
-    for (size_t i = 0; i < json_array_size(mention) && i < 8; i++) {
+    for (size_t i = 0; i < json_array_size(mention) && i < 8; i++)
         says[i] = json_string_value(json_array_get(mention, i));
-    }
     snprintf(path, sizeof path, "%s/%s", root, name);
     snprintf(base, sizeof base, "%s/%s", root, json_string_value(json_object_get(row, "base")));
     if (strcmp(verdict, "reject") == 0) {
@@ -336,14 +327,12 @@ static void run_case(const char *root, const char *name, json_t *row) {
         return;
     }
     mica_tensor_source *source = NULL;
-    if (mica_tensor_source_open(path, &source, &error) != MICA_OK) {
+    if (mica_tensor_source_open(path, &source, &error) != MICA_OK)
         fail_msg("%s: %s", name, error.message);
-    }
     expect_as_base(name, source, base);
     assert_int_equal(source->unlisted_count, strcmp(verdict, "either") == 0);
-    if (source->unlisted_count) {
+    if (source->unlisted_count)
         assert_string_equal(source->tensors[source->unlisted[0]].name, says[0]);
-    }
     mica_tensor_source_close(source);
 }
 

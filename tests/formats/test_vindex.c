@@ -77,7 +77,8 @@ static void expect_load(const char *text, mica_status expected, const char *ment
     mica_error error = {MICA_OK, ""};
     scratch_write("vindex/checksums.json", text, strlen(text));
     const mica_status status = mica_vindex_checksums_load(scratch("vindex"), &files, &count, &error);
-    if (status != expected || !strstr(error.message, mention)) fail_msg("%s: got %d: %s", mention, status, error.message);
+    if (status != expected || !strstr(error.message, mention))
+        fail_msg("%s: got %d: %s", mention, status, error.message);
 }
 
 static void test_checksums(void **state) {
@@ -140,7 +141,8 @@ static void test_names(void **state) {
     (void)state;
     uint64_t count = 0;
     assert_string_equal(mica_vindex_known_name(0), "checksums.json"); /* removed first */
-    while (mica_vindex_known_name(count)) count++;
+    while (mica_vindex_known_name(count))
+        count++;
     assert_int_equal(count, 7 + 15);
     assert_string_equal(mica_vindex_file_name(MICA_VINDEX_DENSE, MICA_VINDEX_FULL_DOWN), "dense_down_full_singular_values.bin");
     assert_string_equal(mica_vindex_source_name(0), "config.json");

@@ -23,9 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     FUZZ_CHECK(config.quantisation != MICA_QUANTISATION_INT4 || config.group_size > 0);
     FUZZ_CHECK(config.rms_norm_eps > 0);
     uint64_t moe = 0;
-    for (uint64_t layer = 0; layer < config.num_hidden_layers; layer++) {
+    for (uint64_t layer = 0; layer < config.num_hidden_layers; layer++)
         moe += mica_config_layer_is_moe(&config, layer);
-    }
     FUZZ_CHECK(moe == 0 || config.n_routed_experts > 0);
     return 0;
 }

@@ -20,9 +20,8 @@ static mica_status visit(void *context, uint32_t kind, const uint8_t *payload, u
     FUZZ_CHECK(seen->count > 0 || kind == MICA_JOURNAL_HEAD);
     seen->count++;
     seen->bytes += bytes + PREFIX_BYTES + CHECK_BYTES;
-    for (uint64_t i = 0; i < bytes; i++) {
+    for (uint64_t i = 0; i < bytes; i++)
         seen->sum = seen->sum * 31 + payload[i] + kind;
-    }
     return MICA_OK;
 }
 
@@ -30,9 +29,8 @@ static void repair(uint8_t *journal, uint64_t size) {
     uint8_t digest[MICA_SHA256_BYTES];
     for (uint64_t at = MAGIC_BYTES; size - at >= PREFIX_BYTES + CHECK_BYTES;) {
         uint64_t payload = journal[at] | (uint64_t)journal[at + 1] << 8 | (uint64_t)journal[at + 2] << 16 | (uint64_t)journal[at + 3] << 24;
-        if (payload > size - at - PREFIX_BYTES - CHECK_BYTES) {
+        if (payload > size - at - PREFIX_BYTES - CHECK_BYTES)
             return;
-        }
         FUZZ_CHECK(mica_sha256_of(journal + at, PREFIX_BYTES + payload, digest, NULL) == MICA_OK);
         memcpy(journal + at + PREFIX_BYTES + payload, digest, CHECK_BYTES);
         at += PREFIX_BYTES + payload + CHECK_BYTES;
@@ -42,9 +40,8 @@ static void repair(uint8_t *journal, uint64_t size) {
 /* The memory file that every run uses again. */
 static int journal_file(char path[32]) {
     static int file = -1;
-    if (file < 0) {
+    if (file < 0)
         file = memfd_create("journal", MFD_CLOEXEC);
-    }
     FUZZ_CHECK(file >= 0);
     snprintf(path, 32, "/proc/self/fd/%d", file);
     return file;
@@ -66,15 +63,13 @@ static void check_replay_again(const char *path, const replayed *first) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char path[32];
     int file = journal_file(path);
-    if (size == 0 || size > 1 << 20) {
+    if (size == 0 || size > 1 << 20)
         return 0;
-    }
     uint8_t *copy = malloc(size);
     FUZZ_CHECK(copy);
     memcpy(copy, data + 1, size - 1);
-    if (data[0] % 2 && size - 1 >= MAGIC_BYTES) {
+    if (data[0] % 2 && size - 1 >= MAGIC_BYTES)
         repair(copy, size - 1);
-    }
     FUZZ_CHECK(ftruncate(file, 0) == 0 && pwrite(file, copy, size - 1, 0) == (ssize_t)size - 1);
     free(copy);
     mica_journal *journal = NULL;

@@ -25,12 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mica_safetensors safetensors;
     mica_error error = {0};
     uint64_t data_bytes = 0, header_bytes = size < 8 ? 0 : size - 8, file_bytes;
-    for (size_t i = 8; size >= 8 && i-- > 0;) {
+    for (size_t i = 8; size >= 8 && i-- > 0;)
         data_bytes = data_bytes << 8 | data[i];
-    }
-    if (__builtin_add_overflow(data_bytes, 8 + header_bytes, &file_bytes)) {
+    if (__builtin_add_overflow(data_bytes, 8 + header_bytes, &file_bytes))
         return 0; /* no such file */
-    }
     const char *header = header_bytes ? (const char *)data + 8 : "";
     mica_status status = mica_safetensors_parse("x.safetensors", header, header_bytes, file_bytes, &safetensors, &error);
     if (status != MICA_OK) {

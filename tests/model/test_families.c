@@ -34,9 +34,8 @@ static void write_file(const char *name, const void *bytes, size_t length, uint6
     }
     assert_int_equal(fwrite(bytes, 1, length, file), length);
     assert_int_equal(fclose(file), 0);
-    if (zeros) {
+    if (zeros)
         assert_int_equal(truncate(path, (off_t)(8 + length + zeros)), 0);
-    }
 }
 
 static int clean(void **state) {
@@ -85,13 +84,11 @@ static void expand(mica_text *header, const recipe *made, const char *without, c
             snprintf(copy, sizeof copy, "%.*s%u%s", (int)(mark - name), name, n, mark + 3);
             expand(header, made, without, copy, rest, offset);
         }
-        if (mark) {
+        if (mark)
             return;
-        }
     }
-    if (!without || strncmp(name, without, strlen(without)) != 0) {
+    if (!without || strncmp(name, without, strlen(without)) != 0)
         add_tensor(header, name, rest, offset);
-    }
 }
 
 static void write_checkpoint(const recipe *made) {
@@ -119,9 +116,8 @@ static mica_model *accept(const recipe *made, uint64_t ignored, uint64_t unknown
     mica_model *model = NULL;
     mica_error error = {0};
     write_checkpoint(made);
-    if (mica_model_open(directory, NULL, &model, &error) != MICA_OK) {
+    if (mica_model_open(directory, NULL, &model, &error) != MICA_OK)
         fail_msg("%.40s…: %s", made->config, error.message);
-    }
     if (model->unknown_count != unknown || model->ignored_count != ignored) {
         fail_msg("%.40s…: %lu ignored, %lu unknown: %s", made->config, model->ignored_count, model->unknown_count,
                  model->warning_count ? model->warnings[0] : "");
@@ -134,9 +130,8 @@ static void refuse(const recipe *made, const char *mention, const char *got) {
     mica_error error = {0};
     write_checkpoint(made);
     mica_status status = mica_model_open(directory, NULL, &model, &error);
-    if (status != MICA_BAD_INPUT || !strstr(error.message, mention) || !strstr(error.message, got)) {
+    if (status != MICA_BAD_INPUT || !strstr(error.message, mention) || !strstr(error.message, got))
         fail_msg("expected %s … %s, got status %d: %s", mention, got, (int)status, error.message);
-    }
 }
 
 /* ---- dense families */

@@ -11,16 +11,14 @@
 
 static uint64_t random_state = 1;
 
-static inline uint64_t random_u64(void)
-{
+static inline uint64_t random_u64(void) {
     uint64_t z = random_state += 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
 }
 
-static inline double random_gauss(void)
-{
+static inline double random_gauss(void) {
     double u = ((double)(random_u64() >> 11) + 0.5) * 0x1p-53, v = (double)(random_u64() >> 11) * 0x1p-53;
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
@@ -28,8 +26,7 @@ static inline double random_gauss(void)
 typedef enum spectrum_kind { FLAT, SPIKED, HARMONIC, RANK_6 } spectrum_kind;
 
 /* Row-major floats: noise; noise and 8 spikes; rows falling like 1/i; rank 6 and 1e-3 noise. Free with free(). */
-static inline float *random_values(spectrum_kind kind, size_t rows, size_t columns)
-{
+static inline float *random_values(spectrum_kind kind, size_t rows, size_t columns) {
     float *values = malloc(rows * columns * sizeof *values);
     for (size_t i = 0; i < rows * columns; i++)
         values[i] = (float)random_gauss() * (kind == RANK_6 ? 1e-3f : 1.0f);
@@ -57,14 +54,12 @@ typedef struct stored {
     void *codes, *scales;
 } stored;
 
-static inline void stored_free(stored *s)
-{
+static inline void stored_free(stored *s) {
     free(s->codes);
     free(s->scales);
 }
 
-static inline uint8_t nearest_e4m3(float x)
-{
+static inline uint8_t nearest_e4m3(float x) {
     float magnitude = fabsf(x) > 448 ? 448 : fabsf(x);
     int exponent;
     frexpf(magnitude, &exponent);
@@ -75,8 +70,7 @@ static inline uint8_t nearest_e4m3(float x)
     return (uint8_t)((x < 0 ? 0x80 : 0) | (steps < 8 ? steps : (exponent + 7) << 3 | (steps - 8)));
 }
 
-static inline float largest_magnitude(const float *values, size_t columns, size_t row, size_t rows, size_t column, size_t width)
-{
+static inline float largest_magnitude(const float *values, size_t columns, size_t row, size_t rows, size_t column, size_t width) {
     float largest = 0;
     for (size_t i = row; i < row + rows; i++)
         for (size_t j = column; j < column + width; j++)
@@ -84,8 +78,7 @@ static inline float largest_magnitude(const float *values, size_t columns, size_
     return largest;
 }
 
-static inline stored store_fp8(const float *values, size_t rows, size_t columns, size_t block)
-{
+static inline stored store_fp8(const float *values, size_t rows, size_t columns, size_t block) {
     size_t grid_rows = (rows + block - 1) / block, grid_columns = (columns + block - 1) / block;
     uint8_t *codes = malloc(rows * columns);
     float *scales = malloc(grid_rows * grid_columns * sizeof *scales);
@@ -103,8 +96,7 @@ static inline stored store_fp8(const float *values, size_t rows, size_t columns,
 }
 
 /* columns a multiple of 32 */
-static inline stored store_mxfp4(const float *values, size_t rows, size_t columns)
-{
+static inline stored store_mxfp4(const float *values, size_t rows, size_t columns) {
     static const float levels[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
     uint8_t *codes = calloc(rows, columns / 2), *scales = malloc(rows * columns / 32);
     for (size_t i = 0; i < rows; i++)
@@ -125,8 +117,7 @@ static inline stored store_mxfp4(const float *values, size_t rows, size_t column
 }
 
 /* columns a multiple of 32 */
-static inline stored store_int4(const float *values, size_t rows, size_t columns)
-{
+static inline stored store_int4(const float *values, size_t rows, size_t columns) {
     uint8_t *codes = calloc(rows, columns / 2);
     uint16_t *scales = malloc(rows * columns / 32 * sizeof *scales);
     for (size_t i = 0; i < rows; i++)
@@ -147,8 +138,7 @@ static inline stored store_int4(const float *values, size_t rows, size_t columns
     return (stored){{MICA_ENCODING_INT4_GROUP, MICA_I32, rows, columns, codes, MICA_BF16, 1, 32, scales}, codes, scales};
 }
 
-static inline stored store_bf16(const float *values, size_t rows, size_t columns)
-{
+static inline stored store_bf16(const float *values, size_t rows, size_t columns) {
     uint16_t *codes = malloc(rows * columns * sizeof *codes);
     for (size_t i = 0; i < rows * columns; i++) {
         uint32_t bits;
@@ -158,8 +148,7 @@ static inline stored store_bf16(const float *values, size_t rows, size_t columns
     return (stored){{.encoding = MICA_ENCODING_PLAIN, .dtype = MICA_BF16, .rows = rows, .columns = columns, .codes = codes}, codes, NULL};
 }
 
-static inline stored store_f32(const float *values, size_t rows, size_t columns)
-{
+static inline stored store_f32(const float *values, size_t rows, size_t columns) {
     float *codes = malloc(rows * columns * sizeof *codes);
     memcpy(codes, values, rows * columns * sizeof *codes);
     return (stored){{.encoding = MICA_ENCODING_PLAIN, .dtype = MICA_F32, .rows = rows, .columns = columns, .codes = codes}, codes, NULL};

@@ -41,9 +41,8 @@ static buffer buffer_of(uint64_t bytes) {
 }
 
 static void fill(uint8_t *bytes, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++)
         bytes[i] = (uint8_t)(random_u64() >> 32);
-    }
 }
 
 static uint32_t bits_of(const float *value) {
@@ -85,9 +84,8 @@ static void test_fixture_tables(void **state) {
     (void)state;
     uint8_t codes[256];
     float out[256];
-    for (int i = 0; i < 256; i++) {
+    for (int i = 0; i < 256; i++)
         codes[i] = (uint8_t)i;
-    }
     uint32_t *e4m3 = load_fixture("e4m3fn.f32", 1024), *e8m0 = load_fixture("e8m0.f32", 1024), *e2m1 = load_fixture("e2m1.f32", 64);
     const uint8_t nibbles[16] = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe, 0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe}, one = 127;
     mica_matrix matrix = {.encoding = MICA_ENCODING_MXFP4, .dtype = MICA_I8, .rows = 1, .columns = 32, .codes = nibbles,
@@ -111,16 +109,14 @@ static void test_fixture_encode_vectors(void **state) {
     (void)state;
     float *input = load_fixture("e4m3fn_in.f32", 3224), all[256], out[806];
     uint8_t *codes = load_fixture("e4m3fn_out.u8", 806), every[256];
-    for (int i = 0; i < 256; i++) {
+    for (int i = 0; i < 256; i++)
         every[i] = (uint8_t)i;
-    }
     EACH_CPU(cpu) {
         assert_true(mica_decode_plain(MICA_F8_E4M3, codes, 806, out));
         assert_true(mica_decode_plain(MICA_F8_E4M3, every, 256, all));
         for (int i = 0; i < 806; i++) {
-            for (int j = 0; j < 256; j++) {
+            for (int j = 0; j < 256; j++)
                 assert_false(fabs((double)all[j] - (double)input[i]) < fabs((double)out[i] - (double)input[i])); /* NaN: false */
-            }
         }
     }
     float *bf16_input = load_fixture("bf16_in.f32", 1644);
@@ -276,9 +272,8 @@ static void check_window(const mica_matrix *m, int exponent, uint64_t row, uint6
     }
     name_of(m, exponent, name, sizeof name);
     EACH_CPU(cpu) {
-        for (uint64_t i = 0; i < count * stride; i++) {
+        for (uint64_t i = 0; i < count * stride; i++)
             out[i] = 12345.0f;
-        }
         mica_matrix_decode_block(m, exponent, row, count, column, width, out, stride);
         for (uint64_t i = 0; i < count * stride; i++) {
             if (bits_of(out + i) != expected[i]) {
@@ -299,9 +294,8 @@ static void test_random_matrices(void **state) {
             for (int round = 0; round < 4; round++) {
                 sample a = sample_of(kinds[k], shapes[s][0], shapes[s][1], round % 2);
                 int exponent = round < 2 ? 0 : exponents[random_below(sizeof exponents / sizeof *exponents)];
-                if (shapes[s][0] * shapes[s][1] < 10000 || round < 2) {
+                if (shapes[s][0] * shapes[s][1] < 10000 || round < 2)
                     check_window(&a.matrix, exponent, 0, a.matrix.rows, 0, a.matrix.columns);
-                }
                 uint64_t row = random_below(a.matrix.rows), column = 32 * random_below((a.matrix.columns + 31) / 32);
                 uint64_t left = a.matrix.columns - column, width = left > 64 && random_below(2) ? 64 : left;
                 check_window(&a.matrix, exponent, row, 1 + random_below(a.matrix.rows - row), column, width);
@@ -319,9 +313,8 @@ static void test_every_code_at_the_edges(void **state) {
                                       0x7f800001};
     static const int exponents[] = {0, 1, 23, 126, 127, 130, 140, 149, -30, -126, -127, -128, -149};
     uint8_t codes[256 + 1];
-    for (int i = 0; i < 256; i++) {
+    for (int i = 0; i < 256; i++)
         codes[i + 1] = (uint8_t)i;
-    }
     for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
         for (size_t e = 0; e < sizeof exponents / sizeof *exponents; e++) {
             mica_matrix m = {.encoding = MICA_ENCODING_FP8_BLOCK, .dtype = MICA_F8_E4M3, .rows = 1, .columns = 256, .codes = codes + 1,
@@ -345,9 +338,8 @@ static void test_every_half(void **state) {
     (void)state;
     uint16_t *halves = malloc(65536 * sizeof *halves);
     assert_non_null(halves);
-    for (unsigned i = 0; i < 65536; i++) {
+    for (unsigned i = 0; i < 65536; i++)
         halves[i] = (uint16_t)i;
-    }
     for (int i = 0; i < 2; i++) {
         mica_matrix m = {.encoding = MICA_ENCODING_PLAIN, .dtype = i ? MICA_F16 : MICA_BF16, .rows = 256, .columns = 256, .codes = halves};
         check_window(&m, 0, 0, 256, 0, 256);
@@ -366,9 +358,8 @@ static void test_examine_random(void **state) {
                 sample a = sample_of(kinds[k], shapes[s][0], shapes[s][1], true);
                 const mica_matrix *m = &a.matrix;
                 bool has_e4m3_codes = m->dtype == MICA_F8_E4M3, has_e5m2_codes = m->dtype == MICA_F8_E5M2;
-                for (uint64_t i = 0; round && (has_e4m3_codes || has_e5m2_codes) && i < m->rows * m->columns; i++) {
+                for (uint64_t i = 0; round && (has_e4m3_codes || has_e5m2_codes) && i < m->rows * m->columns; i++)
                     a.codes.bytes[i] &= has_e4m3_codes ? 0xbe : 0xbf; /* finite only */
-                }
                 long double largest = 0;
                 bool has_nan = false, has_infinity = false;
                 uint64_t first_row = 0, first_column = 0;
@@ -400,9 +391,8 @@ static void test_examine_random(void **state) {
                         continue;
                     }
                     long double scaled = ldexpl(largest, -health.exponent);
-                    if (largest == 0 ? health.exponent != 0 : !(scaled <= 1 && scaled > 0.25L)) {
+                    if (largest == 0 ? health.exponent != 0 : !(scaled <= 1 && scaled > 0.25L))
                         fail_msg("%s under %s: largest %La, exponent %d", name, mica_cpu_name(cpu), largest, health.exponent);
-                    }
                 }
                 sample_free(&a);
             }

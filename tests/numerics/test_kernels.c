@@ -25,22 +25,19 @@ const mica_kernels *plain_kernels_for(mica_cpu cpu);
 
 static const mica_kernels *sets[MICA_CPU_COUNT + 1];
 
-static size_t set_count(void)
-{
+static size_t set_count(void) {
     sets[mica_cpu_detected() + 1] = plain_kernels();
     for (int cpu = 0; cpu <= (int)mica_cpu_detected(); cpu++)
         sets[cpu] = mica_kernels_for((mica_cpu)cpu);
     return (size_t)mica_cpu_detected() + 2;
 }
 
-static size_t block_index(const mica_kernels *kernels, size_t row, size_t column)
-{
+static size_t block_index(const mica_kernels *kernels, size_t row, size_t column) {
     return row / kernels->pair * kernels->pair * MICA_BLOCK + column * kernels->pair + row % kernels->pair;
 }
 
 /* Packing keeps every value to half a step of its row's scale, and no product of two rows leaves int32. */
-static void pack_rounds_and_never_overflows(void **state)
-{
+static void pack_rounds_and_never_overflows(void **state) {
     (void)state;
     for (size_t s = 0, count = set_count(); s < count; s++)
         for (int shape = 0; shape < 5; shape++) {
@@ -73,8 +70,7 @@ static void pack_rounds_and_never_overflows(void **state)
         }
 }
 
-static void gram_tiles_are_exact_integer_sums(void **state)
-{
+static void gram_tiles_are_exact_integer_sums(void **state) {
     (void)state;
     for (size_t s = 0, count = set_count(); s < count; s++) {
         int16_t *a = mica_alloc_aligned(MICA_PANEL_INT16S * 2), *b = mica_alloc_aligned(2 * MICA_PANEL_INT16S * 2);
@@ -101,8 +97,7 @@ static void gram_tiles_are_exact_integer_sums(void **state)
     }
 }
 
-static void multiply_uses_every_element_twice(void **state)
-{
+static void multiply_uses_every_element_twice(void **state) {
     (void)state;
     for (size_t s = 0, count = set_count(); s < count; s++) {
         const mica_kernels *kernels = sets[s];
@@ -132,8 +127,7 @@ static void multiply_uses_every_element_twice(void **state)
     }
 }
 
-static void blocks_match_float64(void **state)
-{
+static void blocks_match_float64(void **state) {
     (void)state;
     for (size_t s = 0, count = set_count(); s < count; s++) {
         const mica_kernels *kernels = sets[s];
@@ -170,8 +164,7 @@ static void blocks_match_float64(void **state)
     }
 }
 
-static void multiply_64_takes_any_strides(void **state)
-{
+static void multiply_64_takes_any_strides(void **state) {
     (void)state;
     enum { ROWS = 19, DEPTH = 37 };
     for (size_t s = 0, count = set_count(); s < count; s++)
@@ -195,8 +188,7 @@ static void multiply_64_takes_any_strides(void **state)
         }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pack_rounds_and_never_overflows), cmocka_unit_test(gram_tiles_are_exact_integer_sums),
         cmocka_unit_test(multiply_uses_every_element_twice), cmocka_unit_test(blocks_match_float64), cmocka_unit_test(multiply_64_takes_any_strides),

@@ -18,9 +18,8 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static void expect_close(double got, double expected, double relative, const char *what) {
-    if (!(fabs(got - expected) <= relative * fabs(expected))) {
+    if (!(fabs(got - expected) <= relative * fabs(expected)))
         fail_msg("%s: expected %.17g, got %.17g", what, expected, got);
-    }
 }
 
 static double number(const json_t *object, const char *key, size_t index) {
@@ -52,9 +51,8 @@ static void check_layer_summary(const json_t *metrics, const json_t *summary, si
     const char *metric;
     json_t *expected;
     json_object_foreach((json_t *)(uintptr_t)summary, metric, expected) {
-        for (size_t e = 0; e < experts; e++) {
+        for (size_t e = 0; e < experts; e++)
             values[e] = number(metrics, metric, e);
-        }
         for (size_t i = 0; i < COUNT(quantiles); i++) {
             double truth = json_number_value(json_object_get(expected, quantiles[i].key));
             expect_close(mica_quantile(values, experts, quantiles[i].q, scratch), truth, 1e-12, quantiles[i].key);
@@ -77,9 +75,8 @@ static void check_projection(const char *directory, const json_t *projection) {
     assert_int_equal(fread(values, sizeof *values, layers * experts * rank, stream), layers * experts * rank);
     fclose(stream);
     for (size_t l = 0; l < layers; l++) {
-        for (size_t e = 0; e < experts; e++) {
+        for (size_t e = 0; e < experts; e++)
             check_matrix(values + (l * experts + e) * rank, rank, json_array_get(matrices, l), e);
-        }
         check_layer_summary(json_array_get(matrices, l), json_array_get(summaries, l), experts);
     }
     free(values);

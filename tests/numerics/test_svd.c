@@ -23,8 +23,7 @@ typedef struct truth {
 } truth;
 
 /* LAPACK sees W^T (column-major), so its left vectors are W's right ones. */
-static truth truth_of(const mica_matrix *matrix, int exponent)
-{
+static truth truth_of(const mica_matrix *matrix, int exponent) {
     size_t rows = matrix->rows, columns = matrix->columns, least = rows < columns ? rows : columns;
     float *decoded = malloc(rows * columns * sizeof *decoded);
     truth t = {malloc(least * sizeof(double)), malloc(least * columns * sizeof(double)), least, 0};
@@ -43,8 +42,7 @@ static truth truth_of(const mica_matrix *matrix, int exponent)
     return t;
 }
 
-static void truth_free(truth *t)
-{
+static void truth_free(truth *t) {
     free(t->values);
     free(t->right);
 }
@@ -55,8 +53,7 @@ typedef struct found {
     float *vectors;
 } found;
 
-static found find(const mica_matrix *matrix, mica_svd_options options)
-{
+static found find(const mica_matrix *matrix, mica_svd_options options) {
     found f = {0};
     mica_matrix_health health;
     mica_error error = {0};
@@ -75,16 +72,14 @@ static found find(const mica_matrix *matrix, mica_svd_options options)
     return f;
 }
 
-static void found_free(found *f)
-{
+static void found_free(found *f) {
     free(f->vectors);
     free(f->spectrum);
 }
 
 /* The residual of the stored (s, v), from nothing but them and the truth: max(|W v - s u|, |W^T u - s v|) / s_0 with the u that minimises the sum
  * of squares. In the true singular vectors' coordinates c_j = v_j . v that is u_j = 2 s s_j c_j / (s^2 + s_j^2). */
-static double residual_of(const truth *t, size_t columns, const found *f)
-{
+static double residual_of(const truth *t, size_t columns, const found *f) {
     double worst = 0;
     for (uint32_t i = 0; i < f->result.rank; i++) {
         const float *v = f->vectors + i * columns;
@@ -106,8 +101,7 @@ static double residual_of(const truth *t, size_t columns, const found *f)
     return worst;
 }
 
-static double orthonormality_of(size_t columns, const found *f)
-{
+static double orthonormality_of(size_t columns, const found *f) {
     double worst = 0;
     for (uint32_t i = 0; i < f->result.rank; i++)
         for (uint32_t j = 0; j <= i; j++) {
@@ -119,8 +113,7 @@ static double orthonormality_of(size_t columns, const found *f)
     return worst;
 }
 
-static void check(const char *what, const mica_matrix *matrix, const truth *t, const found *f)
-{
+static void check(const char *what, const mica_matrix *matrix, const truth *t, const found *f) {
     size_t columns = matrix->columns, least = matrix->rows < columns ? matrix->rows : columns;
     double s0 = t->values[0], worst = 0;
     for (uint32_t i = 0; i < f->result.count; i++)
@@ -149,8 +142,7 @@ static void check(const char *what, const mica_matrix *matrix, const truth *t, c
     }
 }
 
-static stored make(int encoding, spectrum_kind kind, size_t rows, size_t columns)
-{
+static stored make(int encoding, spectrum_kind kind, size_t rows, size_t columns) {
     float *values = random_values(kind, rows, columns);
     stored s = encoding == 0   ? store_fp8(values, rows, columns, 128)
                : encoding == 1 ? store_mxfp4(values, rows, columns)
@@ -163,8 +155,7 @@ static stored make(int encoding, spectrum_kind kind, size_t rows, size_t columns
 }
 
 /* Sizes beyond the direct route; the shorter side decides the work. */
-static void krylov_agrees_with_lapack(void **state)
-{
+static void krylov_agrees_with_lapack(void **state) {
     (void)state;
     static const struct {
         const char *what;
@@ -197,8 +188,7 @@ static void krylov_agrees_with_lapack(void **state)
     }
 }
 
-static void small_and_odd_shapes(void **state)
-{
+static void small_and_odd_shapes(void **state) {
     (void)state;
     static const size_t shapes[][2] = {{1, 1}, {1, 32}, {32, 1}, {3, 32}, {48, 136}, {136, 48}, {64, 64}, {65, 64}, {63, 200}, {130, 257}, {600, 100}, {12, 5000}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -218,8 +208,7 @@ static void small_and_odd_shapes(void **state)
 }
 
 /* Zero, constant (rank 1), rank 6 exactly: zero rows past the rank, on both routes. */
-static void deficient_ranks(void **state)
-{
+static void deficient_ranks(void **state) {
     (void)state;
     static const size_t shapes[][2] = {{40, 96}, {96, 40}, {530, 2048}, {2048, 530}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -248,8 +237,7 @@ static void deficient_ranks(void **state)
 }
 
 /* Scales at the ends of E8M0: values beyond float32 are exact in float64, relative precision does not suffer. */
-static void extreme_norms(void **state)
-{
+static void extreme_norms(void **state) {
     (void)state;
     static const size_t shapes[][2] = {{40, 96}, {530, 2048}};
     for (size_t i = 0; i < 2; i++) {
@@ -277,8 +265,7 @@ static void extreme_norms(void **state)
 }
 
 /* A plan from a different matrix costs time, never truth; and the same input gives the same bits, whatever the workspace did before. */
-static void plans_and_repetition(void **state)
-{
+static void plans_and_repetition(void **state) {
     (void)state;
     stored s = make(0, SPIKED, 530, 2100), other = make(0, HARMONIC, 1100, 1030);
     truth t = truth_of(&s.matrix, 0);
@@ -314,8 +301,7 @@ static void plans_and_repetition(void **state)
     found_free(&learnt), truth_free(&t), stored_free(&s), stored_free(&other);
 }
 
-static void full_spectra_and_other_counts(void **state)
-{
+static void full_spectra_and_other_counts(void **state) {
     (void)state;
     stored s = make(0, SPIKED, 1030, 1540);
     truth t = truth_of(&s.matrix, 0);
@@ -335,8 +321,7 @@ static void full_spectra_and_other_counts(void **state)
     truth_free(&t), stored_free(&s);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_and_odd_shapes), cmocka_unit_test(deficient_ranks),      cmocka_unit_test(extreme_norms),
         cmocka_unit_test(plans_and_repetition), cmocka_unit_test(full_spectra_and_other_counts), cmocka_unit_test(krylov_agrees_with_lapack),

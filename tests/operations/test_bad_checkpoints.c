@@ -41,9 +41,8 @@ static bool names(const char *text, const char *mention) {
     char copy[512], *rest = NULL;
     snprintf(copy, sizeof copy, "%s", mention);
     for (const char *one = strtok_r(copy, "|", &rest); one; one = strtok_r(NULL, "|", &rest)) {
-        if (strstr(text, one)) {
+        if (strstr(text, one))
             return true;
-        }
     }
     return false;
 }
@@ -65,15 +64,13 @@ static unsigned judge(const char *name, const json_t *entry, bool verify) {
     snprintf(path, sizeof path, "%s/%s", BAD, name);
     outcome got = run(path, verify);
     bool refused = got.status == MICA_BAD_INPUT || got.status == MICA_IO || got.status == MICA_CORRUPT;
-    if (got.status != MICA_OK && !refused) {
+    if (got.status != MICA_OK && !refused)
         failures += complain(name, verb, entry, &got, "an odd status");
-    } else if (refused != (reject && shows) && !either) {
+    else if (refused != (reject && shows) && !either)
         failures += complain(name, verb, entry, &got, refused ? "refused" : "accepted");
-    }
     json_array_foreach(json_object_get(entry, "mention"), index, mention) {
-        if (((reject && shows) || (warn && shows) || (either && refused)) && !names(got.text, json_string_value(mention))) {
+        if (((reject && shows) || (warn && shows) || (either && refused)) && !names(got.text, json_string_value(mention)))
             failures += complain(name, verb, entry, &got, json_string_value(mention));
-        }
     }
     mica_free(got.text);
     return failures;
@@ -108,9 +105,8 @@ static void test_bases(void **state) {
         }
         for (int verify = 0; verify < 2; verify++) {
             outcome got = run(bases[i], verify);
-            if (got.status != MICA_OK || strstr(got.text, "warning")) {
+            if (got.status != MICA_OK || strstr(got.text, "warning"))
                 fail_msg("%s: %s", bases[i], got.text);
-            }
             mica_free(got.text);
         }
     }
@@ -159,9 +155,8 @@ static void test_links(void **state) {
     (void)state;
     for (int verify = 0; verify < 2; verify++) {
         outcome got = run(directory, verify);
-        if (got.status != MICA_OK) {
+        if (got.status != MICA_OK)
             fail_msg("%s", got.text);
-        }
         mica_free(got.text);
     }
     const char *const targets[] = {"nowhere", files[3], "/", "/dev/null"};
@@ -169,9 +164,8 @@ static void test_links(void **state) {
         relink(files[3], targets[i]);
         for (int verify = 0; verify < 2; verify++) {
             outcome got = run(directory, verify);
-            if ((got.status != MICA_IO && got.status != MICA_BAD_INPUT) || !strstr(got.text, files[3])) {
+            if ((got.status != MICA_IO && got.status != MICA_BAD_INPUT) || !strstr(got.text, files[3]))
                 fail_msg("a link to %s: status %d: %s", targets[i], (int)got.status, got.text);
-            }
             mica_free(got.text);
         }
     }

@@ -13,7 +13,8 @@ static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "
 
 static const json_t *must_get(const json_t *object, const char *key) {
     const json_t *value = json_object_get(object, key);
-    if (!value) fail_msg("key %s is missing", key);
+    if (!value)
+        fail_msg("key %s is missing", key);
     return value;
 }
 
@@ -77,7 +78,8 @@ static void check_projection(const char *kind, const char *fixture, const char *
         const char *key;
         json_t *entry;
         json_object_foreach((json_t *)must_get(index, "layers"), key, entry) {
-            if (strtoull(key, NULL, 10) == layer) break;
+            if (strtoull(key, NULL, 10) == layer)
+                break;
             slot++;
         }
         for (uint64_t e = 0; e < experts; e++)
@@ -89,7 +91,8 @@ static void check_projection(const char *kind, const char *fixture, const char *
 
 static void check_routers(const char *fixture, const json_t *spectra, const json_t *phase2) {
     const json_t *router = json_object_get(spectra, "router"), *layers = must_get(spectra, "layers");
-    if (!router) return;
+    if (!router)
+        return;
     uint64_t count;
     double *truth = load_doubles(fixture, must_get(router, "singular_values"), &count);
     const uint64_t side = count / json_array_size(layers);
@@ -104,7 +107,8 @@ static void check_routers(const char *fixture, const json_t *spectra, const json
             assert_true(fabs(value - truth[i * side + s]) <= 1e-5 * truth[i * side]);
             total += truth[i * side + s];
         }
-        for (uint64_t s = 0; s < side; s++) entropy -= truth[i * side + s] / total * log(truth[i * side + s] / total);
+        for (uint64_t s = 0; s < side; s++)
+            entropy -= truth[i * side + s] / total * log(truth[i * side + s] / total);
         assert_true(fabs(json_number_value(must_get(entry, "effective_rank")) - exp(entropy)) <= 1e-4 * exp(entropy));
     }
     mica_free(truth);
@@ -149,23 +153,27 @@ static void check_triplets(const float *weight, uint64_t rows, uint64_t columns,
         memset(back, 0, columns * sizeof *back);
         for (uint64_t r = 0; r < rows; r++) {
             image[r] = 0;
-            for (uint64_t c = 0; c < columns; c++) image[r] += (double)weight[r * columns + c] * v[c];
+            for (uint64_t c = 0; c < columns; c++)
+                image[r] += (double)weight[r * columns + c] * v[c];
             square += image[r] * image[r];
         }
         for (uint64_t r = 0; r < rows; r++)
-            for (uint64_t c = 0; c < columns; c++) back[c] += weight[r * columns + c] * image[r];
+            for (uint64_t c = 0; c < columns; c++)
+                back[c] += weight[r * columns + c] * image[r];
         uint64_t largest = 0;
         for (uint64_t c = 0; c < columns; c++) {
             const double off = back[c] - (double)values[f] * values[f] * v[c];
             distance += off * off;
             norm += (double)v[c] * v[c];
-            if (fabsf(v[c]) > fabsf(v[largest])) largest = c;
+            if (fabsf(v[c]) > fabsf(v[largest]))
+                largest = c;
         }
         assert_true(fabs(sqrt(norm) - 1) <= 1e-5);
         assert_true(v[largest] > 0);
         assert_true(fabs(sqrt(square) - values[f]) <= 1e-5 * s0);
         assert_true(sqrt(distance) <= 2e-4 * s0 * s0);
-        if (f > 0) assert_true(values[f] <= values[f - 1]);
+        if (f > 0)
+            assert_true(values[f] <= values[f - 1]);
     }
     free(image);
     free(back);
@@ -212,7 +220,8 @@ static void test_vectors_are_singular(void **state) {
 static void test_threads_give_the_same_bytes(void **state) {
     (void)state;
     static const char *const names[] = {"threads1", "threads2", "threads4"};
-    for (uint32_t i = 0; i < 3; i++) must_index(TINY, in_scratch(names[i]), &(mica_index_options){.threads = 1u << i, .layers = "0,1,3"});
+    for (uint32_t i = 0; i < 3; i++)
+        must_index(TINY, in_scratch(names[i]), &(mica_index_options){.threads = 1u << i, .layers = "0,1,3"});
     assert_same_tree(in_scratch(names[0]), in_scratch(names[1]));
     assert_same_tree(in_scratch(names[0]), in_scratch(names[2]));
 }
@@ -352,7 +361,8 @@ static void test_stats(void **state) {
     assert_int_equal(mica_json_parse("stats", json, strlen(json), &rows, NULL), MICA_OK);
     assert_int_equal(json_array_size(json_object_get(rows, "rows")), 5); /* dense 0; routed and shared of 1 and 3 */
     uint64_t lines = 0;
-    for (const char *at = csv; *at; at++) lines += *at == '\n';
+    for (const char *at = csv; *at; at++)
+        lines += *at == '\n';
     assert_int_equal(lines, 1 + 1 + 2 * (24 + 1));
     assert_non_null(strstr(text, "routed"));
     json_decref(rows);

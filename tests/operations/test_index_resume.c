@@ -12,7 +12,8 @@ static const mica_index_options job_resumed = {.layers = "0,1", .threads = 1, .f
 
 static const char *reference(void) {
     const char *directory = in_scratch("reference");
-    if (!mica_path_exists(directory)) must_index(TINY, directory, &job);
+    if (!mica_path_exists(directory))
+        must_index(TINY, directory, &job);
     return in_scratch("reference");
 }
 
@@ -69,7 +70,8 @@ static long calls_left; /* until the fault; writes and syncs are on one thread *
 static int fault_errno;
 
 static int fault(void) {
-    if (calls_left-- > 0) return 0;
+    if (calls_left-- > 0)
+        return 0;
     errno = fault_errno;
     return -1;
 }
@@ -110,7 +112,8 @@ static void fail_everywhere(int number, long step) {
             remove_tree(directory);
             return;
         }
-        if (status != MICA_IO || !strstr(error.message, strerror(number))) fail_msg("after %ld calls: %s", calls, error.message);
+        if (status != MICA_IO || !strstr(error.message, strerror(number)))
+            fail_msg("after %ld calls: %s", calls, error.message);
         resume_and_compare(directory);
     }
 }

@@ -25,12 +25,10 @@ static json_int_t number(const json_t *object, const char *key) {
 static void inspect(const char *path, char **text, json_t **json) {
     char *json_text = NULL;
     mica_error error = {0};
-    if (mica_inspect(path, NULL, text, &json_text, &error) != MICA_OK) {
+    if (mica_inspect(path, NULL, text, &json_text, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    }
-    if (validator_exists()) {
+    if (validator_exists())
         assert_true(validates("inspect.schema.json", json_text));
-    }
     *json = json_loads(json_text, JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(*json);
     mica_string_free(json_text);
@@ -64,9 +62,8 @@ static void test_tiny_k2(void **state) {
     assert_int_equal(json_array_size(json_object_get(report, "warnings")), 0);
     const char *const lines[] = {"kimi_k2", "1 dense, 4 with 24 experts", "fp8, blocks of 128 x 128", "experts", "3 files"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        if (!strstr(text, lines[i])) {
+        if (!strstr(text, lines[i]))
             fail_msg("\"%s\" is not in\n%s", lines[i], text);
-        }
     }
     json_decref(report);
     mica_string_free(text);

@@ -64,9 +64,8 @@ static void note_wrong(stream_probe *probe) {
 }
 
 static void sleep_a_little(const stream_probe *probe, uint64_t seed) {
-    if (probe->sleep_max > 0) {
+    if (probe->sleep_max > 0)
         usleep((useconds_t)(mix(seed) % probe->sleep_max));
-    }
 }
 
 static uint32_t ranges_of(const stream_probe *probe, uint64_t unit, mica_stream_range *ranges) {
@@ -96,9 +95,8 @@ static const uint8_t *truth_of(const mica_stream_range *range) {
 static uint64_t sum_of(uint64_t unit, const mica_stream_range *ranges, uint32_t count, const uint8_t *const *data) {
     uint64_t sum = mix(unit);
     for (uint32_t i = 0; i < count; i++) {
-        for (uint64_t j = 0; j < ranges[i].bytes; j++) {
+        for (uint64_t j = 0; j < ranges[i].bytes; j++)
             sum = sum * 31 + data[i][j];
-        }
     }
     return sum;
 }
@@ -107,9 +105,8 @@ static uint32_t plan(void *context, uint64_t unit, mica_stream_range *ranges) {
     stream_probe *probe = context;
     pthread_mutex_lock(&probe->mutex);
     probe->alive++;
-    if (probe->alive > probe->alive_max) {
+    if (probe->alive > probe->alive_max)
         probe->alive_max = probe->alive;
-    }
     pthread_mutex_unlock(&probe->mutex);
     sleep_a_little(probe, unit * 3);
     return ranges_of(probe, unit, ranges);
@@ -117,9 +114,8 @@ static uint32_t plan(void *context, uint64_t unit, mica_stream_range *ranges) {
 
 static uint64_t after(void *context, uint64_t unit) {
     const stream_probe *probe = context;
-    if (probe->chain) {
+    if (probe->chain)
         return unit == 0 ? MICA_STREAM_NONE : unit - 1;
-    }
     return probe->group == 0 || unit % probe->group == 0 ? MICA_STREAM_NONE : unit - unit % probe->group;
 }
 
@@ -131,9 +127,8 @@ static void await_two(stream_probe *probe) {
         begun = probe->two_begun;
         pthread_mutex_unlock(&probe->mutex);
     }
-    if (!begun) {
+    if (!begun)
         note_wrong(probe);
-    }
 }
 
 static mica_status work(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *output, mica_error *error) {
@@ -145,29 +140,25 @@ static mica_status work(void *context, uint32_t thread, uint64_t unit, const uin
     probe->two_begun |= unit == 2;
     probe->begun_last = unit > probe->begun_last ? unit : probe->begun_last;
     pthread_mutex_unlock(&probe->mutex);
-    if (unit == 0 && probe->zero_meets_two) {
+    if (unit == 0 && probe->zero_meets_two)
         await_two(probe);
-    }
     mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
     uint32_t count = ranges_of(probe, unit, ranges);
     for (uint32_t i = 0; i < count; i++) {
-        if (!data[i] || memcmp(data[i], truth_of(&ranges[i]), ranges[i].bytes) != 0) {
+        if (!data[i] || memcmp(data[i], truth_of(&ranges[i]), ranges[i].bytes) != 0)
             note_wrong(probe);
-        }
     }
     usleep(unit == 0 ? probe->zero_sleep + probe->work_sleep : probe->work_sleep);
     sleep_a_little(probe, unit * 3 + 1);
     /* The smaller of two failing units fails later, so that order has to be made, not met. */
-    if (unit == probe->fail_work && probe->fail_work_too != NOBODY) {
+    if (unit == probe->fail_work && probe->fail_work_too != NOBODY)
         usleep(3000);
-    }
     *(result *)output = (result){unit, sum_of(unit, ranges, count, data)};
     pthread_mutex_lock(&probe->mutex);
     probe->busy[thread] = false;
     pthread_mutex_unlock(&probe->mutex);
-    if (unit == probe->fail_work || unit == probe->fail_work_too) {
+    if (unit == probe->fail_work || unit == probe->fail_work_too)
         return mica_fail(error, MICA_BAD_INPUT, "work failed at %" PRIu64, unit);
-    }
     return MICA_OK;
 }
 
@@ -177,12 +168,10 @@ static mica_status commit(void *context, uint64_t unit, const void *input, mica_
     mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
     uint32_t count = ranges_of(probe, unit, ranges);
     const uint8_t *truths[MICA_STREAM_RANGES_MAX];
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         truths[i] = truth_of(&ranges[i]);
-    }
-    if (unit == probe->fail_commit) {
+    if (unit == probe->fail_commit)
         return mica_fail(error, MICA_IO, "commit failed at %" PRIu64, unit);
-    }
     sleep_a_little(probe, unit * 3 + 2);
     pthread_mutex_lock(&probe->mutex);
     probe->wrong += unit != probe->committed || got->unit != unit || got->sum != sum_of(unit, ranges, count, truths);
@@ -237,9 +226,8 @@ static uint64_t bytes_of(const stream_probe *probe, uint64_t first, uint64_t end
     for (uint64_t unit = first; unit < end; unit++) {
         mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
         uint32_t count = ranges_of(probe, unit, ranges);
-        for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t i = 0; i < count; i++)
             bytes += ranges[i].bytes;
-        }
     }
     return bytes;
 }
@@ -282,23 +270,19 @@ static void disk_install(void) {
 /* ---- files ---- */
 
 static int setup(void **state) {
-    if (scratch_make(state) != 0) {
+    if (scratch_make(state) != 0)
         return -1;
-    }
     for (int i = 0; i < FILE_COUNT; i++) {
         contents[i] = malloc(FILE_BYTES);
         char name[32];
         snprintf(name, sizeof name, "file%d", i);
-        if (!contents[i]) {
+        if (!contents[i])
             return -1;
-        }
-        for (uint32_t j = 0; j < FILE_BYTES; j++) {
+        for (uint32_t j = 0; j < FILE_BYTES; j++)
             contents[i][j] = (uint8_t)mix(j * 2 + (uint32_t)i);
-        }
         scratch_write(name, contents[i], FILE_BYTES);
-        if (mica_file_open(scratch(name), true, &files[i], NULL) != MICA_OK) {
+        if (mica_file_open(scratch(name), true, &files[i], NULL) != MICA_OK)
             return -1;
-        }
     }
     return 0;
 }
@@ -497,9 +481,8 @@ static uint32_t plan_spread(void *context, uint64_t unit, mica_stream_range *ran
 static mica_status work_spread(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *output, mica_error *error) {
     (void)thread, (void)error;
     memset(output, 0, sizeof(result));
-    if (memcmp(data[0], contents[0] + 20000 * unit, 100) != 0 || memcmp(data[1], contents[0] + 20000 * unit + 8192, 100) != 0) {
+    if (memcmp(data[0], contents[0] + 20000 * unit, 100) != 0 || memcmp(data[1], contents[0] + 20000 * unit + 8192, 100) != 0)
         note_wrong(context);
-    }
     return MICA_OK;
 }
 
@@ -696,9 +679,8 @@ static void starvation_is_what_reading_did_not_hide(void **state) {
     };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         bool fits = false;
-        for (int attempt = 0; attempt < 10 && !fits; attempt++) {
+        for (int attempt = 0; attempt < 10 && !fits; attempt++)
             fits = starvation_fits(&cases[c]);
-        }
         assert_true(fits);
     }
 }

@@ -28,9 +28,8 @@ static void shell(const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(command, sizeof command, format, arguments);
     va_end(arguments);
-    if (system(command) != 0) {
+    if (system(command) != 0)
         fail_msg("%s", command);
-    }
 }
 
 /* root/checkpoint: a copy of the repository's model; root/records: what sha256sum says of it. */
@@ -38,9 +37,8 @@ static int make(void **state) {
     (void)state;
     const char *parent = getenv("TMPDIR");
     snprintf(root, sizeof root, "%s/mica-test-XXXXXX", parent ? parent : P_tmpdir);
-    if (!mkdtemp(root)) {
+    if (!mkdtemp(root))
         return -1;
-    }
     shell("mkdir '%s/checkpoint' && cp '%s'/*.json '%s'/*.safetensors '%s/checkpoint' && "
           "cd '%s/checkpoint' && sha256sum *.json *.safetensors > ../records",
           root, TINY_K2, TINY_K2, root, root);
@@ -122,9 +120,8 @@ static void test_damage_is_found(void **state) {
         flip(name, places[i].offset, 1);
         mica_error error = {0};
         mica_status status = mica_verify_checkpoint(at("checkpoint"), &(mica_verify_options){.hashes = at("records")}, NULL, NULL, &error);
-        if ((status != MICA_CORRUPT && status != MICA_BAD_INPUT) || !strstr(error.message, places[i].file)) {
+        if ((status != MICA_CORRUPT && status != MICA_BAD_INPUT) || !strstr(error.message, places[i].file))
             fail_msg("a flipped byte of %s: %d: %s", places[i].file, (int)status, error.message);
-        }
         flip(name, places[i].offset, 1);
     }
     /* bytes of a header too: names, dtypes and offsets are bytes as well */

@@ -30,13 +30,15 @@ static void must_find(const char *directory, const char *file, const char *what)
 static void must_pass(const char *directory) {
     char *text = NULL;
     mica_error error = {MICA_OK, ""};
-    if (run_verify(directory, &text, &error) != MICA_OK) fail_msg("%s", error.message);
+    if (run_verify(directory, &text, &error) != MICA_OK)
+        fail_msg("%s", error.message);
     mica_string_free(text);
 }
 
 static const char *vindex(void) {
     const char *directory = in_scratch("vindex");
-    if (!mica_path_exists(directory)) must_index(TINY, directory, &(mica_index_options){.layers = "0,4", .features = 4, .threads = 2});
+    if (!mica_path_exists(directory))
+        must_index(TINY, directory, &(mica_index_options){.layers = "0,4", .features = 4, .threads = 2});
     return in_scratch("vindex");
 }
 
@@ -100,7 +102,8 @@ static void test_every_bit_of_checksums(void **state) {
         const uint8_t bit = (uint8_t)(1u << (i % 8));
         flip(path, i, bit);
         const mica_status status = mica_vindex_checksums_load(vindex(), &files, &count, NULL);
-        if (status == MICA_OK) fail_msg("bit %u of byte %llu is not noticed", bit, (unsigned long long)i);
+        if (status == MICA_OK)
+            fail_msg("bit %u of byte %llu is not noticed", bit, (unsigned long long)i);
         flip(path, i, bit);
     }
     mica_free(bytes);

@@ -14,9 +14,8 @@
 
 static inline bool validator_exists(void) {
     bool found = system("/usr/bin/python3 -c 'import jsonschema' 2>/dev/null") == 0;
-    if (!found) {
+    if (!found)
         printf("skipped: python3-jsonschema is not installed\n");
-    }
     return found;
 }
 

@@ -14,23 +14,19 @@ static long double reference_minifloat(uint64_t code, int exponent_bits, int man
     uint64_t mantissa = code & ((UINT64_C(1) << mantissa_bits) - 1);
     uint64_t exponent = (code >> mantissa_bits) & ((UINT64_C(1) << exponent_bits) - 1), top = (UINT64_C(1) << exponent_bits) - 1;
     long double sign = (code >> (exponent_bits + mantissa_bits)) & 1 ? -1.0L : 1.0L;
-    if (exponent == top && !finite_top) {
+    if (exponent == top && !finite_top)
         return mantissa ? (long double)NAN : sign * (long double)INFINITY;
-    }
-    if (exponent == top && finite_top && mantissa == (UINT64_C(1) << mantissa_bits) - 1) {
+    if (exponent == top && finite_top && mantissa == (UINT64_C(1) << mantissa_bits) - 1)
         return (long double)NAN;
-    }
-    if (exponent == 0) {
+    if (exponent == 0)
         return sign * ldexpl((long double)mantissa, 1 - bias - mantissa_bits);
-    }
     return sign * ldexpl((long double)(mantissa + (UINT64_C(1) << mantissa_bits)), (int)exponent - bias - mantissa_bits);
 }
 
 static uint64_t reference_bytes(const void *codes, uint64_t index, unsigned bytes) {
     uint64_t bits = 0;
-    for (unsigned i = 0; i < bytes; i++) {
+    for (unsigned i = 0; i < bytes; i++)
         bits |= (uint64_t)((const uint8_t *)codes)[index * bytes + i] << (8 * i);
-    }
     return bits;
 }
 
@@ -60,9 +56,8 @@ static long double reference_element(mica_dtype dtype, const void *codes, uint64
 static long double reference_value(const mica_matrix *matrix, uint64_t row, uint64_t column) {
     static const long double e2m1[8] = {0, 0.5L, 1, 1.5L, 2, 3, 4, 6};
     const uint8_t *codes = matrix->codes;
-    if (matrix->encoding == MICA_ENCODING_PLAIN) {
+    if (matrix->encoding == MICA_ENCODING_PLAIN)
         return reference_element(matrix->dtype, codes, row * matrix->columns + column);
-    }
     uint64_t scales_in_row = (matrix->columns + matrix->block_columns - 1) / matrix->block_columns;
     uint64_t scale_index = row / matrix->block_rows * scales_in_row + column / matrix->block_columns;
     long double scale = reference_element(matrix->scale_dtype, matrix->scales, scale_index), code;
