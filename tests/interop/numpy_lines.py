@@ -24,15 +24,8 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 MODEL = os.path.join(ROOT, "models", "tiny-k2")
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 
-LINES = """
-import numpy as np, json
-arr = np.memmap("gate_vectors.bin", dtype=np.float32, mode="r")
-idx = json.load(open("gate_vectors_index.json"))
-moe = idx["model_config"]["moe"]; n_experts = moe["n_routed_experts"]; hidden = moe["hidden_size"]
-def get_layer(L):
-    o = idx["layers"][str(L)]["file_offset"] // 4
-    return arr[o:o + n_experts * idx["num_feats"] * hidden].reshape(n_experts, idx["num_feats"], hidden)
-"""
+with open(os.path.join(ROOT, "README.md")) as readme:
+    LINES = readme.read().split("```python\n")[1].split("```")[0]
 
 
 def run(*arguments):
