@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "operations/output.h"
 #include "operations/stream.h"
 
 /* Over the units that this report knows. */
@@ -188,20 +189,5 @@ mica_status mica_index_tell(const mica_index_run *run, const char *outcome, char
     mica_json_writer writer;
     mica_json_begin(&writer);
     write_json(run, outcome, &totals, &writer);
-    uint64_t length;
-    char *made_text = mica_text_take(&lines), *made_json = mica_json_finish(&writer, &length);
-    if (!made_text || !made_json) {
-        mica_free(made_text);
-        mica_free(made_json);
-        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the report");
-    }
-    if (text)
-        *text = made_text;
-    else
-        mica_free(made_text);
-    if (json)
-        *json = made_json;
-    else
-        mica_free(made_json);
-    return MICA_OK;
+    return mica_output_give(MICA_OK, &lines, &writer, text, json, error);
 }

@@ -11,13 +11,10 @@
 #include "base/memory.h"
 #include "base/quantity.h"
 #include "operations/inspect_totals.h"
+#include "operations/output.h"
 
 #define SCHEMA 1
 #define LISTED_MAX 40 /* groups of tensors in the text of a bare file */
-
-static mica_status no_memory(const char *path, mica_error *error) {
-    return mica_fail(error, MICA_NO_MEMORY, "%s: no memory for the report", path);
-}
 
 void mica_string_free(char *string) {
     mica_free(string);
@@ -247,7 +244,6 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
     mica_totals totals;
     mica_text words = MICA_TEXT_INIT;
     mica_json_writer writer;
-    uint64_t length = 0;
     mica_status status = mica_totals_count(source, model, &totals, error);
     if (status != MICA_OK)
         return status;
@@ -256,30 +252,8 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
     else
         status = text_file(&words, source, &totals, error);
     json_report(&writer, source, model, &totals);
-    char *new_json = mica_json_finish(&writer, &length), *new_text = mica_text_take(&words);
-    if (status == MICA_OK && (!new_json || !new_text))
-        status = no_memory(source->path, error);
-    if (status == MICA_OK) {
-        *text = new_text;
-        *json = new_json;
-    } else {
-        mica_free(new_text);
-        mica_free(new_json);
-    }
+    status = mica_output_give(status, &words, &writer, text, json, error);
     mica_totals_release(&totals);
-    return status;
-}
-
-/* The report into what the caller wants of it. */
-static mica_status report_wanted(const mica_tensor_source *source, const mica_model *model, char **text, char **json, mica_error *error) {
-    char *both[2] = {NULL, NULL}, **wanted[2] = {text, json};
-    mica_status status = report(source, model, &both[0], &both[1], error);
-    for (int i = 0; i < 2; i++) {
-        if (status == MICA_OK && wanted[i])
-            *wanted[i] = both[i];
-        else
-            mica_free(both[i]);
-    }
     return status;
 }
 
@@ -288,7 +262,7 @@ mica_status mica_inspect(const char *path, const mica_inspect_options *options, 
         mica_tensor_source *source = NULL;
         mica_status status = mica_tensor_source_open(path, &source, error);
         if (status == MICA_OK)
-            status = report_wanted(source, NULL, text, json, error);
+            status = report(source, NULL, text, json, error);
         mica_tensor_source_close(source);
         return status;
     }
@@ -296,7 +270,7 @@ mica_status mica_inspect(const char *path, const mica_inspect_options *options, 
     mica_model *model = NULL;
     mica_status status = mica_model_open(path, &model_options, &model, error);
     if (status == MICA_OK)
-        status = report_wanted(model->source, model, text, json, error);
+        status = report(model->source, model, text, json, error);
     mica_model_close(model);
     return status;
 }

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/quantity.h"
 #include "base/text.h"
+#include "operations/output.h"
 
 #define SHOWN_MAX 1000 /* of each kind; the counts tell of all */
 
@@ -165,20 +166,12 @@ static mica_status first_error(const mica_checkpoint_report *report, const sorte
 mica_status mica_checkpoint_report_write(mica_checkpoint_report *report, char **text, char **json, mica_error *error) {
     mica_text words = MICA_TEXT_INIT;
     mica_json_writer writer;
-    uint64_t length = 0;
     sorted findings;
     if (!sort_findings(report->findings, &findings))
         return no_memory(error);
     write_text(&words, report, &findings);
     write_json(&writer, report, &findings);
-    char *both[2] = {mica_text_take(&words), mica_json_finish(&writer, &length)}, **wanted[2] = {text, json};
-    mica_status status = both[0] && both[1] ? MICA_OK : no_memory(error);
-    for (int i = 0; i < 2; i++) {
-        if (status == MICA_OK && wanted[i])
-            *wanted[i] = both[i];
-        else
-            mica_free(both[i]);
-    }
+    mica_status status = mica_output_give(MICA_OK, &words, &writer, text, json, error);
     if (status == MICA_OK)
         status = first_error(report, &findings, error);
     mica_free(findings.all);
