@@ -106,10 +106,10 @@ typedef struct name_list {
     uint64_t count, capacity;
 } name_list;
 
-static void free_names(name_list *list) {
-    for (uint64_t i = 0; i < list->count; i++)
-        mica_free(list->names[i]);
-    mica_free(list->names);
+void mica_directory_names_free(char **names, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++)
+        mica_free(names[i]);
+    mica_free(names);
 }
 
 static bool add_name(name_list *list, const char *name) {
@@ -148,7 +148,7 @@ mica_status mica_directory_list(const char *path, char ***names, uint64_t *count
     mica_status status = read_names(directory, path, &list, error);
     closedir(directory);
     if (status != MICA_OK) {
-        free_names(&list);
+        mica_directory_names_free(list.names, list.count);
         return status;
     }
     if (list.count > 0)

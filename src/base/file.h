@@ -64,7 +64,8 @@ mica_status mica_directory_sync(const char *path, mica_error *error) MICA_CHECKE
 bool mica_path_exists(const char *path);
 bool mica_path_is_directory(const char *path);
 char *mica_path_link_target(const char *path); /* what a symbolic link says (mica_free); NULL when it is none */
-/* Names in a directory, sorted bytewise, without "." and ".."; free each and the array (NULL when empty) with mica_free. */
+/* Names in a directory, sorted bytewise, without "." and ".."; NULL when there are none. */
 mica_status mica_directory_list(const char *path, char ***names, uint64_t *count, mica_error *error) MICA_CHECKED;
+void mica_directory_names_free(char **names, uint64_t count);
 
 #endif

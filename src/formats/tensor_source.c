@@ -29,12 +29,6 @@ static bool is_listed(const listing *list, const char *name) {
     return list->count > 0 && bsearch(&name, list->names, list->count, sizeof *list->names, compare_strings) != NULL;
 }
 
-static void release_listing(listing *list) {
-    for (uint64_t i = 0; i < list->count; i++)
-        mica_free(list->names[i]);
-    mica_free(list->names);
-}
-
 static mica_status out_of_memory(const mica_tensor_source *source, mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its list of tensors", source->path);
 }
@@ -198,7 +192,7 @@ static mica_status open_directory(mica_tensor_source *source, mica_error *error)
         status = mica_fail(error, MICA_BAD_INPUT, "%s: expected %s or %s in the directory, got neither", source->path, INDEX_NAME,
                            SINGLE_NAME);
     }
-    release_listing(&list);
+    mica_directory_names_free(list.names, list.count);
     return status;
 }
 

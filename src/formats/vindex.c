@@ -95,13 +95,7 @@ uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group 
     return (slot * layout->group[group].experts + expert) * mica_vindex_item_bytes(layout, group, member);
 }
 
-/* --- the directory --- */
-
-static void free_names(char **names, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++)
-        mica_free(names[i]);
-    mica_free(names);
-}
+/* ---- the directory */
 
 /* A checksums.json of ours, whole or damaged: another program's file of that name is not ours to touch. */
 static bool is_our_checksums(const char *directory) {
@@ -138,7 +132,7 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
         if (strcmp(names[i], MICA_VINDEX_CHECKSUMS) == 0)
             checksums = true;
     }
-    free_names(names, count);
+    mica_directory_names_free(names, count);
     if (!other)
         *state = MICA_VINDEX_ABSENT;
     else if (journal)
@@ -148,7 +142,7 @@ mica_status mica_vindex_state_of(const char *directory, mica_vindex_state *state
     return MICA_OK;
 }
 
-/* --- checksums.json --- */
+/* ---- checksums.json */
 
 #define SELF_KEY "\"self\": \""
 #define SELF_ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
@@ -284,7 +278,7 @@ mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file *
     return status;
 }
 
-/* --- tensors --- */
+/* ---- tensors */
 
 mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error) {
     mica_text line = MICA_TEXT_INIT;

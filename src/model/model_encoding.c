@@ -2,7 +2,8 @@
  *     plain       X.weight                                   [rows, columns] of a floating type
  *     fp8-block   X.weight F8, X.weight_scale_inv | X.scale   [ceil(rows / block), ceil(columns / block)] F32 or F8_E8M0
  *     mxfp4       X.weight I8 [rows, columns / 2], X.scale    [rows, ceil(columns / 32)] F8_E8M0
- *     int4-group  X.weight_packed I32 [rows, ceil(columns / 8)], X.weight_scale [rows, columns / group], X.weight_shape [2] */
+ *     int4-group  X.weight_packed I32 [rows, ceil(columns / 8)], X.weight_scale [rows, columns / group], X.weight_shape [2]
+ * Judged by tests/model/test_model.c and tests/operations/test_bad_checkpoints.c. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,5 +1,6 @@
 /* model/model_rest.c: the tensors no table asked for: ignored by a named rule, or unknown and reported. Nothing is skipped in silence.
- * They become weights too (with their scales where those fit), so that whoever reads everything reads them the same way. */
+ * They become weights too (with their scales where those fit), so that whoever reads everything reads them the same way.
+ * Judged by tests/model/test_model.c. */
 #include <string.h>
 
 #include "base/memory.h"

@@ -155,7 +155,7 @@ mica_status mica_index_finish(mica_index_run *run, mica_error *error) {
     return status;
 }
 
-/* --- --hash-source --- */
+/* ---- --hash-source */
 
 static mica_status hash_line(const char *directory, const char *name, mica_text *text, mica_error *error) {
     char *path = mica_path_join(directory, name), hex[MICA_SHA256_HEX_BYTES];

@@ -17,7 +17,7 @@ const char *mica_index_kind_name(mica_index_kind kind) {
     return names[kind];
 }
 
-/* --- layers --- */
+/* ---- layers */
 
 static mica_status parse_number(const char *layers, const char **cursor, uint64_t count, uint64_t *value, mica_error *error) {
     if (**cursor < '0' || **cursor > '9')
@@ -75,7 +75,7 @@ static mica_status choose_layers(mica_index_plan *plan, const char *layers, mica
     return status;
 }
 
-/* --- units --- */
+/* ---- units */
 
 static uint64_t min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
@@ -162,7 +162,7 @@ static mica_status make_units(mica_index_plan *plan, mica_error *error) {
     return MICA_OK;
 }
 
-/* --- layout --- */
+/* ---- layout */
 
 /* Every matrix of a group and projection has the shape of the first: only so have their files a shape. */
 static mica_status check_shape(const mica_index_unit *unit, const mica_index_unit *first, mica_error *error) {
@@ -251,7 +251,7 @@ void mica_index_unit_svd(const mica_index_plan *plan, const mica_index_unit *uni
     };
 }
 
-/* --- resources --- */
+/* ---- resources */
 
 /* The bytes in memory that a unit's reading takes. */
 static uint64_t window_bytes(const mica_index_unit *unit) {

@@ -42,7 +42,7 @@ static void count_units(const mica_index_run *run, index_totals *totals) {
     }
 }
 
-/* --- extrapolation --- */
+/* ---- extrapolation */
 
 /* Relative cost of a matrix: its Gram product, which is most of the time. */
 static double cost(const mica_weight *weight) {
@@ -78,7 +78,7 @@ static void extrapolate(const mica_index_run *run, index_totals *totals) {
         totals->hours = reading;
 }
 
-/* --- writing --- */
+/* ---- writing */
 
 static uint64_t vindex_bytes(const mica_vindex_layout *layout) {
     uint64_t bytes = 0;

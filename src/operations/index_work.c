@@ -68,7 +68,7 @@ static float *result_vectors(index_result *result, const mica_svd_options *optio
     return (float *)(void *)(result_spectrum(result, options) + (options->full_spectrum ? smaller_side(unit->weight) : 0));
 }
 
-/* --- workspaces --- */
+/* ---- workspaces */
 
 static bool above_share(const index_context *context, const index_worker *worker) {
     return mica_svd_workspace_bytes(worker->rows, worker->columns, &worker->options) > context->run->resources.workspace_share;
@@ -112,7 +112,7 @@ static void done_with_workspace(index_context *context, index_worker *worker) {
         drop_workspace(context, worker);
 }
 
-/* --- statistics --- */
+/* ---- statistics */
 
 /* var@k of singular values relative to the Frobenius norm, so that no square overflows. */
 static double variance(const double *values, uint32_t count, uint32_t rank, uint64_t side, uint32_t k, double frobenius) {
@@ -158,7 +158,7 @@ static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd,
         record->value_count = (uint32_t)side;
 }
 
-/* --- the stream's calls --- */
+/* ---- the stream's calls */
 
 static uint32_t plan_unit(void *context, uint64_t number, mica_stream_range *ranges) {
     const mica_index_plan *plan = ((index_context *)context)->run->plan;

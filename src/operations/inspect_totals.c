@@ -1,4 +1,5 @@
-/* operations/inspect_totals.c: counting, summing and grouping for inspect. Names of roles are data here. */
+/* operations/inspect_totals.c: counting, summing and grouping for inspect. Names of roles are data here.
+ * Judged by tests/operations/test_inspect.c. */
 #include "operations/inspect_totals.h"
 
 #include <stdlib.h>

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/threads.h"
 
@@ -47,13 +48,7 @@ typedef struct mica_stream {
     mica_stream_stats stats;
 } mica_stream;
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-/* ---- reading one unit ---- */
+/* ---- reading one unit */
 
 /* Sorts the ranges that have bytes by file and offset; returns how many. */
 static uint32_t order_ranges(const mica_stream_range *ranges, uint32_t count, uint32_t order[MICA_STREAM_RANGES_MAX]) {
@@ -144,7 +139,7 @@ static mica_status read_unit(const mica_stream *stream, stream_slot *slot, uint6
     return status;
 }
 
-/* ---- the ring; all of it under the mutex ---- */
+/* ---- the ring; all of it under the mutex */
 
 static stream_slot *slot_of(const mica_stream *stream, uint64_t unit) {
     return &stream->slots[unit % stream->slot_count];
@@ -159,7 +154,7 @@ static bool is_startable(const mica_stream *stream, const stream_slot *slot) {
 /* Charges the time since the last change to starvation: to as many of the idle compute threads as there were units that lacked only
  * reading. */
 static void account(mica_stream *stream) {
-    double now = seconds_now();
+    double now = mica_seconds_now();
     uint32_t missing = 0;
     for (uint64_t i = 0; stream->waiting > 0 && i < stream->slot_count; i++) {
         const stream_slot *slot = &stream->slots[i];
@@ -203,7 +198,7 @@ static void stop(void *context) {
     pthread_mutex_unlock(&stream->mutex);
 }
 
-/* ---- threads ---- */
+/* ---- threads */
 
 /* The next unit in order, waiting for its slot; NULL when there is nothing more to read. */
 static stream_slot *claim_reading(mica_stream *stream) {
@@ -260,9 +255,9 @@ static void work_units(mica_stream *stream, uint32_t thread) {
     pthread_mutex_lock(&stream->mutex);
     for (stream_slot *slot; (slot = claim_work(stream)) != NULL;) {
         pthread_mutex_unlock(&stream->mutex);
-        double begun = seconds_now();
+        double begun = mica_seconds_now();
         mica_status status = job->work(job->context, thread, slot->unit, slot->data, slot->result, &slot->error);
-        double seconds = seconds_now() - begun;
+        double seconds = mica_seconds_now() - begun;
         pthread_mutex_lock(&stream->mutex);
         stream->stats.work_seconds += seconds;
         finish(stream, slot, status, SLOT_DONE);
@@ -279,7 +274,7 @@ static void thread_body(void *context, uint32_t index) {
         read_units(stream);
 }
 
-/* ---- the calling thread ---- */
+/* ---- the calling thread */
 
 static mica_status tell(mica_stream *stream, mica_error *error) {
     const mica_stream_job *job = stream->job;
@@ -287,7 +282,7 @@ static mica_status tell(mica_stream *stream, mica_error *error) {
         return MICA_OK;
     pthread_mutex_lock(&stream->mutex);
     uint64_t done_now = stream->committed - job->first_unit;
-    mica_stream_progress progress = {stream->committed, job->unit_count, stream->stats.bytes_read, seconds_now() - stream->started, -1.0};
+    mica_stream_progress progress = {stream->committed, job->unit_count, stream->stats.bytes_read, mica_seconds_now() - stream->started, -1.0};
     pthread_mutex_unlock(&stream->mutex);
     if (done_now > 0)
         progress.seconds_left = progress.seconds / (double)done_now * (double)(progress.units_total - progress.units_done);
@@ -299,16 +294,16 @@ static mica_status tell(mica_stream *stream, mica_error *error) {
 /* Waits until the slot is done, telling the caller meanwhile. */
 static mica_status await(mica_stream *stream, const stream_slot *slot, mica_error *error) {
     mica_status status = MICA_OK;
-    double next_tell = seconds_now() + TELL_SECONDS;
+    double next_tell = mica_seconds_now() + TELL_SECONDS;
     pthread_mutex_lock(&stream->mutex);
     while (status == MICA_OK && slot->state != SLOT_DONE) {
         struct timespec until = {(time_t)next_tell, (long)((next_tell - (double)(time_t)next_tell) * 1e9)};
         pthread_cond_timedwait(&stream->changed, &stream->mutex, &until);
-        if (slot->state == SLOT_DONE || seconds_now() < next_tell)
+        if (slot->state == SLOT_DONE || mica_seconds_now() < next_tell)
             continue;
         pthread_mutex_unlock(&stream->mutex);
         status = tell(stream, error);
-        next_tell = seconds_now() + TELL_SECONDS;
+        next_tell = mica_seconds_now() + TELL_SECONDS;
         pthread_mutex_lock(&stream->mutex);
     }
     pthread_mutex_unlock(&stream->mutex);
@@ -344,7 +339,7 @@ static mica_status commit_units(mica_stream *stream, mica_error *error) {
     return MICA_OK;
 }
 
-/* ---- setting up ---- */
+/* ---- setting up */
 
 static mica_status create_slots(mica_stream *stream, mica_error *error) {
     const mica_stream_job *job = stream->job;
@@ -398,7 +393,7 @@ mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats
                          job->threads, job->readers, job->ahead);
     }
     mica_stream stream = {.job = job, .next_read = job->first_unit, .committed = job->first_unit, .failed = UINT64_MAX};
-    stream.started = stream.accounted = seconds_now();
+    stream.started = stream.accounted = mica_seconds_now();
     mica_status status = MICA_OK;
     if (job->first_unit < job->unit_count) {
         pthread_condattr_t monotonic;
@@ -415,7 +410,7 @@ mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats
         pthread_cond_destroy(&stream.changed);
         pthread_mutex_destroy(&stream.mutex);
     }
-    stream.stats.seconds = seconds_now() - stream.started;
+    stream.stats.seconds = mica_seconds_now() - stream.started;
     if (stats)
         *stats = stream.stats;
     return status;

@@ -23,7 +23,7 @@ static void open_number(mica_json_writer *writer, uint64_t number) {
     mica_json_open_object(writer, key);
 }
 
-/* --- gate_vectors_index.json --- */
+/* ---- gate_vectors_index.json */
 
 static bool is_dense_model(const mica_index_plan *plan) {
     return plan->model->config.n_routed_experts == 0;
@@ -124,7 +124,7 @@ mica_status mica_report_index(const mica_report *report, mica_json_writer *write
     return status;
 }
 
-/* --- phase2_router_svd.json --- */
+/* ---- phase2_router_svd.json */
 
 static void write_top_k(const mica_index_record *record, const double *spectrum, mica_json_writer *writer) {
     static const uint64_t tops[] = {1, 2, 4, 8, 16, 32, 64};
@@ -188,7 +188,7 @@ mica_status mica_report_phase2(const mica_report *report, mica_json_writer *writ
     return status;
 }
 
-/* --- moe_config.json --- */
+/* ---- moe_config.json */
 
 static void write_numbers(const mica_config *config, mica_json_writer *writer) {
     const struct {
@@ -277,7 +277,7 @@ mica_status mica_report_config(const mica_report *report, mica_json_writer *writ
     return status;
 }
 
-/* --- source_tensors.json --- */
+/* ---- source_tensors.json */
 
 typedef struct tensor_row {
     const mica_tensor *tensor;

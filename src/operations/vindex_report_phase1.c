@@ -169,7 +169,7 @@ mica_status mica_report_phase1(const mica_report *report, mica_json_writer *writ
     return status;
 }
 
-/* --- over layers --- */
+/* ---- over layers */
 
 static void write_spread(mica_json_writer *writer, const char *key, const mica_summary *summary) {
     mica_json_open_object(writer, key);

@@ -45,7 +45,7 @@ static void holds(const char *name, const char *text) {
     mica_free(bytes);
 }
 
-/* ---- reading ---- */
+/* ---- reading */
 
 static void interrupted_and_partial_calls_go_on(void **state) {
     (void)state;
@@ -148,7 +148,7 @@ static void opening_fails(void **state) {
     assert_int_equal(mica_file_close(file, &error), MICA_OK);
 }
 
-/* ---- writing ---- */
+/* ---- writing */
 
 /* Whatever call fails during a replacement, the old text or the new one is there, whole, and nothing beside it. */
 static void a_replacement_that_fails_leaves_the_old(void **state) {
@@ -212,7 +212,7 @@ static void the_disk_fills_up(void **state) {
     assert_int_equal(mica_file_close(file, &error), MICA_OK);
 }
 
-/* ---- the journal ---- */
+/* ---- the journal */
 
 static mica_status count_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *failure) {
     (void)failure;
@@ -304,7 +304,7 @@ static void a_journal_whose_calls_fail(void **state) {
     assert_int_equal(replay_count(), 2);
 }
 
-/* ---- out of memory ---- */
+/* ---- out of memory */
 
 typedef struct scenario {
     const char *name;

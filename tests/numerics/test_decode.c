@@ -51,7 +51,7 @@ static uint32_t bits_of(const float *value) {
     return bits;
 }
 
-/* ---- against the fixtures ---- */
+/* ---- against the fixtures */
 
 static void *load_fixture(const char *name, size_t bytes) {
     char path[1024];
@@ -167,7 +167,7 @@ static void test_fixture_blocks(void **state) {
     free(int4_expected);
 }
 
-/* ---- against the reference ---- */
+/* ---- against the reference */
 
 typedef struct kind {
     mica_encoding encoding;
@@ -348,7 +348,7 @@ static void test_every_half(void **state) {
     free(halves);
 }
 
-/* ---- examine ---- */
+/* ---- examine */
 
 static void test_examine_random(void **state) {
     (void)state;

@@ -31,7 +31,7 @@ static uint64_t mix(uint64_t value) {
     return value ^ (value >> 31);
 }
 
-/* ---- one job, with everything that can go wrong in it ---- */
+/* ---- one job, with everything that can go wrong in it */
 
 typedef struct result {
     uint64_t unit, sum;
@@ -232,7 +232,7 @@ static uint64_t bytes_of(const stream_probe *probe, uint64_t first, uint64_t end
     return bytes;
 }
 
-/* ---- the seam: a disk that counts, delays and fails ---- */
+/* ---- the seam: a disk that counts, delays and fails */
 
 static mica_io disk;
 static pthread_mutex_t disk_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -267,7 +267,7 @@ static void disk_install(void) {
     mica_io_install(&disk);
 }
 
-/* ---- files ---- */
+/* ---- files */
 
 static int setup(void **state) {
     if (scratch_make(state) != 0)
@@ -302,7 +302,7 @@ static int restore_disk(void **state) {
     return 0;
 }
 
-/* ---- tests ---- */
+/* ---- tests */
 
 static const struct {
     uint32_t threads, readers, ahead;

@@ -1,0 +1,7 @@
+/* base/clock.h: time that only goes forward. */
+#ifndef MICA_BASE_CLOCK_H
+#define MICA_BASE_CLOCK_H
+
+double mica_seconds_now(void); /* monotonic; of use only in differences */
+
+#endif
