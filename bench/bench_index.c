@@ -2,7 +2,7 @@
  * two threads: is reading hidden behind the decomposition, does memory stay where it is, is time linear in experts, does the dry run
  * tell the truth. Makes the checkpoints (make_checkpoint) and removes what it made, unless --keep. Before each run the shards are dropped
  * from the page cache, and memory is touched and given back: in a virtual machine the host's part of a first touch may cost more than a
- * millisecond a megabyte, which is not what is measured here. Of some runs the quickest counts. Prints one table. */
+ * millisecond a megabyte, which is not what is measured here. Runs come in rounds, and of each kind the quickest counts. One table. */
 #include <fcntl.h>
 #include <ftw.h>
 #include <getopt.h>
@@ -32,7 +32,7 @@
 #define COUNTS_MAX 8
 #define THREADS_MAX 2
 
-#define WARM_BYTES ((size_t)600 << 20)
+#define WARM_BYTES ((size_t)256 << 20)
 
 enum { RATIO_AIM_PERCENT = 110, PEAK_AIM_MB = 600 };
 
@@ -40,14 +40,18 @@ extern char **environ;
 
 static char *tools, *data;
 static bool keep;
-static uint64_t counts[COUNTS_MAX] = {8, 16, 32}, count_count = 3, repeats = 2;
+static uint64_t counts[COUNTS_MAX] = {8, 16, 32}, count_count = 3, rounds = 3;
 static mica_error error;
 
 typedef struct run { /* one row of the table */
     uint64_t experts, threads;
-    double wall, loop, work, svd, starved, read_bytes, peak_bytes, estimate;
-    double added; /* seconds for each expert more than the row before with as many threads had; 0: there is none */
+    double wall, cpu, loop, work, svd, starved, read_bytes, peak_bytes; /* of the quickest run; the peak: of all */
+    double estimate;
 } run;
+
+typedef struct usage { /* of a program that ended */
+    double wall, cpu, peak_bytes;
+} usage;
 
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
     va_list arguments;
@@ -76,14 +80,17 @@ static double now(void) {
 
 /* --- programs --- */
 
-/* Runs it to its end; its standard output goes to `output` (NULL: to our standard error). Returns its peak resident bytes. */
-static double call(char *const arguments[], char *output) {
+static double seconds_of(struct timeval time) { return (double)time.tv_sec + 1e-6 * (double)time.tv_usec; }
+
+/* Runs it to its end; its standard output goes to `output` (NULL: to our standard error). */
+static usage call(char *const arguments[], char *output) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe: %m");
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, output ? ends[1] : STDERR_FILENO, STDOUT_FILENO);
     pid_t child;
+    const double begin = now();
     if (posix_spawn(&child, arguments[0], &actions, NULL, arguments, environ) != 0) fail("%s: cannot run it", arguments[0]);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
@@ -92,9 +99,9 @@ static double call(char *const arguments[], char *output) {
     if (output) output[length] = '\0';
     close(ends[0]);
     int outcome;
-    struct rusage usage;
-    if (wait4(child, &outcome, 0, &usage) != child || !WIFEXITED(outcome) || WEXITSTATUS(outcome) != 0) fail("%s failed", arguments[0]);
-    return 1024.0 * (double)usage.ru_maxrss;
+    struct rusage used;
+    if (wait4(child, &outcome, 0, &used) != child || !WIFEXITED(outcome) || WEXITSTATUS(outcome) != 0) fail("%s failed", arguments[0]);
+    return (usage){now() - begin, seconds_of(used.ru_utime) + seconds_of(used.ru_stime), 1024.0 * (double)used.ru_maxrss};
 }
 
 static double number(const json_t *report, const char *key) {
@@ -104,15 +111,13 @@ static double number(const json_t *report, const char *key) {
 }
 
 /* `mica index`, into `vindex` or (NULL) as a dry run. Gives the report. */
-static json_t *call_index(char *checkpoint, char *vindex, uint64_t threads, double *wall, double *peak_bytes) {
+static json_t *call_index(char *checkpoint, char *vindex, uint64_t threads, usage *used) {
     static char report[REPORT_BYTES_MAX];
     char thread_text[24];
     snprintf(thread_text, sizeof thread_text, "%" PRIu64, threads);
     char *program = path_of(tools, "../mica");
     char *const arguments[] = {program, "index", checkpoint, "--threads", thread_text, "--json", vindex ? "-o" : "--dry-run", vindex, NULL};
-    const double begin = now();
-    *peak_bytes = call(arguments, report);
-    *wall = now() - begin;
+    *used = call(arguments, report);
     json_t *object;
     check(mica_json_parse("mica index --json", report, strlen(report), &object, &error));
     mica_free(program);
@@ -182,68 +187,86 @@ static void warm_memory(void) {
 
 /* --- measuring --- */
 
-static json_t *call_cold(char *checkpoint, char *vindex, uint64_t threads, double *wall, double *peak_bytes) {
+static json_t *call_cold(char *checkpoint, char *vindex, uint64_t threads, usage *used) {
     drop_from_cache(checkpoint);
     warm_memory();
-    return call_index(checkpoint, vindex, threads, wall, peak_bytes);
+    return call_index(checkpoint, vindex, threads, used);
 }
 
-static void measure(char *checkpoint, uint64_t experts, uint64_t threads, run *row) {
+/* Once more; in the first round a dry run before it. */
+static void measure(char *checkpoint, run *row) {
     char *vindex = path_of(data, "vindex");
-    double dry_wall, dry_peak;
-    json_t *dry = call_cold(checkpoint, NULL, threads, &dry_wall, &dry_peak);
-    *row = (run){.experts = experts, .threads = threads, .estimate = 3600 * number(dry, "estimated_hours")};
-    json_decref(dry);
-    remove_tree(vindex);
-    for (uint64_t i = 0; i < repeats; i++) {
-        double wall, peak_bytes;
-        json_t *report = call_cold(checkpoint, vindex, threads, &wall, &peak_bytes);
-        if (peak_bytes > row->peak_bytes) row->peak_bytes = peak_bytes;
-        if (i == 0 || wall < row->wall) {
-            row->wall = wall;
-            row->loop = number(report, "seconds");
-            row->work = number(report, "work_seconds");
-            row->svd = number(report, "svd_seconds");
-            row->starved = number(report, "starved_seconds");
-            row->read_bytes = number(report, "bytes_read");
-        }
+    usage used;
+    json_t *report;
+    if (row->wall == 0) {
+        report = call_cold(checkpoint, NULL, row->threads, &used);
+        row->estimate = 3600 * number(report, "estimated_hours");
         json_decref(report);
         remove_tree(vindex);
     }
+    report = call_cold(checkpoint, vindex, row->threads, &used);
+    if (used.peak_bytes > row->peak_bytes) row->peak_bytes = used.peak_bytes;
+    if (row->wall == 0 || used.wall < row->wall) {
+        row->wall = used.wall;
+        row->cpu = used.cpu;
+        row->loop = number(report, "seconds");
+        row->work = number(report, "work_seconds");
+        row->svd = number(report, "svd_seconds");
+        row->starved = number(report, "starved_seconds");
+        row->read_bytes = number(report, "bytes_read");
+    }
+    json_decref(report);
+    remove_tree(vindex);
     mica_free(vindex);
 }
 
 static double ratio_of(const run *row) { return row->wall / (row->svd / (double)row->threads); }
 
-static void print_row(const run *row) {
+/* `before`: with as many threads and fewer experts; NULL: there is none. */
+static void print_row(const run *row, const run *before) {
     char added[16] = "";
-    if (row->added > 0) snprintf(added, sizeof added, "%.4f", row->added);
-    printf("%7" PRIu64 " %7" PRIu64 " %8.2f %8.2f %8.2f %8.2f %8.3f %7.2f%% %8.0f %8.0f %9s %9.2f %8.1f\n", row->experts, row->threads,
-           row->wall, row->loop, row->svd, row->svd / (double)row->threads, ratio_of(row),
-           100 * row->starved / (row->loop * (double)row->threads),
-           1e-6 * row->read_bytes / row->loop, 1e-6 * row->peak_bytes, added, row->estimate,
-           1e3 * (row->work - row->svd) / (double)row->experts);
-    fflush(stdout);
+    if (before && row->experts > before->experts)
+        snprintf(added, sizeof added, "%.3f", (row->cpu - before->cpu) / (double)(row->experts - before->experts));
+    printf("%7" PRIu64 " %7" PRIu64 " %7.2f %7.2f %7.2f %7.2f %8.3f %8.2f%% %6.0f %8.0f %7.2f %7s %10.2f %9.1f\n", row->experts,
+           row->threads, row->wall, row->loop, row->svd, row->svd / (double)row->threads, ratio_of(row),
+           100 * row->starved / (row->loop * (double)row->threads), 1e-6 * row->read_bytes / row->loop, 1e-6 * row->peak_bytes, row->cpu,
+           added, row->estimate, 1e3 * (row->work - row->svd) / (double)row->experts);
 }
 
 static void measure_all(run *rows) {
-    printf("%7s %7s %8s %8s %8s %8s %8s %8s %8s %8s %9s %9s %8s\n", "experts", "threads", "wall s", "loop s", "SVD s", "SVD/thr", "ratio",
-           "starved", "MB/s", "peak MB", "s/added", "dry run s", "other ms");
+    char *checkpoints[COUNTS_MAX];
+    bool made[COUNTS_MAX];
     for (uint64_t i = 0; i < count_count; i++) {
         mica_text name = MICA_TEXT_INIT;
         mica_text_printf(&name, "%s/kimi_k2-fp8-%" PRIu64 "x2048x7168", data, counts[i]);
-        if (mica_text_failed(&name)) fail("out of memory");
-        const bool made = need_checkpoint(name.bytes, counts[i]);
-        for (uint64_t threads = 1; threads <= THREADS_MAX; threads++) {
-            run *row = &rows[i * THREADS_MAX + threads - 1];
-            measure(name.bytes, counts[i], threads, row);
-            if (i > 0 && counts[i] > counts[i - 1])
-                row->added = (row->wall - row[-THREADS_MAX].wall) / (double)(counts[i] - counts[i - 1]);
-            print_row(row);
-        }
-        if (made && !keep) remove_tree(name.bytes);
-        mica_text_release(&name);
+        checkpoints[i] = mica_text_take(&name);
+        if (!checkpoints[i]) fail("out of memory");
+        made[i] = need_checkpoint(checkpoints[i], counts[i]);
+        for (uint64_t t = 0; t < THREADS_MAX; t++) rows[i * THREADS_MAX + t] = (run){.experts = counts[i], .threads = t + 1};
     }
+    for (uint64_t round = 0; round < rounds; round++)
+        for (uint64_t i = 0; i < count_count; i++)
+            for (uint64_t t = 0; t < THREADS_MAX; t++) {
+                fprintf(stderr, "bench_index: round %" PRIu64 " of %" PRIu64 ": %" PRIu64 " experts, %" PRIu64 " threads\n", round + 1,
+                        rounds, counts[i], t + 1);
+                measure(checkpoints[i], &rows[i * THREADS_MAX + t]);
+            }
+    for (uint64_t i = 0; i < count_count; i++) {
+        if (made[i] && !keep) remove_tree(checkpoints[i]);
+        mica_free(checkpoints[i]);
+    }
+}
+
+static void print_table(const run *rows) {
+    printf("%7s %7s %7s %7s %7s %7s %8s %9s %6s %8s %7s %7s %10s %9s\n", "experts", "threads", "wall s", "loop s", "SVD s", "SVD/thr",
+           "ratio", "starved", "MB/s", "peak MB", "CPU s", "added", "dry run s", "other ms");
+    for (uint64_t i = 0; i < count_count * THREADS_MAX; i++) print_row(&rows[i], i < THREADS_MAX ? NULL : &rows[i - THREADS_MAX]);
+    printf("wall: the whole program; loop: its streaming part; SVD: sum over units of the decomposition alone; ratio: wall / (SVD /\n"
+           "threads); starved: share of thread time that waited for input; added: CPU seconds for each expert more than in the rows\n"
+           "above; other: hashing, examining and statistics, per expert\n");
+    const run *last = &rows[count_count * THREADS_MAX - 1];
+    printf("%" PRIu64 " experts, %" PRIu64 " threads: ratio %.3f (aim %.2f), peak %.0f MB (aim %d)\n", last->experts, last->threads,
+           ratio_of(last), RATIO_AIM_PERCENT / 100.0, 1e-6 * last->peak_bytes, PEAK_AIM_MB);
 }
 
 /* --- the program --- */
@@ -260,15 +283,15 @@ static void parse_counts(const char *text) {
 }
 
 static void parse_options(int count, char **arguments) {
-    static const struct option known[] = {{"data", 1, 0, 'd'}, {"keep", 0, 0, 'k'}, {"experts", 1, 0, 'e'}, {"runs", 1, 0, 'r'}, {0}};
+    static const struct option known[] = {{"data", 1, 0, 'd'}, {"keep", 0, 0, 'k'}, {"experts", 1, 0, 'e'}, {"rounds", 1, 0, 'r'}, {0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) {
         if (option == 'd') data = path_of(optarg, "");
         else if (option == 'k') keep = true;
         else if (option == 'e') parse_counts(optarg);
-        else if (option == 'r' && strtoull(optarg, NULL, 10) > 0) repeats = strtoull(optarg, NULL, 10);
+        else if (option == 'r' && strtoull(optarg, NULL, 10) > 0) rounds = strtoull(optarg, NULL, 10);
         else exit(2);
     }
-    if (optind < count) fail("expected [--data DIRECTORY] [--keep] [--experts 8,16,32] [--runs 2]");
+    if (optind < count) fail("expected [--data DIRECTORY] [--keep] [--experts 8,16,32] [--rounds 3]");
 }
 
 int main(int count, char **arguments) {
@@ -284,16 +307,11 @@ int main(int count, char **arguments) {
     check(mica_directory_create(data, &error));
     double load = 0;
     (void)getloadavg(&load, 1);
-    printf("one layer of Kimi-K2's dimensions (gate 2048 x 7168, fp8 128 x 128, spiked-flat); the quickest of %" PRIu64 " runs;\n"
-           "%u processors, load %.1f before\n", repeats, mica_thread_count_default(), load);
     run rows[COUNTS_MAX * THREADS_MAX];
     measure_all(rows);
     if (fresh && !keep) (void)rmdir(data);
-    const run *last = &rows[count_count * THREADS_MAX - 1];
-    printf("wall: the whole program; loop: its streaming part; SVD: sum over units of the decomposition alone; ratio: wall / (SVD /\n"
-           "threads); starved: share of thread time that waited for input; s/added: seconds for each expert more than in the rows above;\n"
-           "other: hashing, examining and statistics, per expert; %s\n", mica_svd_arithmetic());
-    printf("%" PRIu64 " experts, %" PRIu64 " threads: ratio %.3f (aim %.2f), peak %.0f MB (aim %d)\n", last->experts, last->threads,
-           ratio_of(last), RATIO_AIM_PERCENT / 100.0, 1e-6 * last->peak_bytes, PEAK_AIM_MB);
+    printf("one layer of Kimi-K2's dimensions (gate 2048 x 7168, fp8 128 x 128, spiked-flat); the quickest of %" PRIu64 " rounds;\n"
+           "%s; %u processors, load %.1f before\n", rounds, mica_svd_arithmetic(), mica_thread_count_default(), load);
+    print_table(rows);
     return 0;
 }
