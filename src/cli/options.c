@@ -97,7 +97,11 @@ static mica_status set_value(const mica_option *option, const char *text, mica_o
     void *field = (char *)values + option->offset;
     switch (option->kind) {
     case MICA_OPTION_FLAG: *(bool *)field = true; return MICA_OK;
-    case MICA_OPTION_TEXT: *(const char **)field = text; return MICA_OK;
+    case MICA_OPTION_TEXT:
+        if (!*text) /* as an unset variable of the shell's gives it */
+            return refuse(error, "--%s: expected %s, got ''", option->name, option->argument);
+        *(const char **)field = text;
+        return MICA_OK;
     case MICA_OPTION_COUNT: return parse_count(option, text, field, error);
     case MICA_OPTION_SIZE: return parse_size(option, text, field, error);
     case MICA_OPTION_PROJECTIONS: return parse_projections(option, text, field, error);

@@ -122,7 +122,13 @@ const mica_verb mica_verbs[] = {
      "on with --resume; the result is the same, byte for byte.\n",
      {index_options, "CHECKPOINT"}, run_index},
     {"stats", "print the spectral statistics of a vindex", "VINDEX [options]",
-     "Prints one row per layer and projection of a finished vindex.\n",
+     "Prints one row per layer and projection of a finished vindex, over its experts:\n"
+     "  var@64    median and quartiles of the share of the energy (squared singular values) that\n"
+     "            the 64 largest singular values hold; 1 is all of it\n"
+     "  noise     what Gaussian noise of the same shape would have; ratio: times that noise\n"
+     "  s0/s1     median of the largest singular value over the second\n"
+     "  above     median count of singular values beyond the edge of such noise\n"
+     "  residual  the largest error of a stored singular vector, relative to s0\n",
      {stats_options, "VINDEX"}, run_stats},
     {"verify", "read all of a vindex or a checkpoint and check it", "VINDEX | CHECKPOINT [options]",
      "Reads every byte, and checks structure, values and recorded hashes.\n",

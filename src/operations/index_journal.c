@@ -10,8 +10,10 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "operations/index.h"
+#include "operations/stream.h"
 
 #define RECORD_UNIT 1u
+#define FINISHED_SAMPLE_BYTES (1ull << 30) /* read of the source before a vindex is called finished */
 
 static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
@@ -288,6 +290,54 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
     return status == MICA_OK ? create_files(run, error) : status;
 }
 
+/* --- a finished vindex --- */
+
+/* Every file is there in its size; their bytes are verify's to read. */
+static mica_status check_sizes(const char *directory, mica_error *error) {
+    mica_vindex_file *files;
+    uint64_t count;
+    mica_status status = mica_vindex_checksums_load(directory, &files, &count, error);
+    if (status != MICA_OK)
+        return status;
+    for (uint64_t i = 0; status == MICA_OK && i < count; i++) {
+        char *path = mica_path_join(directory, files[i].name);
+        mica_file *file = NULL;
+        status = path ? mica_file_open(path, false, &file, error) : no_memory(error);
+        if (status == MICA_OK && mica_file_bytes(file) != files[i].bytes)
+            status = mica_fail(error, MICA_CORRUPT, "%s: expected %llu bytes, got %llu; start afresh with --force", path,
+                               (unsigned long long)files[i].bytes, (unsigned long long)mica_file_bytes(file));
+        (void)mica_file_close(file, NULL);
+        mica_free(path);
+    }
+    mica_vindex_files_free(files, count);
+    return status;
+}
+
+/* Two models may have one structure (a base model and its fine-tune): what the first matrices of the layers hold tells them apart. */
+static mica_status check_content(mica_index_run *run, mica_error *error) {
+    char *path = mica_path_join(run->directory, MICA_VINDEX_TENSORS);
+    json_t *recorded = NULL;
+    mica_status status = path ? mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &recorded, error) : no_memory(error);
+    const replay context = {.run = run, .path = path};
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; status == MICA_OK && i < run->plan->unit_count && bytes < FINISHED_SAMPLE_BYTES; i++) {
+        const mica_index_unit *unit = &run->plan->units[i];
+        if (unit->after != MICA_STREAM_NONE || unit->kind == MICA_INDEX_ROUTER)
+            continue;
+        const mica_tensor *tensor = unit->weight->data;
+        const char *hex = json_string_value(json_object_get(json_object_get(json_object_get(recorded, "tensors"), tensor->name), "sha256"));
+        uint8_t digest[MICA_SHA256_BYTES];
+        if (!hex || mica_sha256_parse_hex(hex, digest) != 1)
+            status = mica_fail(error, MICA_CORRUPT, "%s: tensors: %s: expected its sha256, got none", path, tensor->name);
+        else
+            status = check_tensor(&context, tensor, digest, error);
+        bytes += tensor->bytes;
+    }
+    json_decref(recorded);
+    mica_free(path);
+    return status;
+}
+
 mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
     char *head = NULL, *path = mica_path_join(run->directory, MICA_VINDEX_CONFIG);
     uint64_t length = 0;
@@ -306,5 +356,7 @@ mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
     json_decref(recorded);
     json_decref(today);
     mica_free(path);
-    return status;
+    if (status == MICA_OK)
+        status = check_sizes(run->directory, error);
+    return status == MICA_OK ? check_content(run, error) : status;
 }

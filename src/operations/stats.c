@@ -1,6 +1,7 @@
 /* operations/stats.c: mica_stats: a table of a finished vindex, from phase1_moe_svd.json alone: one row per layer, kind and projection,
  * as text or JSON (docs/schemas/stats.schema.json), or one per expert as CSV. Trusts nothing of the file's structure.
  * Judged by tests/operations/test_index.c. */
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -79,7 +80,8 @@ static void text_row(void *context, const char *layer, const char *kind, const c
     mica_text_puts(text, "]  ");
     put_number(text, "%6.4f", 6, number(json_object_get(group, "null_var64")));
     put_number(text, "  %5.2f", 7, of_statistic(group, "var64_ratio", "median"));
-    put_number(text, "  %7.3f", 9, of_statistic(group, "s0_over_s1", "median"));
+    const double dominance = of_statistic(group, "s0_over_s1", "median");
+    put_number(text, dominance < 1000 ? "  %7.3f" : "  %7.2g", 9, dominance);
     put_number(text, "  %5.1f", 7, of_statistic(group, "above_edge", "median"));
     put_number(text, "  %8.2g", 10, worst(group, "residual"));
     mica_text_puts(text, "\n");
@@ -179,6 +181,8 @@ mica_status mica_stats(const char *directory, mica_stats_form form, char **outpu
         return status;
     if (state == MICA_VINDEX_UNFINISHED)
         return mica_fail(error, MICA_BAD_INPUT, "%s: this vindex is not finished; go on with mica index --resume", directory);
+    if (!mica_path_exists(directory))
+        return mica_fail_errno(error, ENOENT, "%s: cannot open", directory);
     if (state != MICA_VINDEX_FINISHED)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a vindex, found no %s", directory, MICA_VINDEX_CHECKSUMS);
     char *path = mica_path_join(directory, MICA_VINDEX_PHASE1);

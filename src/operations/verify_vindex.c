@@ -282,6 +282,15 @@ static void check_layers(verification *check, const char *key) {
     }
 }
 
+/* The report names the file itself. */
+static const char *without_path(const verification *check, const char *name, const char *message) {
+    const size_t directory = strlen(check->path), file = strlen(name);
+    if (strncmp(message, check->path, directory) == 0 && message[directory] == '/' && strncmp(message + directory + 1, name, file) == 0 &&
+        message[directory + 1 + file] == ':')
+        return message + directory + 1 + file + 1 + strspn(message + directory + 1 + file + 1, " ");
+    return message;
+}
+
 static mica_status load_json(verification *check, mica_error *error) {
     for (uint64_t i = 0; i < check->file_count; i++) {
         const char *name = check->files[i].name, *dot = strrchr(name, '.');
@@ -295,7 +304,7 @@ static mica_status load_json(verification *check, mica_error *error) {
         if (mica_path_exists(path)) {
             const mica_status status = mica_json_load(path, MICA_VINDEX_JSON_LIMIT, &object, &local);
             if (status != MICA_OK)
-                found(check, name, "%s", local.message);
+                found(check, name, "%s", without_path(check, name, local.message));
         }
         mica_free(path);
         if (strcmp(name, MICA_VINDEX_INDEX) == 0)
@@ -390,27 +399,21 @@ static mica_status verify(verification *check, mica_error *error) {
     if (status == MICA_NO_MEMORY)
         return mica_fail(error, status, "%s", local.message);
     if (status != MICA_OK) {
-        found(check, MICA_VINDEX_CHECKSUMS, "%s", local.message);
+        found(check, MICA_VINDEX_CHECKSUMS, "%s", without_path(check, MICA_VINDEX_CHECKSUMS, local.message));
         return MICA_OK;
     }
     return check_all(check, error);
 }
 
-mica_status mica_verify_vindex(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
-    verification *check = mica_calloc(1, sizeof *check);
-    if (!check)
-        return no_memory(error);
-    check->path = path;
-    check->options = options;
-    check->started = now();
-    mica_status status = verify(check, error);
-    if (status == MICA_OK)
-        status = write_report(check, text, json, error);
-    if (status == MICA_OK && check->problem_count > 0) {
-        const problem *first = &check->problems[0];
-        status = mica_fail(error, MICA_CORRUPT, "%s/%s: %s%s", path, first->file ? first->file : "?", first->what ? first->what : "?",
-                           check->problem_count > 1 ? " (and more: see the report)" : "");
-    }
+/* Without slashes at the end, as completion in a shell leaves them: names below it are shown with one. */
+static char *trimmed(const char *path) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    return mica_strndup(path, length);
+}
+
+static void release(verification *check, char *path) {
     for (uint64_t i = 0; i < check->problem_count && i < PROBLEMS_MAX; i++) {
         mica_free(check->problems[i].file);
         mica_free(check->problems[i].what);
@@ -418,5 +421,30 @@ mica_status mica_verify_vindex(const char *path, const mica_verify_options *opti
     json_decref(check->index);
     mica_vindex_files_free(check->files, check->file_count);
     mica_free(check);
+    mica_free(path);
+}
+
+mica_status mica_verify_vindex(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
+    if (options->hashes)
+        return mica_fail(error, MICA_USAGE, "--hashes: expected with a checkpoint, got a vindex: %s", path);
+    verification *check = mica_calloc(1, sizeof *check);
+    char *shown = trimmed(path);
+    if (!check || !shown) {
+        mica_free(check);
+        mica_free(shown);
+        return no_memory(error);
+    }
+    check->path = shown;
+    check->options = options;
+    check->started = now();
+    mica_status status = verify(check, error);
+    if (status == MICA_OK)
+        status = write_report(check, text, json, error);
+    if (status == MICA_OK && check->problem_count > 0) {
+        const problem *first = &check->problems[0];
+        status = mica_fail(error, MICA_CORRUPT, "%s/%s: %s%s", shown, first->file ? first->file : "?", first->what ? first->what : "?",
+                           check->problem_count > 1 ? " (and more: see the report)" : "");
+    }
+    release(check, shown);
     return status;
 }

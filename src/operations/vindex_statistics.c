@@ -13,7 +13,8 @@ static double var64(const mica_statistic_input *in) { return in->record->var64; 
 static double var64_ratio(const mica_statistic_input *in) { return in->record->var64 / in->noise_var64; }
 static double s0(const mica_statistic_input *in) { return in->record->s0; }
 static double s1(const mica_statistic_input *in) { return in->record->s1; }
-static double s0_over_s1(const mica_statistic_input *in) { return in->record->s0 / in->record->s1; }
+/* Past the numerical rank s1 is rounding: no ratio, rather than one of 1e14. */
+static double s0_over_s1(const mica_statistic_input *in) { return in->record->rank < 2 ? NAN : in->record->s0 / in->record->s1; }
 static double frobenius(const mica_statistic_input *in) { return in->record->frobenius; }
 static double effective_rank(const mica_statistic_input *in) { return in->record->effective_rank; }
 static double above_edge(const mica_statistic_input *in) { return in->record->above_edge; }
@@ -74,8 +75,8 @@ const char *mica_statistic_reason(const mica_statistic *statistic, const mica_st
         return "the matrix has one singular value";
     if (!(input->record->frobenius > 0))
         return "the matrix is zero";
-    if (statistic->value == s0_over_s1 && input->record->s1 == 0)
-        return "the second singular value is zero";
+    if (statistic->value == s0_over_s1 && input->record->rank < 2)
+        return "the numerical rank is 1";
     return "beyond float64";
 }
 

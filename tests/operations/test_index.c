@@ -302,6 +302,49 @@ static void test_bad_values(void **state) {
     mica_string_free(json);
 }
 
+/* Overwrites a tensor of a copied checkpoint, period by period. */
+static void fill_tensor(const char *directory, const char *shard, const char *name, const void *pattern, uint64_t period) {
+    uint64_t length, header;
+    char *bytes = load(directory, shard, &length), *path = mica_path_join(directory, shard);
+    memcpy(&header, bytes, sizeof header);
+    json_t *tensors = NULL;
+    assert_int_equal(mica_json_parse(shard, bytes + 8, header, &tensors, NULL), MICA_OK);
+    const json_t *offsets = must_get(must_get(tensors, name), "data_offsets");
+    const uint64_t end = (uint64_t)json_integer_value(json_array_get(offsets, 1));
+    for (uint64_t at = (uint64_t)json_integer_value(json_array_get(offsets, 0)); at < end; at += period)
+        memcpy(bytes + 8 + header + at, pattern, period);
+    assert_int_equal(mica_file_replace(path, bytes, length, NULL), MICA_OK);
+    json_decref(tensors);
+    mica_free(bytes);
+    mica_free(path);
+}
+
+/* Of a constant matrix s1 is rounding: no ratio to it, and a table that keeps its columns. */
+static void test_constant_matrix(void **state) {
+    (void)state;
+    const char *copy = in_scratch("constant-model"), *directory = in_scratch("constant");
+    const float one = 1;
+    copy_directory(TINY, copy);
+    fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight", "\x38", 1);
+    fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight_scale_inv", &one, sizeof one);
+    must_index(copy, directory, &(mica_index_options){.layers = "0", .threads = 1});
+    json_t *phase1 = load_json_file(directory, MICA_VINDEX_PHASE1);
+    const json_t *group = must_get(must_get(must_get(must_get(phase1, "layers"), "0"), "dense"), "gate"), *all = must_get(group, "statistics");
+    assert_true(json_is_null(json_array_get(must_get(must_get(all, "s0_over_s1"), "per_expert"), 0)));
+    assert_int_equal(json_integer_value(json_array_get(must_get(must_get(all, "rank"), "per_expert"), 0)), 1);
+    const json_t *reason = json_array_get(must_get(group, "reasons"), 0);
+    assert_string_equal(json_string_value(must_get(reason, "statistic")), "s0_over_s1");
+    assert_string_equal(json_string_value(must_get(reason, "reason")), "the numerical rank is 1");
+    const double s0 = json_number_value(json_array_get(must_get(must_get(all, "s0"), "per_expert"), 0));
+    assert_true(fabs(s0 - sqrt(256.0 * 768)) < 1e-9 * s0);
+    json_decref(phase1);
+    char *text;
+    assert_int_equal(mica_stats(directory, MICA_STATS_TEXT, &text, NULL), MICA_OK);
+    const char *second = strchr(text, '\n') + 1;
+    assert_int_equal(strlen(second), second - text); /* as wide as the head */
+    mica_string_free(text);
+}
+
 /* --- refusals --- */
 
 static void test_refusals(void **state) {
@@ -371,13 +414,15 @@ static void test_stats(void **state) {
     mica_string_free(csv);
     mica_error error;
     assert_int_equal(mica_stats(TINY, MICA_STATS_TEXT, &text, &error), MICA_BAD_INPUT);
+    assert_int_not_equal(mica_stats(in_scratch("absent"), MICA_STATS_TEXT, &text, &error), MICA_OK);
+    assert_non_null(strstr(error.message, "No such file"));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures),       cmocka_unit_test(test_vectors_are_singular),
             cmocka_unit_test(test_threads_give_the_same_bytes),
-        cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),
+        cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),  cmocka_unit_test(test_constant_matrix),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_force),                cmocka_unit_test(test_stats),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -241,6 +241,39 @@ static void test_other_sources_are_refused(void **state) {
     assert_same_tree(directory, reference());
 }
 
+/* The same structure, other weights: a finished vindex is not said to be theirs. Nor is one called finished that has lost a file. */
+static void test_finished_is_looked_at(void **state) {
+    (void)state;
+    const char *directory = in_scratch("looked-at"), *copy = in_scratch("tuned");
+    must_index(TINY, directory, &job);
+    must_index(TINY, directory, &job_resumed);
+    copy_directory(TINY, copy);
+    static const char shard[] = "model-00001-of-00003.safetensors";
+    uint64_t length, header;
+    char *bytes = load(copy, shard, &length), *path = mica_path_join(copy, shard);
+    memcpy(&header, bytes, sizeof header);
+    for (uint64_t i = 8 + header; i < length; i += 1000)
+        bytes[i] ^= 1;
+    assert_int_equal(mica_file_replace(path, bytes, length, NULL), MICA_OK);
+    refuse(copy, directory, &job_resumed, "another source: tensor model.layers.");
+    mica_free(bytes);
+    mica_free(path);
+
+    path = mica_path_join(directory, "gate_vectors.bin");
+    bytes = load(directory, "gate_vectors.bin", &length);
+    assert_int_equal(truncate(path, (off_t)length - 4), 0);
+    mica_error error;
+    assert_int_equal(run_index(TINY, directory, &job_resumed, &error), MICA_CORRUPT);
+    assert_non_null(strstr(error.message, "gate_vectors.bin: expected"));
+    assert_int_equal(unlink(path), 0);
+    assert_int_not_equal(run_index(TINY, directory, &job_resumed, &error), MICA_OK);
+    assert_non_null(strstr(error.message, "gate_vectors.bin"));
+    assert_int_equal(mica_file_replace(path, bytes, length, NULL), MICA_OK);
+    must_index(TINY, directory, &job_resumed);
+    mica_free(bytes);
+    mica_free(path);
+}
+
 /* A file of the unfinished vindex that is gone or cut is a sentence, not garbage. */
 static void test_damaged_unfinished(void **state) {
     (void)state;
@@ -286,7 +319,7 @@ int main(void) {
         cmocka_unit_test(test_disk_full),                 cmocka_unit_test(test_disk_failing),
         cmocka_unit_test(test_unreadable_source),         cmocka_unit_test(test_other_options_are_refused),
         cmocka_unit_test(test_other_sources_are_refused), cmocka_unit_test(test_damaged_unfinished),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_finished_is_looked_at),     cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

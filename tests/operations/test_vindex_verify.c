@@ -132,6 +132,31 @@ static void test_missing_and_extra(void **state) {
     must_pass(vindex());
 }
 
+/* One slash between directory and file, and each name once, whatever was typed. */
+static void test_names_in_messages(void **state) {
+    (void)state;
+    char with_slash[PATH_BYTES + 300];
+    snprintf(with_slash, sizeof with_slash, "%s//", vindex());
+    char *path = mica_path_join(vindex(), "moe_config.json"), *expected = NULL, *text = NULL;
+    uint64_t length;
+    char *bytes = load(vindex(), "moe_config.json", &length);
+    assert_int_equal(truncate(path, 1), 0);
+    mica_error error;
+    assert_int_equal(run_verify(with_slash, &text, &error), MICA_CORRUPT);
+    expected = mica_path_join(vindex(), "moe_config.json: ");
+    assert_ptr_equal(strstr(text, expected), text);
+    assert_null(strstr(text, "//"));
+    assert_null(strstr(text, "moe_config.json:1")); /* jansson's place, without its name for the file */
+    mica_string_free(text);
+    assert_int_equal(mica_file_replace(path, bytes, length, NULL), MICA_OK);
+    must_pass(with_slash);
+    mica_free(expected);
+    mica_free(bytes);
+    mica_free(path);
+    assert_int_equal(mica_verify(vindex(), &(mica_verify_options){.hashes = TINY}, NULL, NULL, &error), MICA_USAGE);
+    assert_non_null(strstr(error.message, "--hashes"));
+}
+
 static void test_cut_and_lengthened(void **state) {
     (void)state;
     uint64_t length;
@@ -228,7 +253,7 @@ static void test_numbers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flipped_bits),       cmocka_unit_test(test_every_bit_of_checksums), cmocka_unit_test(test_missing_and_extra),
-        cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_names_in_messages), cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
