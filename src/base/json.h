@@ -38,7 +38,6 @@ void mica_json_open_row(mica_json_writer *writer, const char *key);   /* the who
 void mica_json_close_array(mica_json_writer *writer);                 /* closes either */
 void mica_json_string(mica_json_writer *writer, const char *key, const char *value); /* NULL value: null */
 void mica_json_u64(mica_json_writer *writer, const char *key, uint64_t value);
-void mica_json_i64(mica_json_writer *writer, const char *key, int64_t value);
 void mica_json_double(mica_json_writer *writer, const char *key, double value); /* not finite: null */
 void mica_json_bool(mica_json_writer *writer, const char *key, bool value);
 void mica_json_null(mica_json_writer *writer, const char *key);

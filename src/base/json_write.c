@@ -110,11 +110,6 @@ void mica_json_u64(mica_json_writer *writer, const char *key, uint64_t value) {
     mica_text_printf(&writer->text, "%" PRIu64, value);
 }
 
-void mica_json_i64(mica_json_writer *writer, const char *key, int64_t value) {
-    lead(writer, key);
-    mica_text_printf(&writer->text, "%" PRId64, value);
-}
-
 /* The first precision whose text reads back as the same bits of value. Whatever the locale puts for the point (it may be
  * several bytes) becomes '.', after the reading back, which needs the locale's own. */
 static void format_double(double value, char *text, size_t bytes) {
