@@ -329,7 +329,8 @@ static void test_constant_matrix(void **state) {
     fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight_scale_inv", &one, sizeof one);
     must_index(copy, directory, &(mica_index_options){.layers = "0", .threads = 1});
     json_t *phase1 = load_json_file(directory, MICA_VINDEX_PHASE1);
-    const json_t *group = must_get(must_get(must_get(must_get(phase1, "layers"), "0"), "dense"), "gate"), *all = must_get(group, "statistics");
+    const json_t *group = must_get(must_get(must_get(must_get(phase1, "layers"), "0"), "dense"), "gate");
+    const json_t *all = must_get(group, "statistics");
     assert_true(json_is_null(json_array_get(must_get(must_get(all, "s0_over_s1"), "per_expert"), 0)));
     assert_int_equal(json_integer_value(json_array_get(must_get(must_get(all, "rank"), "per_expert"), 0)), 1);
     const json_t *reason = json_array_get(must_get(group, "reasons"), 0);
@@ -422,7 +423,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures),       cmocka_unit_test(test_vectors_are_singular),
             cmocka_unit_test(test_threads_give_the_same_bytes),
-        cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),  cmocka_unit_test(test_constant_matrix),
+        cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),
+        cmocka_unit_test(test_constant_matrix),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_force),                cmocka_unit_test(test_stats),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

@@ -253,7 +253,8 @@ static void test_numbers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flipped_bits),       cmocka_unit_test(test_every_bit_of_checksums), cmocka_unit_test(test_missing_and_extra),
-        cmocka_unit_test(test_names_in_messages), cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_names_in_messages),
+        cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
