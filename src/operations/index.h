@@ -137,6 +137,4 @@ mica_status mica_index_outcome_take(mica_index_outcome *outcome, const mica_inde
 mica_status mica_index_finish(mica_index_run *run, mica_error *error) MICA_CHECKED;
 mica_status mica_index_hash_source(const mica_index_run *run, mica_error *error) MICA_CHECKED;
 
-double mica_index_now(void); /* seconds, monotonic */
-
 #endif

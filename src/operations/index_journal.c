@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "operations/index.h"
@@ -46,7 +47,7 @@ void mica_index_close(mica_index_run *run) {
     run->lock = -1;
 }
 
-/* --- .bin files --- */
+/* ---- .bin files */
 
 typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
                                    mica_error *error);
@@ -94,7 +95,7 @@ static mica_status create_files(mica_index_run *run, mica_error *error) {
     return status == MICA_OK ? mica_directory_sync(run->directory, error) : status;
 }
 
-/* --- starting --- */
+/* ---- starting */
 
 static mica_status remove_name(const char *directory, const char *name, mica_error *error) {
     mica_text path = MICA_TEXT_INIT;
@@ -136,13 +137,13 @@ mica_status mica_index_start(mica_index_run *run, mica_error *error) {
         status = remove_known(run->directory, error);
     if (status == MICA_OK)
         status = create_files(run, error);
-    run->flushed_at = mica_index_now();
+    run->flushed_at = mica_seconds_now();
     mica_free(head);
     mica_free(path);
     return status;
 }
 
-/* --- records --- */
+/* ---- records */
 
 static mica_status append_record(mica_index_run *run, const mica_index_outcome *outcome, mica_error *error) {
     const mica_index_record *record = &outcome->record;
@@ -173,11 +174,11 @@ mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
         status = mica_journal_sync(run->journal, error);
     run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
     run->flushed = run->units_done;
-    run->flushed_at = mica_index_now();
+    run->flushed_at = mica_seconds_now();
     return status;
 }
 
-/* --- resuming --- */
+/* ---- resuming */
 
 typedef struct replay {
     mica_index_run *run;
@@ -283,14 +284,14 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
     if (status != MICA_OK)
         return status;
     run->units_resumed = run->flushed = run->units_done;
-    run->flushed_at = mica_index_now();
+    run->flushed_at = mica_seconds_now();
     if (run->units_done > 0)
         return each_file(run, reopen_file, error);
     status = remove_known(run->directory, error); /* killed while starting */
     return status == MICA_OK ? create_files(run, error) : status;
 }
 
-/* --- a finished vindex --- */
+/* ---- a finished vindex */
 
 /* Every file is there in its size; their bytes are verify's to read. */
 static mica_status check_sizes(const char *directory, mica_error *error) {

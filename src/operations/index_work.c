@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "numerics/spectrum.h"
@@ -37,12 +37,6 @@ typedef struct index_context {
     index_worker *workers; /* [threads] */
     pthread_mutex_t large; /* held while a workspace above the share is alive */
 } index_context;
-
-double mica_index_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 static uint64_t smaller_side(const mica_weight *weight) {
     return weight->rows < weight->columns ? weight->rows : weight->columns;
@@ -203,7 +197,7 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
     const mica_index_unit *unit = &run->plan->units[number];
     index_worker *worker = &context->workers[thread];
     index_result *result = memory;
-    const double begin = mica_index_now();
+    const double begin = mica_seconds_now();
     memset(result, 0, sizeof *result);
     result->record.unit = number;
 
@@ -227,15 +221,15 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
         svd.spectrum = result_spectrum(result, &options);
     if (options.vectors)
         svd.vectors = result_vectors(result, &options, unit);
-    const double svd_begin = mica_index_now();
+    const double svd_begin = mica_seconds_now();
     status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
-    result->svd_seconds = mica_index_now() - svd_begin;
+    result->svd_seconds = mica_seconds_now() - svd_begin;
     done_with_workspace(context, worker);
     if (status != MICA_OK)
         return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
     result->record.warning_bytes = (uint32_t)strlen(result->warning);
-    result->seconds = mica_index_now() - begin;
+    result->seconds = mica_seconds_now() - begin;
     return MICA_OK;
 }
 
@@ -300,7 +294,7 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     run->unit_seconds[number] = result->seconds;
     run->svd_seconds += result->svd_seconds;
     run->units_done = number + 1;
-    if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_index_now() - run->flushed_at >= FLUSH_SECONDS))
+    if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_seconds_now() - run->flushed_at >= FLUSH_SECONDS))
         status = mica_index_flush(run, error);
     return status;
 }

@@ -60,7 +60,7 @@ static mica_status each_row(const char *path, json_t *phase1, row_function row, 
     return MICA_OK;
 }
 
-/* --- text --- */
+/* ---- text */
 
 static void put_number(mica_text *text, const char *format, int width, double value) {
     if (isfinite(value))
@@ -87,7 +87,7 @@ static void text_row(void *context, const char *layer, const char *kind, const c
     mica_text_puts(text, "\n");
 }
 
-/* --- JSON --- */
+/* ---- JSON */
 
 static void json_row(void *context, const char *layer, const char *kind, const char *projection, const json_t *group) {
     static const char *const names[] = {
@@ -115,7 +115,7 @@ static void json_row(void *context, const char *layer, const char *kind, const c
     mica_json_close_object(writer);
 }
 
-/* --- CSV --- */
+/* ---- CSV */
 
 static const char *const csv_names[] = {
     "var8",           "var64",     "var64_ratio", "s0",         "s1",   "s0_over_s1", "stable_rank",    "participation_ratio",

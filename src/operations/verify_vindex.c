@@ -7,14 +7,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "formats/vindex.h"
+#include "operations/output.h"
 #include "operations/verify.h"
 
 #define CHUNK_BYTES (4ull << 20)
@@ -40,12 +41,6 @@ static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
 }
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const char *format, ...) {
     mica_error line;
     va_list arguments;
@@ -60,7 +55,7 @@ static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const
 static mica_status tell(verification *check, mica_error *error) {
     if (!check->options->progress)
         return MICA_OK;
-    const double seconds = now() - check->started;
+    const double seconds = mica_seconds_now() - check->started;
     const mica_progress progress = {
         .what = "verifying",
         .units_done = check->files_done,
@@ -74,7 +69,7 @@ static mica_status tell(verification *check, mica_error *error) {
     return mica_fail(error, MICA_INTERRUPTED, "%s: verifying was interrupted", check->path);
 }
 
-/* --- what the numbers must be: each looks at whole rows, returns what is wrong or NULL --- */
+/* ---- what the numbers must be: each looks at whole rows, returns what is wrong or NULL */
 
 typedef const char *(*row_check)(const uint8_t *row, uint64_t count);
 
@@ -231,7 +226,7 @@ static mica_status check_file(verification *check, const mica_vindex_file *file,
     return status;
 }
 
-/* --- structure --- */
+/* ---- structure */
 
 static const mica_vindex_file *listed(const verification *check, const char *name) {
     for (uint64_t i = 0; i < check->file_count; i++)
@@ -255,9 +250,8 @@ static mica_status check_extra(verification *check, const char *prefix, mica_err
         else if (!own && !listed(check, name.bytes))
             found(check, name.bytes, "the file is not one of this vindex");
         mica_text_release(&name);
-        mica_free(names[i]);
     }
-    mica_free(names);
+    mica_directory_names_free(names, count);
     mica_free(directory);
     return status;
 }
@@ -338,7 +332,7 @@ static mica_status check_all(verification *check, mica_error *error) {
     return status;
 }
 
-/* --- the report --- */
+/* ---- the report */
 
 static mica_status write_report(const verification *check, char **text, char **json, mica_error *error) {
     mica_text lines = MICA_TEXT_INIT;
@@ -367,22 +361,7 @@ static mica_status write_report(const verification *check, char **text, char **j
                          check->files_done + 1, check->bytes_done);
     else
         mica_text_printf(&lines, "%s: %" PRIu64 " problem%s\n", check->path, check->problem_count, check->problem_count == 1 ? "" : "s");
-    uint64_t length;
-    char *made_text = mica_text_take(&lines), *made_json = mica_json_finish(&writer, &length);
-    if (!made_text || !made_json) {
-        mica_free(made_text);
-        mica_free(made_json);
-        return no_memory(error);
-    }
-    if (text)
-        *text = made_text;
-    else
-        mica_free(made_text);
-    if (json)
-        *json = made_json;
-    else
-        mica_free(made_json);
-    return MICA_OK;
+    return mica_output_give(MICA_OK, &lines, &writer, text, json, error);
 }
 
 static mica_status verify(verification *check, mica_error *error) {
@@ -436,7 +415,7 @@ mica_status mica_verify_vindex(const char *path, const mica_verify_options *opti
     }
     check->path = shown;
     check->options = options;
-    check->started = now();
+    check->started = mica_seconds_now();
     mica_status status = verify(check, error);
     if (status == MICA_OK)
         status = write_report(check, text, json, error);

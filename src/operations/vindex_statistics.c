@@ -80,7 +80,7 @@ const char *mica_statistic_reason(const mica_statistic *statistic, const mica_st
     return "beyond float64";
 }
 
-/* --- groups --- */
+/* ---- groups */
 
 mica_status mica_report_group_make(const mica_report *report, uint64_t layer, mica_index_kind kind, mica_projection projection,
                                    mica_report_group *group, mica_error *error) {
@@ -119,7 +119,7 @@ mica_statistic_input mica_report_input(const mica_report *report, const mica_rep
     return (mica_statistic_input){&report->plan->units[unit], &report->outcomes[unit].record, group->noise_var64};
 }
 
-/* --- quartiles --- */
+/* ---- quartiles */
 
 mica_status mica_summarise(const double *values, uint64_t count, mica_summary *summary, mica_error *error) {
     *summary = (mica_summary){0, NAN, NAN, NAN, NAN, NAN};

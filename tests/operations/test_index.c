@@ -6,7 +6,7 @@
 
 #include "model/model.h"
 
-/* --- the fixtures' truths --- */
+/* ---- the fixtures' truths */
 
 static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense",
                                     "llama-dense"};
@@ -140,7 +140,7 @@ static void test_fixtures(void **state) {
     }
 }
 
-/* --- vectors, by their definition --- */
+/* ---- vectors, by their definition */
 
 /* |W^T (W v) - s^2 v| <= 2e-4 s0^2 and |W v| = s: right vectors, of this matrix, in this order. */
 static void check_triplets(const float *weight, uint64_t rows, uint64_t columns, const float *vectors, const float *values,
@@ -215,7 +215,7 @@ static void test_vectors_are_singular(void **state) {
     mica_model_close(model);
 }
 
-/* --- the same from every way --- */
+/* ---- the same from every way */
 
 static void test_threads_give_the_same_bytes(void **state) {
     (void)state;
@@ -252,7 +252,7 @@ static void test_subset_and_features(void **state) {
     json_decref(index_whole);
 }
 
-/* --- odd matrices --- */
+/* ---- odd matrices */
 
 static void test_beyond_float32(void **state) {
     (void)state;
@@ -346,7 +346,7 @@ static void test_constant_matrix(void **state) {
     mica_string_free(text);
 }
 
-/* --- refusals --- */
+/* ---- refusals */
 
 static void test_refusals(void **state) {
     (void)state;

@@ -23,7 +23,7 @@ static void resume_and_compare(const char *directory) {
     remove_tree(directory);
 }
 
-/* --- stopped by the caller --- */
+/* ---- stopped by the caller */
 
 static bool stop_at(void *context, const mica_progress *progress) { return progress->units_done < *(uint64_t *)context; }
 
@@ -62,7 +62,7 @@ static void test_resume_on_nothing_and_on_finished(void **state) {
     remove_tree(directory);
 }
 
-/* --- a disk that fails --- */
+/* ---- a disk that fails */
 
 static mica_io faulty;
 static const mica_io *real;
@@ -161,7 +161,7 @@ static void test_unreadable_source(void **state) {
     resume_and_compare(directory);
 }
 
-/* --- refused --- */
+/* ---- refused */
 
 static void stop_after_20(const char *checkpoint, const char *directory) {
     uint64_t units = 20;
