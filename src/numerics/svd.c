@@ -14,8 +14,8 @@
 #include "numerics/lapack.h"
 #include "numerics/svd_internal.h"
 
-#define RITZ_TOLERANCE 1.5e-6  /* of the basis, by its own estimate */
-#define RESIDUAL_MAX 1e-5      /* of the result: then every singular value is within 1e-5 s_0 */
+#define RITZ_TOLERANCE 6e-7    /* of the basis, by its own estimate */
+#define VALUE_ERROR_MAX 1e-5   /* of the result, relative to s_0; the residual is smaller */
 #define STEEP 3e-3             /* s_k / s_0 below which a float32 Gram matrix no longer separates the small ones */
 #define COUNT_SLACK 2e-5       /* relative, of the inertia count's threshold in G */
 #define FLOAT_ROUNDING 0x1p-24 /* |v - its float32 row| <= 2^-24: what storing adds to a residual of float64 vectors */
@@ -208,7 +208,7 @@ static void rotate(mica_svd_workspace *w, const float *tall, size_t rows, const 
 
 /* The generalised Rayleigh-Ritz step on A over span(left): values, singular vectors on both sides, and the residual of each.
  * False when the small problem cannot be solved. */
-static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result, mica_error *error)
+static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result)
 {
     int k = (int)w->count, type = 1, info = 0;
     apply_matrix(w, wide);
@@ -226,7 +226,6 @@ static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *
     rotate(w, w->right, wide->padded_columns, inverse, w->rotated_right);
     rotate(w, w->left, wide->padded_rows, NULL, w->rotated_left);
     rotate(w, w->applied, wide->padded_rows, inverse, w->left);
-    (void)error;
     /* left = A v - s u. The other residual, A^T u - s v, is zero by construction: v = A^T u / s. */
     double worst = 0, s0 = result->values[0];
     for (size_t row = 0; row < wide->padded_rows; row++)
@@ -331,37 +330,47 @@ static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, m
     return status;
 }
 
+/* One attempt: a basis good to `tolerance` by its own estimate, and what Rayleigh-Ritz on the weight makes of it. NULL when that is certified. */
+static mica_status attempt(mica_svd_workspace *w, const mica_wide *wide, double trace, const mica_svd_plan *plan, double tolerance,
+                           mica_krylov_result *krylov, mica_svd_result *result, const char **why, mica_error *error)
+{
+    mica_status status = mica_krylov_run(w->krylov, w->kernels, w->packed, wide->rows, wide->padded_rows, trace, w->count, plan, tolerance, w->left, w->ld,
+                                         krylov, error);
+    *why = "not converged";
+    if (status == MICA_OK && krylov->converged && ritz(w, wide, result))
+        *why = result->values[w->count - 1] < STEEP * result->values[0] ? "steep spectrum"
+               : result->value_error > VALUE_ERROR_MAX                  ? "error bound above its limit"
+                                                                        : NULL;
+    return status;
+}
+
 /* The fast route. *why stays NULL when the result is certified. */
 static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result, const char **why,
                                 mica_error *error)
 {
     mica_krylov_result krylov;
     mica_svd_plan plan = options->plan ? *options->plan : (mica_svd_plan){0};
-    double squares;
+    double squares, tolerance = RITZ_TOLERANCE;
     mica_gram_compute(w->gram, w->kernels, wide, w->packed, &squares);
     result->frobenius = sqrt(squares);
-    *why = "not converged";
-    for (int attempt = plan.degree ? 0 : 1; attempt < 2 && *why; attempt++) { /* a plan that does not fit is learnt anew, once */
-        if (attempt == 1)
-            plan = (mica_svd_plan){0};
-        mica_status status = mica_krylov_run(w->krylov, w->kernels, w->packed, wide->rows, wide->padded_rows, squares, w->count, &plan, RITZ_TOLERANCE,
-                                             w->left, w->ld, &krylov, error);
-        if (status != MICA_OK)
-            return status;
-        if (!krylov.converged)
-            continue;
-        if (!ritz(w, wide, result, error))
-            continue;
-        *why = result->values[w->count - 1] < STEEP * result->values[0] ? "steep spectrum"
-               : result->value_error > RESIDUAL_MAX                     ? "residual above its bound"
-                                                                        : NULL;
+    mica_status status = attempt(w, wide, squares, &plan, tolerance, &krylov, result, why, error);
+    if (status == MICA_OK && *why && !krylov.converged && plan.degree) { /* the plan does not fit: learn one of its own */
+        plan = (mica_svd_plan){0};
+        status = attempt(w, wide, squares, &plan, tolerance, &krylov, result, why, error);
     }
+    if (status == MICA_OK && *why && krylov.converged) { /* the estimate flattered: the same, with a larger basis */
+        plan = krylov.plan;
+        plan.basis = krylov.basis + 2 * MICA_BLOCK;
+        status = attempt(w, wide, squares, &plan, tolerance / 8, &krylov, result, why, error);
+        krylov.plan.basis = krylov.basis;
+    }
+    if (status != MICA_OK)
+        return status;
     if (*why)
         return MICA_OK;
     result->plan = options->plan && options->plan->degree ? *options->plan : krylov.plan;
     result->basis = krylov.basis;
     result->sum_fourth = mica_packed_sum_squares(w->packed, wide->padded_rows);
-    mica_status status = MICA_OK;
     if (options->check_count) {
         status = count_by_inertia(w, wide, result, &result->count_checked, error);
         if (status == MICA_OK && !result->count_checked)
