@@ -24,28 +24,24 @@
 
 #define ROUNDS_MAX 64
 
-static double thread_seconds(void)
-{
+static double thread_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int count)
-{
+static double median(double *values, int count) {
     qsort(values, (size_t)count, sizeof *values, by_value);
     return count ? values[count / 2] : NAN;
 }
 
 /* Best of a few runs of the two inner loops on data in the first-level cache: what this core can do with these instructions. */
-static void measure_peaks(const mica_kernels *kernels, double *integer, double *floating)
-{
+static void measure_peaks(const mica_kernels *kernels, double *integer, double *floating) {
     int16_t *panels = mica_alloc_aligned(3 * MICA_PANEL_INT16S * sizeof *panels);
     float *tiles = mica_alloc_aligned(2 * MICA_TILE_FLOATS * sizeof *tiles), scale[32];
     float *a = mica_alloc_aligned(48 * 64 * 4), *b = mica_alloc_aligned(64 * 64 * 4), *c = mica_alloc_aligned(48 * 64 * 4);
@@ -67,8 +63,7 @@ static void measure_peaks(const mica_kernels *kernels, double *integer, double *
 }
 
 /* Seconds that the operation count of one SVD needs at the peaks. */
-static double roofline(size_t m, size_t n, const mica_svd_result *result, double integer, double floating)
-{
+static double roofline(size_t m, size_t n, const mica_svd_result *result, double integer, double floating) {
     double rows = (double)m, columns = (double)n, basis = result->basis, gram = rows * rows * columns;
     double sweeps = basis * result->plan.degree * 2 * rows * rows, orthogonal = 2 * rows * basis * basis, form = 2 * rows * basis * 64;
     double certify = 2 * 2 * rows * columns * 64, rotations = 2 * 64.0 * 64 * (columns + 2 * rows);
@@ -81,22 +76,22 @@ typedef struct peer_times {
     double value_error; /* of ssyrk + ssyevr, against ours, over s_0 */
 } peer_times;
 
-static void time_sgesdd(const float *values, size_t rows, size_t columns, peer_times *times)
-{
+static void time_sgesdd(const float *values, size_t rows, size_t columns, peer_times *times) {
     int m = (int)columns, n = (int)rows, k = m < n ? m : n, info, work_count = 5 * k * k + 70 * k + 70 * (m + n);
-    float *copy = mica_alloc_aligned(rows * columns * 4), *s = mica_alloc_aligned((size_t)k * 4), *u = mica_alloc_aligned((size_t)m * (size_t)k * 4);
+    float *copy = mica_alloc_aligned(rows * columns * 4), *s = mica_alloc_aligned((size_t)k * 4),
+          *u = mica_alloc_aligned((size_t)m * (size_t)k * 4);
     float *vt = mica_alloc_aligned((size_t)k * (size_t)n * 4), *work = mica_alloc_aligned((size_t)work_count * 4);
     int *integers = mica_alloc_aligned(8 * (size_t)k * sizeof(int));
     memcpy(copy, values, rows * columns * 4);
     double begin = thread_seconds();
     mica_blas.sgesdd_("S", &m, &n, copy, &m, s, u, &m, vt, &k, work, &work_count, integers, &info);
     times->sgesdd[times->sgesdd_count++] = thread_seconds() - begin;
-    mica_free_aligned(copy), mica_free_aligned(s), mica_free_aligned(u), mica_free_aligned(vt), mica_free_aligned(work), mica_free_aligned(integers);
+    mica_free_aligned(copy), mica_free_aligned(s), mica_free_aligned(u), mica_free_aligned(vt), mica_free_aligned(work),
+        mica_free_aligned(integers);
 }
 
 /* Gram matrix of the shorter side and its top 64 eigenpairs. */
-static void time_ssyevr(const float *values, size_t rows, size_t columns, const double *ours, peer_times *times)
-{
+static void time_ssyevr(const float *values, size_t rows, size_t columns, const double *ours, peer_times *times) {
     int m = (int)(rows < columns ? rows : columns), k = (int)(rows < columns ? columns : rows), ld = (int)columns, info, found;
     int low = m - 63, high = m, work_count = 40 * m, integer_count = 12 * m;
     float one = 1, zero = 0, *gram = mica_alloc_aligned((size_t)m * (size_t)m * 4), *w = mica_alloc_aligned((size_t)m * 4);
@@ -104,8 +99,8 @@ static void time_ssyevr(const float *values, size_t rows, size_t columns, const 
     int *integers = mica_alloc_aligned(14 * (size_t)m * sizeof(int));
     double begin = thread_seconds();
     mica_blas.ssyrk_("L", rows < columns ? "T" : "N", &m, &k, &one, values, &ld, &zero, gram, &m);
-    mica_blas.ssyevr_("V", "I", "L", &m, gram, &m, &zero, &zero, &low, &high, &zero, &found, w, z, &m, integers, work, &work_count, integers + 2 * m,
-                      &integer_count, &info);
+    mica_blas.ssyevr_("V", "I", "L", &m, gram, &m, &zero, &zero, &low, &high, &zero, &found, w, z, &m, integers, work, &work_count,
+                      integers + 2 * m, &integer_count, &info);
     times->ssyevr[times->ssyevr_count++] = thread_seconds() - begin;
     times->value_error = 0;
     for (int i = 0; i < 64; i++)
@@ -113,8 +108,7 @@ static void time_ssyevr(const float *values, size_t rows, size_t columns, const 
     mica_free_aligned(gram), mica_free_aligned(w), mica_free_aligned(z), mica_free_aligned(work), mica_free_aligned(integers);
 }
 
-static void run(const char *name, spectrum_kind kind, size_t rows, size_t columns, int rounds, double integer, double floating)
-{
+static void run(const char *name, spectrum_kind kind, size_t rows, size_t columns, int rounds, double integer, double floating) {
     random_state = 42;
     float *values = random_values(kind, rows, columns);
     stored matrix = store_fp8(values, rows, columns, 128);
@@ -152,25 +146,26 @@ static void run(const char *name, spectrum_kind kind, size_t rows, size_t column
         if (round >= 0 && round % 3 == 0)
             time_sgesdd(values, rows, columns, &peers);
     }
-    double seconds = median(ours, rounds), sgesdd = median(peers.sgesdd, peers.sgesdd_count), ssyevr = median(peers.ssyevr, peers.ssyevr_count);
+    double seconds = median(ours, rounds), sgesdd = median(peers.sgesdd, peers.sgesdd_count),
+           ssyevr = median(peers.ssyevr, peers.ssyevr_count);
     size_t m = rows < columns ? rows : columns, n = rows < columns ? columns : rows;
     double floor_seconds = result.route == MICA_SVD_KRYLOV ? roofline(m, n, &result, integer, floating) : NAN;
-    printf("| %s %zux%zu | %.0f | %.0f | %.0f | %.0f %% | %.0f | %.1fx | %.0f | %.1fx | %.1e | %.1e | %.1e |\n", name, rows, columns, seconds * 1e3,
-           first * 1e3, floor_seconds * 1e3, 100 * floor_seconds / seconds, sgesdd * 1e3, sgesdd / seconds, ssyevr * 1e3, ssyevr / seconds,
-           result.residual, result.orthonormality, peers.value_error);
+    printf("| %s %zux%zu | %.0f | %.0f | %.0f | %.0f %% | %.0f | %.1fx | %.0f | %.1fx | %.1e | %.1e | %.1e |\n", name, rows, columns,
+           seconds * 1e3, first * 1e3, floor_seconds * 1e3, 100 * floor_seconds / seconds, sgesdd * 1e3, sgesdd / seconds, ssyevr * 1e3,
+           ssyevr / seconds, result.residual, result.orthonormality, peers.value_error);
     fflush(stdout);
     mica_svd_workspace_free(workspace);
     stored_free(&matrix);
     free(values), free(vectors);
 }
 
-int main(int count, char **arguments)
-{
+int main(int count, char **arguments) {
     int rounds = 7, quick = 0;
     for (int i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--quick") == 0)
             quick = 1;
-        else if (strcmp(arguments[i], "--rounds") == 0 && i + 1 < count && atoi(arguments[i + 1]) > 0 && atoi(arguments[i + 1]) <= ROUNDS_MAX)
+        else if (strcmp(arguments[i], "--rounds") == 0 && i + 1 < count && atoi(arguments[i + 1]) > 0 &&
+                 atoi(arguments[i + 1]) <= ROUNDS_MAX)
             rounds = atoi(arguments[++i]);
         else {
             fprintf(stderr, "usage: bench_svd [--rounds 1…%d] [--quick]\n", ROUNDS_MAX);
@@ -186,10 +181,11 @@ int main(int count, char **arguments)
     }
     double integer, floating;
     measure_peaks(mica_kernels_for(mica_cpu_current()), &integer, &floating);
-    printf("%s; peaks here: int16 dot %.0f Gop/s, float32 FMA %.0f Gflop/s; one core, thread CPU time, medians of %d\n\n", mica_svd_arithmetic(),
-           integer * 1e-9, floating * 1e-9, rounds);
-    printf("| fp8 matrix | ms | first of a layer, ms | roofline, ms | reached | sgesdd, ms | ratio | ssyrk + ssyevr, ms | ratio | residual | orthonormality "
-           "| s error of ssyevr |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+    printf("%s; peaks here: int16 dot %.0f Gop/s, float32 FMA %.0f Gflop/s; one core, thread CPU time, medians of %d\n\n",
+           mica_svd_arithmetic(), integer * 1e-9, floating * 1e-9, rounds);
+    printf(
+        "| fp8 matrix | ms | first of a layer, ms | roofline, ms | reached | sgesdd, ms | ratio | ssyrk + ssyevr, ms | ratio | residual | orthonormality "
+        "| s error of ssyevr |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     run("flat", FLAT, 2048, 7168, rounds, integer, floating);
     run("flat", FLAT, 2048, 4096, rounds, integer, floating);
     if (quick)

@@ -1,5 +1,5 @@
 /* numerics/gram.c: packing a weight into int16 panels, slab by slab, and their products. See gram.h.
- * Judged by tests/numerics/test_gram.c against a float64 Gram matrix. */
+ * Judged by tests/numerics/test_svd.c. */
 #include "numerics/gram.h"
 
 #include <math.h>
@@ -17,25 +17,21 @@ struct mica_gram {
     float *turned;      /* [MICA_SLAB_COLUMNS][32], the same before transposing */
 };
 
-static size_t round_up(size_t value, size_t step)
-{
+static size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
 }
 
-mica_wide mica_wide_of(const mica_matrix *matrix, int exponent)
-{
+mica_wide mica_wide_of(const mica_matrix *matrix, int exponent) {
     bool transposed = matrix->rows > matrix->columns;
     size_t rows = transposed ? matrix->columns : matrix->rows, columns = transposed ? matrix->rows : matrix->columns;
     return (mica_wide){matrix, exponent, transposed, rows, columns, round_up(rows, 32), round_up(columns, MICA_PANEL_COLUMNS)};
 }
 
-size_t mica_wide_scratch_floats(size_t padded_rows)
-{
+size_t mica_wide_scratch_floats(size_t padded_rows) {
     return MICA_SLICE_COLUMNS * padded_rows;
 }
 
-void mica_wide_slice(const mica_wide *wide, size_t column, float *slice, float *scratch)
-{
+void mica_wide_slice(const mica_wide *wide, size_t column, float *slice, float *scratch) {
     size_t width = column < wide->columns ? wide->columns - column : 0;
     if (width > MICA_SLICE_COLUMNS)
         width = MICA_SLICE_COLUMNS;
@@ -54,13 +50,12 @@ void mica_wide_slice(const mica_wide *wide, size_t column, float *slice, float *
                 slice[i * MICA_SLICE_COLUMNS + k] = scratch[k * wide->padded_rows + i];
 }
 
-uint64_t mica_gram_bytes(size_t padded_rows)
-{
-    return 2 * (uint64_t)SLAB_BLOCKS * padded_rows * (MICA_PANEL_COLUMNS * sizeof(int16_t) + sizeof(float)) + 64 * MICA_SLAB_COLUMNS * sizeof(float);
+uint64_t mica_gram_bytes(size_t padded_rows) {
+    return 2 * (uint64_t)SLAB_BLOCKS * padded_rows * (MICA_PANEL_COLUMNS * sizeof(int16_t) + sizeof(float)) +
+           64 * MICA_SLAB_COLUMNS * sizeof(float);
 }
 
-mica_status mica_gram_create(size_t padded_rows, mica_gram **result, mica_error *error)
-{
+mica_status mica_gram_create(size_t padded_rows, mica_gram **result, mica_error *error) {
     mica_gram *gram = mica_calloc(1, sizeof *gram);
     if (!gram)
         return mica_fail(error, MICA_NO_MEMORY, "Gram buffers");
@@ -78,8 +73,7 @@ mica_status mica_gram_create(size_t padded_rows, mica_gram **result, mica_error 
     return MICA_OK;
 }
 
-void mica_gram_free(mica_gram *gram)
-{
+void mica_gram_free(mica_gram *gram) {
     if (!gram)
         return;
     for (int digit = 0; digit < 2; digit++) {
@@ -95,13 +89,12 @@ void mica_gram_free(mica_gram *gram)
 typedef struct packing {
     mica_matrix source; /* what is decoded: the weight, or its codes alone */
     int exponent;
-    bool scaled;        /* the weight's block scales multiply the panels' */
+    bool scaled; /* the weight's block scales multiply the panels' */
     int digits;
 } packing;
 
 /* fp8 codes are packed without their scales where a panel never crosses a block: their 4-bit significands are then exact. */
-static packing packing_of(const mica_wide *wide)
-{
+static packing packing_of(const mica_wide *wide) {
     const mica_matrix *matrix = wide->matrix;
     uint64_t along = wide->transposed ? matrix->block_rows : matrix->block_columns;
     packing plan = {*matrix, wide->exponent, false, 1};
@@ -118,8 +111,7 @@ static packing packing_of(const mica_wide *wide)
 }
 
 /* The weight's block scale for row `row` of A and its columns from `column` on, times 2^-exponent. */
-static float block_scale(const mica_wide *wide, size_t row, size_t column)
-{
+static float block_scale(const mica_wide *wide, size_t row, size_t column) {
     const mica_matrix *matrix = wide->matrix;
     uint64_t r = wide->transposed ? column : row, c = wide->transposed ? row : column;
     uint64_t grid_columns = (matrix->columns + matrix->block_columns - 1) / matrix->block_columns;
@@ -130,8 +122,7 @@ static float block_scale(const mica_wide *wide, size_t row, size_t column)
 }
 
 /* 32 rows of A from `row`, columns [column, column + width) into gram->values, zero beyond the edges. */
-static void load_strip(mica_gram *gram, const mica_wide *wide, const packing *plan, size_t row, size_t column)
-{
+static void load_strip(mica_gram *gram, const mica_wide *wide, const packing *plan, size_t row, size_t column) {
     size_t rows = row < wide->rows ? wide->rows - row : 0, width = wide->columns - column;
     rows = rows < 32 ? rows : 32;
     width = width < MICA_SLAB_COLUMNS ? width : MICA_SLAB_COLUMNS;
@@ -151,16 +142,14 @@ static void load_strip(mica_gram *gram, const mica_wide *wide, const packing *pl
 }
 
 /* values -= what the panel holds of them: the second digit. */
-static void subtract_panel(float *values, const int16_t *panel, const float *scale)
-{
+static void subtract_panel(float *values, const int16_t *panel, const float *scale) {
     for (size_t row = 0; row < MICA_PANEL_ROWS; row++)
         for (size_t k = 0; k < MICA_PANEL_COLUMNS; k++)
             values[row * MICA_SLAB_COLUMNS + k] -= (float)panel[(k / 2 * MICA_PANEL_ROWS + row) * 2 + k % 2] * scale[row];
 }
 
-static void pack_slab(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, const packing *plan, size_t column, size_t blocks,
-                      double *frobenius_squared)
-{
+static void pack_slab(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, const packing *plan, size_t column,
+                      size_t blocks, double *frobenius_squared) {
     for (size_t row = 0; row < wide->padded_rows; row += 32) {
         load_strip(gram, wide, plan, row, column);
         for (size_t part = 0; part < 32; part += MICA_PANEL_ROWS)
@@ -189,24 +178,23 @@ static void pack_slab(mica_gram *gram, const mica_kernels *kernels, const mica_w
 }
 
 /* Adds digits (a of the rows, b of the columns) of one 128-column block to one cache tile of G. */
-static void add_tile(const mica_gram *gram, const mica_kernels *kernels, size_t padded_rows, size_t block, size_t row0, size_t column0, int a, int b,
-                     float *packed)
-{
+static void add_tile(const mica_gram *gram, const mica_kernels *kernels, size_t padded_rows, size_t block, size_t row0, size_t column0,
+                     int a, int b, float *packed) {
     size_t row_end = row0 + TILE_ROWS < padded_rows ? row0 + TILE_ROWS : padded_rows;
-    size_t column_end = column0 + TILE_ROWS < padded_rows ? column0 + TILE_ROWS : padded_rows, panel0 = block * padded_rows / MICA_PANEL_ROWS;
+    size_t column_end = column0 + TILE_ROWS < padded_rows ? column0 + TILE_ROWS : padded_rows,
+           panel0 = block * padded_rows / MICA_PANEL_ROWS;
     float unused[MICA_TILE_FLOATS] __attribute__((aligned(64)));
     for (size_t j = column0; j < column_end; j += 32)
         for (size_t i = row0 > j ? row0 : j; i < row_end; i += 8) {
             float *tile = packed + mica_packed_offset(i / 8) + j / 16 * MICA_TILE_FLOATS;
             kernels->gram_tiles(gram->panels[a] + (panel0 + i / MICA_PANEL_ROWS) * MICA_PANEL_INT16S, (uint32_t)(i / 8 % 2),
                                 gram->scales[a] + block * padded_rows + i / MICA_PANEL_ROWS * MICA_PANEL_ROWS,
-                                gram->panels[b] + (panel0 + j / MICA_PANEL_ROWS) * MICA_PANEL_INT16S, gram->scales[b] + block * padded_rows + j, tile,
-                                j / 16 + 1 <= i / 16 ? tile + MICA_TILE_FLOATS : unused);
+                                gram->panels[b] + (panel0 + j / MICA_PANEL_ROWS) * MICA_PANEL_INT16S,
+                                gram->scales[b] + block * padded_rows + j, tile, j / 16 + 1 <= i / 16 ? tile + MICA_TILE_FLOATS : unused);
         }
 }
 
-void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, float *packed, double *frobenius_squared)
-{
+void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, float *packed, double *frobenius_squared) {
     packing plan = packing_of(wide);
     double sum = 0;
     memset(packed, 0, mica_packed_offset(wide->padded_rows / 8) * sizeof *packed);
@@ -227,16 +215,7 @@ void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_
     *frobenius_squared = sum;
 }
 
-double mica_packed_trace(const float *packed, size_t padded_rows)
-{
-    double sum = 0;
-    for (size_t i = 0; i < padded_rows; i++)
-        sum += (double)packed[mica_packed_offset(i / 8) + i / 16 * MICA_TILE_FLOATS + i % 8 * 16 + i % 16];
-    return sum;
-}
-
-double mica_packed_sum_squares(const float *packed, size_t padded_rows)
-{
+double mica_packed_sum_squares(const float *packed, size_t padded_rows) {
     double sum = 0;
     for (size_t p = 0; p < padded_rows / 8; p++) {
         const float *panel = packed + mica_packed_offset(p), *corner = panel + p / 2 * MICA_TILE_FLOATS + p % 2 * 8;
@@ -254,9 +233,7 @@ double mica_packed_sum_squares(const float *packed, size_t padded_rows)
     return sum;
 }
 
-void mica_packed_expand(const float *packed, size_t padded_rows, size_t rows, float *full)
-{
-    (void)padded_rows;
+void mica_packed_expand(const float *packed, size_t rows, float *full) {
     for (size_t i = 0; i < rows; i++)
         for (size_t k = 0; k <= i; k++)
             full[i * rows + k] = packed[mica_packed_offset(i / 8) + k / 16 * MICA_TILE_FLOATS + i % 8 * 16 + k % 16];

@@ -41,8 +41,7 @@ void mica_gram_free(mica_gram *gram); /* NULL is fine */
 /* Fills `packed` (mica_packed_offset(padded_rows / 8) floats, 64-byte aligned); *frobenius_squared of A. */
 void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, float *packed, double *frobenius_squared);
 
-double mica_packed_trace(const float *packed, size_t padded_rows);
 double mica_packed_sum_squares(const float *packed, size_t padded_rows);          /* |G|_F^2 */
-void mica_packed_expand(const float *packed, size_t padded_rows, size_t rows, float *full); /* [rows][rows], lower half */
+void mica_packed_expand(const float *packed, size_t rows, float *full); /* [rows][rows], lower half */
 
 #endif

@@ -23,8 +23,7 @@
 #define MICA_TILE_FLOATS 128  /* 8 x 16 */
 
 /* Float offset of row panel p in a packed G. */
-static inline size_t mica_packed_offset(size_t p)
-{
+static inline size_t mica_packed_offset(size_t p) {
     return (p / 2 + 1) * ((p + 1) / 2) * MICA_TILE_FLOATS;
 }
 

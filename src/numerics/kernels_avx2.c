@@ -10,8 +10,7 @@
 
 /* 4 rows x 16 columns. VPMADDWD's own sum of two products cannot overflow either: a pair's part of a row's norm is at most the norm. */
 static inline __attribute__((always_inline)) void gram_quarter(const int32_t *pairs, const float *a_scale, const int32_t *b, const float *b_scale,
-                                                               float *tile)
-{
+                                                               float *tile) {
     __m256i sum[4][2];
     for (int i = 0; i < 4; i++)
         sum[i][0] = sum[i][1] = _mm256_setzero_si256();
@@ -36,8 +35,7 @@ static inline __attribute__((always_inline)) void gram_quarter(const int32_t *pa
     }
 }
 
-static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1)
-{
+static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1) {
     const int32_t *pairs = (const int32_t *)a + half * 8, *left = (const int32_t *)b, *right = left + MICA_PANEL_INT16S / 2;
     for (uint32_t rows = 0; rows < 8; rows += 4) {
         gram_quarter(pairs + rows, a_scale + half * 8 + rows, left, b_scale, tile0 + rows * 16);
@@ -48,8 +46,7 @@ static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, co
 #include "numerics/kernels_generic.h"
 #else
 #include "numerics/kernels.h"
-const mica_kernels *mica_kernels_avx2(void)
-{
+const mica_kernels *mica_kernels_avx2(void) {
     return NULL;
 }
 #endif

@@ -12,14 +12,12 @@
 
 /* sum + a . b by int16 pairs. As an instruction, because gcc 12 does not tie the intrinsic's accumulator to one register and spends half the
  * loop on copies. */
-static inline __attribute__((always_inline)) __m512i dot_pairs(__m512i sum, __m512i a, __m512i b)
-{
+static inline __attribute__((always_inline)) __m512i dot_pairs(__m512i sum, __m512i a, __m512i b) {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
 }
 
-static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1)
-{
+static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1) {
     const int32_t *pairs = (const int32_t *)a + half * 8;
     const int32_t *left = (const int32_t *)b, *right = left + MICA_PANEL_INT16S / 2;
     __m512i sum[8][2];
@@ -47,8 +45,7 @@ static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, co
 
 #define OWN_PACK
 /* Codes of one row, columns 0 … 31, as 16 pairs. Adding 1.5 * 2^23 rounds to an integer, in two's complement in the low bits. */
-static inline __attribute__((always_inline)) __m512i pair_codes(const float *values, __m512 inverse)
-{
+static inline __attribute__((always_inline)) __m512i pair_codes(const float *values, __m512 inverse) {
     const __m512 magic = _mm512_set1_ps(12582912.0f);
     const __m512i high = _mm512_set1_epi64(0xffff0000), evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     __m512i halves[2];
@@ -60,8 +57,7 @@ static inline __attribute__((always_inline)) __m512i pair_codes(const float *val
 }
 
 /* 16 x 16 dwords, rows to columns. */
-static inline __attribute__((always_inline)) void transpose(__m512i a[16])
-{
+static inline __attribute__((always_inline)) void transpose(__m512i a[16]) {
     __m512i b[16];
     for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
@@ -87,8 +83,7 @@ static inline __attribute__((always_inline)) void transpose(__m512i a[16])
 
 static float row_step(float norm_squared, float maximum);
 
-static void pack(const float *values, size_t stride, int16_t *panel, float *scale, float *norms)
-{
+static void pack(const float *values, size_t stride, int16_t *panel, float *scale, float *norms) {
     float inverse[MICA_PANEL_ROWS];
     for (int row = 0; row < MICA_PANEL_ROWS; row++) {
         __m512 squares = _mm512_setzero_ps(), largest = squares;
@@ -116,8 +111,7 @@ static void pack(const float *values, size_t stride, int16_t *panel, float *scal
 #include "numerics/kernels_generic.h"
 #else
 #include "numerics/kernels.h"
-const mica_kernels *mica_kernels_avx512(void)
-{
+const mica_kernels *mica_kernels_avx512(void) {
     return NULL;
 }
 #endif

@@ -16,22 +16,18 @@ typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
 typedef uint64_t vec_u64 __attribute__((vector_size(4 * LANES)));
 typedef uint32_t half_u32 __attribute__((vector_size(2 * LANES)));
 
-INLINE vec load(const float *p)
-{
+INLINE vec load(const float *p) {
     return *(const vec *)p;
 }
-INLINE vec load_unaligned(const float *p)
-{
+INLINE vec load_unaligned(const float *p) {
     vec v;
     memcpy(&v, p, sizeof v);
     return v;
 }
-INLINE void store(float *p, vec v)
-{
+INLINE void store(float *p, vec v) {
     *(vec *)p = v;
 }
-INLINE vec broadcast(float x)
-{
+INLINE vec broadcast(float x) {
 #if LANES == 16
     return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
 #else
@@ -39,8 +35,7 @@ INLINE vec broadcast(float x)
 #endif
 }
 /* PAIR consecutive floats, repeated over the vector. */
-INLINE vec broadcast_pair(const float *p)
-{
+INLINE vec broadcast_pair(const float *p) {
 #if LANES == 16
     typedef double vec_double __attribute__((vector_size(64)));
     double d;
@@ -51,8 +46,7 @@ INLINE vec broadcast_pair(const float *p)
 #endif
 }
 /* Lane pairs (a, b) of rows 2r, 2r + 1: the first (second) row's value in both lanes. */
-INLINE vec row_of_pair(vec v, int second)
-{
+INLINE vec row_of_pair(vec v, int second) {
 #if LANES == 16
     return second ? __builtin_shufflevector(v, v, 1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15)
                   : __builtin_shufflevector(v, v, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14);
@@ -62,8 +56,7 @@ INLINE vec row_of_pair(vec v, int second)
 #endif
 }
 /* Sums over each lane pair: of `first` into even lanes, of `second` into odd ones. */
-INLINE vec sum_pairs(vec first, vec second)
-{
+INLINE vec sum_pairs(vec first, vec second) {
 #if LANES == 16
     vec even = __builtin_shufflevector(first, second, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
     vec odd = __builtin_shufflevector(first, second, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
@@ -76,8 +69,7 @@ INLINE vec sum_pairs(vec first, vec second)
 
 /* The step of a panel row: the least power of two with norm <= 46334 steps (rounding adds at most sqrt(128) / 2, and 46340^2 < 2^31) and
  * |x| <= 32766 steps; not below 2^-100. */
-static float row_step(float norm_squared, float maximum)
-{
+static float row_step(float norm_squared, float maximum) {
     float by_norm = sqrtf(norm_squared) * (1.0001f / 46334.0f), step = maximum / 32766.0f;
     int exponent;
     if (by_norm > step)
@@ -90,14 +82,12 @@ static float row_step(float norm_squared, float maximum)
 
 #ifndef OWN_PACK
 /* max(|a|, b), b >= 0: as integers, since positive floats are ordered like their bits. */
-INLINE vec larger_magnitude(vec a, vec b)
-{
+INLINE vec larger_magnitude(vec a, vec b) {
     vec_i32 magnitude = (vec_i32)a & 0x7fffffff, greater = magnitude > (vec_i32)b;
     return (vec)((magnitude & greater) | ((vec_i32)b & ~greater));
 }
 
-static void pack(const float *values, size_t stride, int16_t *panel, float *scale, float *norms)
-{
+static void pack(const float *values, size_t stride, int16_t *panel, float *scale, float *norms) {
     for (int row = 0; row < MICA_PANEL_ROWS; row++) {
         const float *x = values + (size_t)row * stride;
         float sum[LANES] __attribute__((aligned(64))) = {0}, top[LANES] __attribute__((aligned(64)));
@@ -130,8 +120,7 @@ static void pack(const float *values, size_t stride, int16_t *panel, float *scal
 #endif
 
 /* Columns [from, to) of panel p, to <= 8 p: both uses of every element. */
-INLINE void multiply_strip(const float *g, const float *next, size_t from, size_t to, const float *x, float *y, const vec xi[8], vec sum[8])
-{
+INLINE void multiply_strip(const float *g, const float *next, size_t from, size_t to, const float *x, float *y, const vec xi[8], vec sum[8]) {
     for (size_t k = from; k < to; k += 8) {
         const float *tile = g + k / 16 * MICA_TILE_FLOATS + (k & 8);
         const char *ahead = (const char *)(next + k / 16 * MICA_TILE_FLOATS) + (k & 8) * 32;
@@ -156,8 +145,7 @@ INLINE void multiply_strip(const float *g, const float *next, size_t from, size_
 
 #define STRIP 512 /* columns whose x and y stay in the first-level cache */
 
-static void multiply(const float *packed, size_t m, const float *x, float *y, int descending)
-{
+static void multiply(const float *packed, size_t m, const float *x, float *y, int descending) {
     size_t panels = m / 8, strips = (m + STRIP - 1) / STRIP;
     memset(y, 0, m * MICA_BLOCK * sizeof(float));
     for (size_t s = 0; s < strips; s++) {
@@ -188,8 +176,7 @@ static void multiply(const float *packed, size_t m, const float *x, float *y, in
     }
 }
 
-static void block_inner(const float *q, const float *w, size_t m, double *h)
-{
+static void block_inner(const float *q, const float *w, size_t m, double *h) {
     memset(h, 0, 64 * sizeof *h);
     for (size_t begin = 0; begin < m; begin += 256) {
         size_t end = begin + 256 < m ? begin + 256 : m;
@@ -212,8 +199,7 @@ static void block_inner(const float *q, const float *w, size_t m, double *h)
 }
 
 /* The 8 x 8 matrix as vectors over b, each value in all lanes of a pair. */
-INLINE void spread(const double *h, vec rows[8], double sign)
-{
+INLINE void spread(const double *h, vec rows[8], double sign) {
     for (int a = 0; a < 8; a++) {
         float lanes[LANES] __attribute__((aligned(64)));
         for (int lane = 0; lane < LANES; lane++)
@@ -222,8 +208,7 @@ INLINE void spread(const double *h, vec rows[8], double sign)
     }
 }
 
-static void block_update(const float *q, float *w, size_t m, const double *h)
-{
+static void block_update(const float *q, float *w, size_t m, const double *h) {
     vec rows[8];
     spread(h, rows, -1.0);
     for (size_t row = 0; row < m; row += PAIR) {
@@ -237,8 +222,7 @@ static void block_update(const float *q, float *w, size_t m, const double *h)
     }
 }
 
-static void block_rotate(float *w, size_t m, const double *h)
-{
+static void block_rotate(float *w, size_t m, const double *h) {
     vec rows[8];
     spread(h, rows, 1.0);
     for (size_t row = 0; row < m; row += PAIR) {
@@ -252,8 +236,7 @@ static void block_rotate(float *w, size_t m, const double *h)
     }
 }
 
-static void chebyshev(const float *g, const float *t, const float *p, float a, float b, float c, size_t count, float *out)
-{
+static void chebyshev(const float *g, const float *t, const float *p, float a, float b, float c, size_t count, float *out) {
     vec va = broadcast(a), vb = broadcast(b), vc = broadcast(c);
     for (size_t i = 0; i < count; i += LANES)
         store(out + i, va * (load(g + i) - vc * load(t + i)) - vb * load(p + i));
@@ -262,8 +245,7 @@ static void chebyshev(const float *g, const float *t, const float *p, float a, f
 #define WIDE (LANES == 16 ? 4 : 2) /* vectors of a register tile */
 
 INLINE void multiply_tile(const float *a, size_t row_stride, size_t column_stride, const float *b, size_t ldb, float *c, size_t ldc, int rows,
-                          size_t depth, int accumulate)
-{
+                          size_t depth, int accumulate) {
     vec sum[TILE_ROWS][WIDE];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -295,8 +277,7 @@ INLINE void multiply_tile(const float *a, size_t row_stride, size_t column_strid
 }
 
 static void multiply_64(const float *a, size_t row_stride, size_t column_stride, const float *b, size_t ldb, float *c, size_t ldc, size_t rows,
-                        size_t depth, int accumulate)
-{
+                        size_t depth, int accumulate) {
     for (size_t column = 0; column < 64; column += (size_t)WIDE * LANES) {
         size_t i = 0;
         for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
@@ -306,8 +287,7 @@ static void multiply_64(const float *a, size_t row_stride, size_t column_stride,
     }
 }
 
-const mica_kernels *KERNELS(void)
-{
+const mica_kernels *KERNELS(void) {
     static const mica_kernels table = {PAIR,         pack,         gram_tiles,   multiply,  block_inner,
                                        block_update, block_rotate, chebyshev,    multiply_64};
     return &table;

@@ -12,8 +12,7 @@
 #if defined(__SSE2__) && !defined(MICA_KERNELS_PLAIN)
 #include <emmintrin.h>
 typedef __m128i pair_sums[4];
-static inline void dot_pairs(pair_sums sum, const int16_t *a, const int16_t *b)
-{
+static inline void dot_pairs(pair_sums sum, const int16_t *a, const int16_t *b) {
     int32_t pair;
     memcpy(&pair, a, sizeof pair);
     for (int i = 0; i < 4; i++)
@@ -21,15 +20,13 @@ static inline void dot_pairs(pair_sums sum, const int16_t *a, const int16_t *b)
 }
 #else
 typedef int32_t pair_sums[MICA_PANEL_ROWS];
-static inline void dot_pairs(pair_sums sum, const int16_t *a, const int16_t *b)
-{
+static inline void dot_pairs(pair_sums sum, const int16_t *a, const int16_t *b) {
     for (int j = 0; j < MICA_PANEL_ROWS; j++)
         sum[j] += a[0] * b[2 * j] + a[1] * b[2 * j + 1];
 }
 #endif
 
-static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1)
-{
+static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, const int16_t *b, const float *b_scale, float *tile0, float *tile1) {
     float *tiles[2] = {tile0, tile1};
     for (uint32_t side = 0; side < 2; side++)
         for (uint32_t i = 0; i < 8; i++) {
@@ -46,8 +43,7 @@ static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, co
 
 #include "numerics/kernels_generic.h"
 
-const mica_kernels *mica_kernels_for(mica_cpu cpu)
-{
+const mica_kernels *mica_kernels_for(mica_cpu cpu) {
     const mica_kernels *kernels = cpu == MICA_CPU_AVX512 ? mica_kernels_avx512() : cpu == MICA_CPU_AVX2 ? mica_kernels_avx2() : NULL;
     return kernels ? kernels : mica_kernels_portable();
 }

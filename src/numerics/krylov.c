@@ -11,14 +11,15 @@
 #define B MICA_BLOCK
 #define LEARN_BASIS 96
 #define DEGREE_MAX 3
-#define CANCELLATION 0.9   /* share of a column's square: its norm fell by more than 3; one pass then leaves too much behind */
-#define GROWTH_MAX 1e3 /* of the filter between the smallest wanted and the largest eigenvalue: beyond, the basis loses its small directions */
+#define CANCELLATION 0.9 /* share of a column's square: its norm fell by more than 3; one pass then leaves too much behind */
+#define GROWTH_MAX \
+    1e3 /* of the filter between the smallest wanted and the largest eigenvalue: beyond, the basis loses its small directions */
 
 struct mica_krylov {
     size_t padded_rows;
     uint32_t basis_max;
-    float *basis;     /* [basis_max / 8 + 1][block] */
-    float *temporary; /* [3][block] */
+    float *basis;                /* [basis_max / 8 + 1][block] */
+    float *temporary;            /* [3][block] */
     double *diagonal, *coupling; /* [basis_max / 8][8][8]: blocks of the projected operator */
     double *projected, *ritz;    /* [basis_max][basis_max] */
     double *values, *work;
@@ -29,21 +30,18 @@ struct mica_krylov {
     int sweep; /* alternates the direction in which G is walked */
 };
 
-static uint32_t basis_limit(size_t padded_rows, uint32_t count)
-{
+static uint32_t basis_limit(size_t padded_rows, uint32_t count) {
     size_t limit = (size_t)count * 12 > 256 ? (size_t)count * 12 : 256;
     size_t most = padded_rows * 3 / 4 / B * B; /* beyond, the float64 route is as cheap */
     return (uint32_t)(limit < most ? limit : most);
 }
 
-uint64_t mica_krylov_bytes(size_t padded_rows, uint32_t count)
-{
+uint64_t mica_krylov_bytes(size_t padded_rows, uint32_t count) {
     uint64_t basis = basis_limit(padded_rows, count), block = padded_rows * B * sizeof(float);
     return (basis / B + 4) * block + 3 * basis * basis * sizeof(double) + 90 * basis * sizeof(double);
 }
 
-mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov **result, mica_error *error)
-{
+mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov **result, mica_error *error) {
     mica_krylov *krylov = mica_calloc(1, sizeof *krylov);
     if (!krylov)
         return mica_fail(error, MICA_NO_MEMORY, "Krylov basis");
@@ -63,8 +61,8 @@ mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov *
     krylov->work = mica_alloc_aligned((size_t)krylov->work_count * sizeof(double));
     krylov->integers = mica_alloc_aligned((size_t)krylov->integer_count * sizeof(int));
     krylov->rotation = mica_alloc_aligned(krylov->rotation_floats * sizeof(float));
-    if (!krylov->basis || !krylov->temporary || !krylov->diagonal || !krylov->coupling || !krylov->projected || !krylov->ritz || !krylov->values ||
-        !krylov->work || !krylov->integers || !krylov->rotation) {
+    if (!krylov->basis || !krylov->temporary || !krylov->diagonal || !krylov->coupling || !krylov->projected || !krylov->ritz ||
+        !krylov->values || !krylov->work || !krylov->integers || !krylov->rotation) {
         mica_krylov_free(krylov);
         return mica_fail(error, MICA_NO_MEMORY, "Krylov basis of %zu x %zu", padded_rows, basis);
     }
@@ -72,20 +70,18 @@ mica_status mica_krylov_create(size_t padded_rows, uint32_t count, mica_krylov *
     return MICA_OK;
 }
 
-void mica_krylov_free(mica_krylov *krylov)
-{
+void mica_krylov_free(mica_krylov *krylov) {
     if (!krylov)
         return;
-    void *buffers[] = {krylov->basis,  krylov->temporary, krylov->diagonal, krylov->coupling, krylov->projected,
-                       krylov->ritz,   krylov->values,    krylov->work,     krylov->integers, krylov->rotation};
+    void *buffers[] = {krylov->basis, krylov->temporary, krylov->diagonal, krylov->coupling, krylov->projected,
+                       krylov->ritz,  krylov->values,    krylov->work,     krylov->integers, krylov->rotation};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         mica_free_aligned(buffers[i]);
     mica_free(krylov);
 }
 
 /* A fixed pseudo-random block (splitmix64, Box-Muller), zero in the padding rows. */
-static void fill_start(float *block, uint32_t pair, size_t rows, size_t padded_rows)
-{
+static void fill_start(float *block, uint32_t pair, size_t rows, size_t padded_rows) {
     uint64_t state = 0x6d696361;
     memset(block, 0, padded_rows * B * sizeof *block);
     for (size_t row = 0; row < rows; row++)
@@ -97,13 +93,13 @@ static void fill_start(float *block, uint32_t pair, size_t rows, size_t padded_r
                 z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
                 uniform[i] = ((double)((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
             }
-            block[row / pair * pair * B + column * pair + row % pair] = (float)(sqrt(-2 * log(uniform[0])) * cos(6.283185307179586 * uniform[1]));
+            block[row / pair * pair * B + column * pair + row % pair] = (float)(sqrt(-2 * log(uniform[0])) *
+                                                                                cos(6.283185307179586 * uniform[1]));
         }
 }
 
 /* block = block R^-1 with R^T R = block^T block, twice; *factor (upper) = the product of both. False: numerically dependent columns. */
-static bool orthonormalise(const mica_kernels *kernels, float *block, size_t m, double factor[B * B])
-{
+static bool orthonormalise(const mica_kernels *kernels, float *block, size_t m, double factor[B * B]) {
     double total[B * B];
     for (int round = 0; round < 2; round++) {
         double square[B * B], upper[B * B] = {0}, inverse[B * B] = {0};
@@ -140,8 +136,8 @@ static bool orthonormalise(const mica_kernels *kernels, float *block, size_t m, 
 }
 
 /* out = T_degree(l(G)) x; bound > 0 unless degree is 1 (then out = G x). */
-static void apply_filter(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, const float *x, uint32_t degree, float bound, float *out)
-{
+static void apply_filter(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, const float *x, uint32_t degree,
+                         float bound, float *out) {
     size_t m = krylov->padded_rows, count = m * B;
     float *product = krylov->temporary, *spare[2] = {product + count, product + 2 * count};
     if (degree == 1) {
@@ -160,8 +156,7 @@ static void apply_filter(mica_krylov *krylov, const mica_kernels *kernels, const
 }
 
 /* next -= basis (basis^T next) over blocks block … 0; *removed is the largest share of a column's square that went. `first`: keep the diagonal. */
-static double project_out(mica_krylov *krylov, const mica_kernels *kernels, float *next, uint32_t block, bool first)
-{
+static double project_out(mica_krylov *krylov, const mica_kernels *kernels, float *next, uint32_t block, bool first) {
     size_t m = krylov->padded_rows, size = m * B;
     double gone[B] = {0}, left[B * B], share = 0;
     for (uint32_t i = block + 1; i-- > 0;) {
@@ -182,8 +177,7 @@ static double project_out(mica_krylov *krylov, const mica_kernels *kernels, floa
 }
 
 /* One more block: orthogonalised against all before it, again where most of a column went (Kahan's "twice is enough"). False on breakdown. */
-static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, uint32_t block, uint32_t degree, float bound)
-{
+static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, uint32_t block, uint32_t degree, float bound) {
     size_t size = krylov->padded_rows * B;
     float *last = krylov->basis + block * size, *next = last + size;
     apply_filter(krylov, kernels, packed, last, degree, bound, next);
@@ -194,8 +188,7 @@ static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float
 
 /* The operator projected on `basis` columns: every eigenvalue, ascending, and the vectors of the largest `wanted`, a vector a row of
  * ritz [basis][basis], in its last rows. Tridiagonalisation, divide and conquer, and only the wanted vectors turned back. */
-static bool solve_projected(mica_krylov *krylov, uint32_t basis, uint32_t wanted)
-{
+static bool solve_projected(mica_krylov *krylov, uint32_t basis, uint32_t wanted) {
     size_t n = basis;
     double *matrix = krylov->projected;
     memset(matrix, 0, n * n * sizeof *matrix);
@@ -211,16 +204,16 @@ static bool solve_projected(mica_krylov *krylov, uint32_t basis, uint32_t wanted
     int work_count = krylov->work_count - 2 * order;
     mica_blas.dsytrd_("L", &order, matrix, &order, krylov->values, off_diagonal, factors, work, &work_count, &info);
     if (info == 0)
-        mica_blas.dstedc_("I", &order, krylov->values, off_diagonal, krylov->ritz, &order, work, &work_count, krylov->integers, &krylov->integer_count,
-                          &info);
+        mica_blas.dstedc_("I", &order, krylov->values, off_diagonal, krylov->ritz, &order, work, &work_count, krylov->integers,
+                          &krylov->integer_count, &info);
     if (info == 0)
-        mica_blas.dormtr_("L", "L", "N", &order, &columns, matrix, &order, factors, krylov->ritz + (n - wanted) * n, &order, work, &work_count, &info);
+        mica_blas.dormtr_("L", "L", "N", &order, &columns, matrix, &order, factors, krylov->ritz + (n - wanted) * n, &order, work,
+                          &work_count, &info);
     return info == 0;
 }
 
 /* Slope of T_degree(l(x)) at the eigenvalue whose filtered value is `filtered` (>= 1), and that eigenvalue. */
-static double unfilter(double filtered, uint32_t degree, double bound, double *slope)
-{
+static double unfilter(double filtered, uint32_t degree, double bound, double *slope) {
     if (degree == 1) {
         *slope = 1;
         return filtered;
@@ -231,8 +224,7 @@ static double unfilter(double filtered, uint32_t degree, double bound, double *s
 }
 
 /* Largest estimated |G u - l u| / sqrt(l l_max), which is |A v - s u| / s_0, over the `count` largest pairs. */
-static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound, double *largest)
-{
+static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound, double *largest) {
     const double *coupling = krylov->coupling + (basis / B - 1) * B * B;
     double worst = 0, slope;
     *largest = unfilter(krylov->values[basis - 1], degree, bound, &slope);
@@ -253,8 +245,7 @@ static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint3
 }
 
 /* vectors = basis * ritz, the largest eigenvalue first. */
-static void form_vectors(mica_krylov *krylov, const mica_kernels *kernels, uint32_t basis, uint32_t count, float *vectors, size_t ld)
-{
+static void form_vectors(mica_krylov *krylov, const mica_kernels *kernels, uint32_t basis, uint32_t count, float *vectors, size_t ld) {
     size_t m = krylov->padded_rows, pair = kernels->pair;
     for (uint32_t block = 0; block < basis / B; block++) {
         memset(krylov->rotation, 0, krylov->rotation_floats * sizeof(float));
@@ -263,20 +254,18 @@ static void form_vectors(mica_krylov *krylov, const mica_kernels *kernels, uint3
                 krylov->rotation[a * ld + i] = (float)krylov->ritz[(size_t)(basis - 1 - i) * basis + block * B + a];
         for (size_t column = 0; column < ld; column += 64)
             for (size_t side = 0; side < pair; side++)
-                kernels->multiply_64(krylov->basis + block * m * B + side, pair * B, pair, krylov->rotation + column, ld, vectors + side * ld + column,
-                                     pair * ld, m / pair, B, block > 0);
+                kernels->multiply_64(krylov->basis + block * m * B + side, pair * B, pair, krylov->rotation + column, ld,
+                                     vectors + side * ld + column, pair * ld, m / pair, B, block > 0);
     }
 }
 
 /* T_degree at x >= 1. */
-static double chebyshev_value(uint32_t degree, double x)
-{
+static double chebyshev_value(uint32_t degree, double x) {
     return x > 1 ? cosh(degree * acosh(x)) : 1;
 }
 
 /* From the spectrum as a short run sees it: the Ritz values with their weights are a Gauss quadrature of the density of eigenvalues. */
-static void learn(const mica_krylov *krylov, uint32_t basis, size_t rows, uint32_t count, double trace, mica_svd_plan *plan)
-{
+static void learn(const mica_krylov *krylov, uint32_t basis, size_t rows, uint32_t count, double trace, mica_svd_plan *plan) {
     double seen = 0, wanted = 2.5 * count, smallest_wanted = 0, bound = 0, previous = 0, previous_seen = 0;
     for (uint32_t i = basis; i-- > 0;) {
         const double *vector = krylov->ritz + (size_t)i * basis;
@@ -288,7 +277,8 @@ static void learn(const mica_krylov *krylov, uint32_t basis, size_t rows, uint32
         double targets[2] = {count, wanted}, *results[2] = {&smallest_wanted, &bound};
         for (int t = 0; t < 2; t++)
             if (previous_seen < targets[t] && middle >= targets[t])
-                *results[t] = previous_seen > 0 ? previous + (value - previous) * (targets[t] - previous_seen) / (middle - previous_seen) : value;
+                *results[t] = previous_seen > 0 ? previous + (value - previous) * (targets[t] - previous_seen) / (middle - previous_seen)
+                                                : value;
         seen += weight;
         previous = value;
         previous_seen = middle;
@@ -306,10 +296,9 @@ static void learn(const mica_krylov *krylov, uint32_t basis, size_t rows, uint32
         }
 }
 
-mica_status mica_krylov_run(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, size_t rows, size_t padded_rows, double trace,
-                            uint32_t count, const mica_svd_plan *given, double tolerance, float *vectors, size_t ld, mica_krylov_result *result,
-                            mica_error *error)
-{
+mica_status mica_krylov_run(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, size_t rows, size_t padded_rows,
+                            double trace, uint32_t count, const mica_svd_plan *given, double tolerance, float *vectors, size_t ld,
+                            mica_krylov_result *result, mica_error *error) {
     if (padded_rows != krylov->padded_rows || (size_t)count + B > krylov->basis_max)
         return mica_fail(error, MICA_FAILED, "Krylov buffers for %zu rows used with %zu", krylov->padded_rows, padded_rows);
     *result = (mica_krylov_result){.plan = given ? *given : (mica_svd_plan){0}};

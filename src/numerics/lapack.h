@@ -43,6 +43,7 @@ typedef struct mica_lapack {
     MICA_LAPACK_LIST(X)
 #undef X
     const char *core; /* the kernels in use, by OpenBLAS's name */
+    char version[32]; /* "0.3.21" */
 } mica_lapack;
 
 /* Loads once; FAILED when there is no OpenBLAS. Any thread. The table is valid from then on as long as the process lives. */

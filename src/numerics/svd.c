@@ -39,62 +39,56 @@ struct mica_svd_workspace {
 
 static const double ONE = 1, ZERO = 0;
 
-const char *mica_svd_route_name(mica_svd_route route)
-{
+const char *mica_svd_route_name(mica_svd_route route) {
     static const char *const names[] = {"krylov", "dense", "zero"};
     return names[route];
 }
 
 static char arithmetic[96];
 
-static void name_arithmetic(void)
-{
+static void name_arithmetic(void) {
     mica_status status = mica_lapack_load(NULL);
-    snprintf(arithmetic, sizeof arithmetic, "%s openblas-%s", mica_cpu_name(mica_cpu_current()), status == MICA_OK ? mica_blas.core : "absent");
+    snprintf(arithmetic, sizeof arithmetic, "%s openblas-%s-%s", mica_cpu_name(mica_cpu_current()),
+             status == MICA_OK ? mica_blas.version : "absent", status == MICA_OK ? mica_blas.core : "");
 }
 
-const char *mica_svd_arithmetic(void)
-{
+const char *mica_svd_arithmetic(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, name_arithmetic);
     return arithmetic;
 }
 
-static bool krylov_fits(size_t rows, size_t columns, uint32_t count)
-{
+static bool krylov_fits(size_t rows, size_t columns, uint32_t count) {
     return rows >= 512 && rows >= 8 * (size_t)count && rows * columns > ((size_t)1 << 20);
 }
 
-static size_t round_up(size_t value, size_t step)
-{
+static size_t round_up(size_t value, size_t step) {
     return (value + step - 1) / step * step;
 }
 
-uint64_t mica_svd_workspace_bytes(uint64_t rows, uint64_t columns, const mica_svd_options *options)
-{
+uint64_t mica_svd_workspace_bytes(uint64_t rows, uint64_t columns, const mica_svd_options *options) {
     uint64_t m = rows < columns ? rows : columns, n = rows < columns ? columns : rows, bytes;
     uint32_t count = options->count < m ? options->count : (uint32_t)m;
     if (!krylov_fits(m, n, count))
         return mica_svd_dense_bytes(rows, columns, count);
     uint64_t ld = round_up(count, 64), pm = round_up(m, 32), pn = round_up(n, MICA_PANEL_COLUMNS);
-    bytes = mica_gram_bytes(pm) + mica_krylov_bytes(pm, count) + 4 * (pm * (pm + 16) / 2 + 3 * pm * ld + 2 * pn * ld + 3 * pm * MICA_SLICE_COLUMNS);
+    bytes = mica_gram_bytes(pm) + mica_krylov_bytes(pm, count) +
+            4 * (pm * (pm + 16) / 2 + 3 * pm * ld + 2 * pn * ld + 3 * pm * MICA_SLICE_COLUMNS);
     return bytes + (options->full_spectrum || options->check_count ? 4 * m * m : 0);
 }
 
-static void release_buffers(mica_svd_workspace *w)
-{
+static void release_buffers(mica_svd_workspace *w) {
     mica_gram_free(w->gram);
     mica_krylov_free(w->krylov);
-    void *buffers[] = {w->packed,  w->left, w->applied, w->rotated_left, w->right, w->rotated_right, w->slice, w->scratch, w->coefficients,
-                       w->full,    w->small, w->mass,   w->eigen,        w->strip, w->work,          w->integers};
+    void *buffers[] = {w->packed,       w->left, w->applied, w->rotated_left, w->right, w->rotated_right, w->slice, w->scratch,
+                       w->coefficients, w->full, w->small,   w->mass,         w->eigen, w->strip,         w->work,  w->integers};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         mica_free_aligned(buffers[i]);
     *w = (mica_svd_workspace){.kernels = w->kernels};
 }
 
 /* Buffers for these sizes; kept from matrix to matrix while the sizes stay. */
-static mica_status size_buffers(mica_svd_workspace *w, const mica_wide *wide, uint32_t count, mica_error *error)
-{
+static mica_status size_buffers(mica_svd_workspace *w, const mica_wide *wide, uint32_t count, mica_error *error) {
     if (w->padded_rows == wide->padded_rows && w->padded_columns == wide->padded_columns && w->count == count)
         return MICA_OK;
     release_buffers(w);
@@ -134,8 +128,8 @@ static mica_status size_buffers(mica_svd_workspace *w, const mica_wide *wide, ui
     return MICA_OK;
 }
 
-mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mica_svd_options *options, mica_svd_workspace **result, mica_error *error)
-{
+mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mica_svd_options *options, mica_svd_workspace **result,
+                                      mica_error *error) {
     mica_status status = mica_lapack_load(error);
     if (status != MICA_OK)
         return status;
@@ -155,8 +149,7 @@ mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mic
     return MICA_OK;
 }
 
-void mica_svd_workspace_free(mica_svd_workspace *w)
-{
+void mica_svd_workspace_free(mica_svd_workspace *w) {
     if (!w)
         return;
     release_buffers(w);
@@ -164,26 +157,24 @@ void mica_svd_workspace_free(mica_svd_workspace *w)
 }
 
 /* right = A^T left and applied = A right = A A^T left, in one pass over A. */
-static void apply_matrix(mica_svd_workspace *w, const mica_wide *wide)
-{
+static void apply_matrix(mica_svd_workspace *w, const mica_wide *wide) {
     for (size_t column = 0; column < wide->padded_columns; column += MICA_SLICE_COLUMNS) {
         mica_wide_slice(wide, column, w->slice, w->scratch);
         for (size_t part = 0; part < w->ld; part += 64) {
             float *right = w->right + column * w->ld + part;
             for (size_t row = 0; row < wide->padded_rows; row += CHUNK) {
                 size_t depth = wide->padded_rows - row < CHUNK ? wide->padded_rows - row : CHUNK;
-                w->kernels->multiply_64(w->slice + row * MICA_SLICE_COLUMNS, 1, MICA_SLICE_COLUMNS, w->left + row * w->ld + part, w->ld, right, w->ld,
-                                        MICA_SLICE_COLUMNS, depth, row > 0);
+                w->kernels->multiply_64(w->slice + row * MICA_SLICE_COLUMNS, 1, MICA_SLICE_COLUMNS, w->left + row * w->ld + part, w->ld,
+                                        right, w->ld, MICA_SLICE_COLUMNS, depth, row > 0);
             }
-            w->kernels->multiply_64(w->slice, MICA_SLICE_COLUMNS, 1, right, w->ld, w->applied + part, w->ld, wide->padded_rows, MICA_SLICE_COLUMNS,
-                                    column > 0);
+            w->kernels->multiply_64(w->slice, MICA_SLICE_COLUMNS, 1, right, w->ld, w->applied + part, w->ld, wide->padded_rows,
+                                    MICA_SLICE_COLUMNS, column > 0);
         }
     }
 }
 
 /* out (count x count, lower, column-major) = tall^T tall in float64. */
-static void inner_products(const mica_svd_workspace *w, const float *tall, size_t rows, double *out)
-{
+static void inner_products(const mica_svd_workspace *w, const float *tall, size_t rows, double *out) {
     int k = (int)w->count;
     for (size_t begin = 0; begin < rows; begin += CHUNK) {
         size_t height = rows - begin < CHUNK ? rows - begin : CHUNK;
@@ -195,8 +186,7 @@ static void inner_products(const mica_svd_workspace *w, const float *tall, size_
 }
 
 /* out = tall * (eigenvectors of the small problem, largest first, each times its factor). */
-static void rotate(mica_svd_workspace *w, const float *tall, size_t rows, const double *factors, float *out)
-{
+static void rotate(mica_svd_workspace *w, const float *tall, size_t rows, const double *factors, float *out) {
     size_t k = w->count;
     memset(w->coefficients, 0, w->ld * w->ld * sizeof(float));
     for (size_t i = 0; i < k; i++)
@@ -208,13 +198,13 @@ static void rotate(mica_svd_workspace *w, const float *tall, size_t rows, const 
 
 /* The generalised Rayleigh-Ritz step on A over span(left): values, singular vectors on both sides, and the residual of each.
  * False when the small problem cannot be solved. */
-static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result)
-{
+static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result) {
     int k = (int)w->count, type = 1, info = 0;
     apply_matrix(w, wide);
     inner_products(w, w->right, wide->padded_columns, w->small);
     inner_products(w, w->left, wide->padded_rows, w->mass);
-    mica_blas.dsygvd_(&type, "V", "L", &k, w->small, &k, w->mass, &k, w->eigen, w->work, &w->work_count, w->integers, &w->integer_count, &info);
+    mica_blas.dsygvd_(&type, "V", "L", &k, w->small, &k, w->mass, &k, w->eigen, w->work, &w->work_count, w->integers, &w->integer_count,
+                      &info);
     if (info != 0 || !(w->eigen[0] > 0))
         return false;
     double *inverse = w->mass; /* free now */
@@ -245,8 +235,7 @@ static bool ritz(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *
     return true;
 }
 
-static mica_status store_krylov_vectors(const mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result, mica_error *error)
-{
+static mica_status store_krylov_vectors(const mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result, mica_error *error) {
     size_t length = wide->transposed ? wide->rows : wide->columns;
     const float *from = wide->transposed ? w->rotated_left : w->rotated_right;
     double norms[64];
@@ -270,22 +259,21 @@ static mica_status store_krylov_vectors(const mica_svd_workspace *w, const mica_
     return mica_svd_orthonormality(result, length, &result->orthonormality, error);
 }
 
-static mica_status want_full(mica_svd_workspace *w, size_t rows, mica_error *error)
-{
+static mica_status want_full(mica_svd_workspace *w, size_t rows, mica_error *error) {
     if (!w->full && !(w->full = mica_alloc_aligned(rows * rows * sizeof(float))))
         return mica_fail(error, MICA_NO_MEMORY, "full Gram matrix of order %zu", rows);
     return MICA_OK;
 }
 
 /* Sylvester: tau I - (G - U S^2 U^T) is positive definite exactly when G has no eigenvalue above tau but those found. */
-static mica_status count_by_inertia(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_result *result, bool *agreed, mica_error *error)
-{
+static mica_status count_by_inertia(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_result *result, bool *agreed,
+                                    mica_error *error) {
     mica_status status = want_full(w, wide->rows, error);
     if (status != MICA_OK)
         return status;
     int m = (int)wide->rows, k = (int)w->count, ld = (int)w->ld, info = 0;
     float one = 1;
-    mica_packed_expand(w->packed, wide->padded_rows, wide->rows, w->full);
+    mica_packed_expand(w->packed, wide->rows, w->full);
     for (size_t i = 0; i < wide->rows * wide->rows; i++)
         w->full[i] = -w->full[i];
     for (size_t row = 0; row < wide->rows; row++)
@@ -301,8 +289,7 @@ static mica_status count_by_inertia(mica_svd_workspace *w, const mica_wide *wide
 }
 
 /* All eigenvalues of G by tridiagonalisation in float32, QL in float64; the certified ones replace theirs. */
-static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result, mica_error *error)
-{
+static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, mica_svd_result *result, mica_error *error) {
     mica_status status = want_full(w, wide->rows, error);
     size_t m = wide->rows;
     int n = (int)m, work_count = (int)(m * 64), info = 0;
@@ -311,7 +298,7 @@ static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, m
     if (status == MICA_OK && (!buffer || !tridiagonal))
         status = mica_fail(error, MICA_NO_MEMORY, "full spectrum of order %zu", m);
     if (status == MICA_OK) {
-        mica_packed_expand(w->packed, wide->padded_rows, m, w->full);
+        mica_packed_expand(w->packed, m, w->full);
         mica_blas.ssytrd_("U", &n, w->full, &n, buffer, buffer + m, buffer + 2 * m, buffer + 3 * m, &work_count, &info);
         for (size_t i = 0; i < m; i++) {
             tridiagonal[i] = (double)buffer[i];
@@ -332,10 +319,9 @@ static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, m
 
 /* One attempt: a basis good to `tolerance` by its own estimate, and what Rayleigh-Ritz on the weight makes of it. NULL when that is certified. */
 static mica_status attempt(mica_svd_workspace *w, const mica_wide *wide, double trace, const mica_svd_plan *plan, double tolerance,
-                           mica_krylov_result *krylov, mica_svd_result *result, const char **why, mica_error *error)
-{
-    mica_status status = mica_krylov_run(w->krylov, w->kernels, w->packed, wide->rows, wide->padded_rows, trace, w->count, plan, tolerance, w->left, w->ld,
-                                         krylov, error);
+                           mica_krylov_result *krylov, mica_svd_result *result, const char **why, mica_error *error) {
+    mica_status status = mica_krylov_run(w->krylov, w->kernels, w->packed, wide->rows, wide->padded_rows, trace, w->count, plan, tolerance,
+                                         w->left, w->ld, krylov, error);
     *why = "not converged";
     if (status == MICA_OK && krylov->converged && ritz(w, wide, result))
         *why = result->values[w->count - 1] < STEEP * result->values[0] ? "steep spectrum"
@@ -345,9 +331,8 @@ static mica_status attempt(mica_svd_workspace *w, const mica_wide *wide, double 
 }
 
 /* The fast route. *why stays NULL when the result is certified. */
-static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result, const char **why,
-                                mica_error *error)
-{
+static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result,
+                                const char **why, mica_error *error) {
     mica_krylov_result krylov;
     mica_svd_plan plan = options->plan ? *options->plan : (mica_svd_plan){0};
     double squares, tolerance = RITZ_TOLERANCE;
@@ -384,8 +369,7 @@ static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, co
 }
 
 /* |A|_F^2 of the decoded values, for the routes that have no Gram pass of their own. */
-static mica_status frobenius_of(const mica_wide *wide, double *frobenius, mica_error *error)
-{
+static mica_status frobenius_of(const mica_wide *wide, double *frobenius, mica_error *error) {
     float *slice = mica_alloc_aligned(wide->padded_rows * MICA_SLICE_COLUMNS * sizeof(float));
     float *scratch = mica_alloc_aligned(mica_wide_scratch_floats(wide->padded_rows) * sizeof(float));
     if (!slice || !scratch) {
@@ -407,8 +391,7 @@ static mica_status frobenius_of(const mica_wide *wide, double *frobenius, mica_e
     return MICA_OK;
 }
 
-static void zero_result(const mica_wide *wide, uint32_t count, const mica_svd_options *options, mica_svd_result *result)
-{
+static void zero_result(const mica_wide *wide, uint32_t count, const mica_svd_options *options, mica_svd_result *result) {
     size_t length = wide->transposed ? wide->rows : wide->columns;
     result->route = MICA_SVD_ZERO;
     result->count = count;
@@ -421,8 +404,7 @@ static void zero_result(const mica_wide *wide, uint32_t count, const mica_svd_op
 }
 
 /* Back to the true scale: everything was computed on W 2^-exponent. */
-static void restore_scale(const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result)
-{
+static void restore_scale(const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result) {
     result->frobenius = ldexp(result->frobenius, wide->exponent);
     result->sum_fourth = ldexp(result->sum_fourth, 4 * wide->exponent);
     for (uint32_t i = 0; i < result->count; i++)
@@ -431,14 +413,15 @@ static void restore_scale(const mica_wide *wide, const mica_svd_options *options
         result->spectrum[i] = ldexp(result->spectrum[i], wide->exponent);
 }
 
-mica_status mica_svd(mica_svd_workspace *w, const mica_matrix *matrix, int exponent, const mica_svd_options *options, mica_svd_result *result,
-                     mica_error *error)
-{
+mica_status mica_svd(mica_svd_workspace *w, const mica_matrix *matrix, int exponent, const mica_svd_options *options,
+                     mica_svd_result *result, mica_error *error) {
     mica_wide wide = mica_wide_of(matrix, exponent);
     uint32_t count = options->count < wide.rows ? options->count : (uint32_t)wide.rows;
     if (count == 0)
-        return mica_fail(error, MICA_USAGE, "SVD of a %" PRIu64 " x %" PRIu64 " matrix: expected at least one singular value", matrix->rows, matrix->columns);
-    *result = (mica_svd_result){.values = result->values, .vectors = options->vectors ? result->vectors : NULL, .spectrum = result->spectrum};
+        return mica_fail(error, MICA_USAGE, "SVD of a %" PRIu64 " x %" PRIu64 " matrix: expected at least one singular value", matrix->rows,
+                         matrix->columns);
+    *result = (mica_svd_result){
+        .values = result->values, .vectors = options->vectors ? result->vectors : NULL, .spectrum = result->spectrum};
     mica_status status = MICA_OK;
     const char *why = "small matrix";
     if (krylov_fits(wide.rows, wide.columns, count)) {

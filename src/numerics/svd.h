@@ -58,7 +58,8 @@ void mica_svd_workspace_free(mica_svd_workspace *workspace); /* NULL is fine */
 mica_status mica_svd(mica_svd_workspace *workspace, const mica_matrix *matrix, int exponent, const mica_svd_options *options, mica_svd_result *result,
                      mica_error *error) MICA_CHECKED;
 
-/* Text that names everything the bits depend on besides the input: instruction set and LAPACK's core ("avx512 openblas-SkylakeX"). Static. */
+/* Text that names everything the bits depend on besides the input: instruction set, OpenBLAS's version and
+ * kernels ("avx512 openblas-0.3.21-SkylakeX"). Static. */
 const char *mica_svd_arithmetic(void);
 
 #endif

@@ -88,7 +88,8 @@ static void gram_tiles_are_exact_integer_sums(void **state) {
                 for (size_t j = 0; j < 32; j++) {
                     int64_t sum = 0;
                     for (size_t k = 0; k < MICA_PANEL_COLUMNS; k++)
-                        sum += (int64_t)a[(k / 2 * 16 + half * 8 + i) * 2 + k % 2] * b[j / 16 * MICA_PANEL_INT16S + (k / 2 * 16 + j % 16) * 2 + k % 2];
+                        sum += (int64_t)a[(k / 2 * 16 + half * 8 + i) * 2 + k % 2] *
+                               b[j / 16 * MICA_PANEL_INT16S + (k / 2 * 16 + j % 16) * 2 + k % 2];
                     float expected = (float)sum * a_scale[half * 8 + i] * b_scale[j];
                     assert_true(tiles[j / 16 * MICA_TILE_FLOATS + i * 16 + j % 16] == expected);
                 }
@@ -101,7 +102,8 @@ static void multiply_uses_every_element_twice(void **state) {
     (void)state;
     for (size_t s = 0, count = set_count(); s < count; s++) {
         const mica_kernels *kernels = sets[s];
-        float *packed = mica_alloc_aligned(mica_packed_offset(M / 8) * sizeof *packed), *x = mica_alloc_aligned(M * 8 * 4), *y = mica_alloc_aligned(M * 8 * 4);
+        float *packed = mica_alloc_aligned(mica_packed_offset(M / 8) * sizeof *packed), *x = mica_alloc_aligned(M * 8 * 4),
+              *y = mica_alloc_aligned(M * 8 * 4);
         double full[M][M];
         for (size_t i = 0; i < M; i++)
             for (size_t k = 0; k <= i; k++)
@@ -190,8 +192,9 @@ static void multiply_64_takes_any_strides(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pack_rounds_and_never_overflows), cmocka_unit_test(gram_tiles_are_exact_integer_sums),
-        cmocka_unit_test(multiply_uses_every_element_twice), cmocka_unit_test(blocks_match_float64), cmocka_unit_test(multiply_64_takes_any_strides),
+        cmocka_unit_test(pack_rounds_and_never_overflows),   cmocka_unit_test(gram_tiles_are_exact_integer_sums),
+        cmocka_unit_test(multiply_uses_every_element_twice), cmocka_unit_test(blocks_match_float64),
+        cmocka_unit_test(multiply_64_takes_any_strides),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,11 +163,13 @@ static void krylov_agrees_with_lapack(void **state) {
         spectrum_kind kind;
         size_t rows, columns;
     } cases[] = {
-        {"fp8 flat, ragged", 0, FLAT, 523, 2059},      {"fp8 spiked", 0, SPIKED, 544, 2048},     {"fp8 1/i", 0, HARMONIC, 544, 2048},
-        {"fp8 flat, tall, ragged", 0, FLAT, 2059, 523}, {"fp8 spiked, tall", 0, SPIKED, 2048, 544}, {"mxfp4 flat", 1, FLAT, 530, 2080},
-        {"mxfp4 spiked, tall", 1, SPIKED, 2080, 544},  {"int4 flat", 2, FLAT, 530, 2080},        {"int4 spiked, tall", 2, SPIKED, 2090, 544},
-        {"bf16 flat", 3, FLAT, 523, 2059},             {"bf16 spiked, tall", 3, SPIKED, 2059, 523}, {"f32 spiked", 4, SPIKED, 523, 2059},
-        {"fp8 blocks of 48", 5, SPIKED, 523, 2059},    {"square", 0, FLAT, 1030, 1030},
+        {"fp8 flat, ragged", 0, FLAT, 523, 2059},     {"fp8 spiked", 0, SPIKED, 544, 2048},
+        {"fp8 1/i", 0, HARMONIC, 544, 2048},          {"fp8 flat, tall, ragged", 0, FLAT, 2059, 523},
+        {"fp8 spiked, tall", 0, SPIKED, 2048, 544},   {"mxfp4 flat", 1, FLAT, 530, 2080},
+        {"mxfp4 spiked, tall", 1, SPIKED, 2080, 544}, {"int4 flat", 2, FLAT, 530, 2080},
+        {"int4 spiked, tall", 2, SPIKED, 2090, 544},  {"bf16 flat", 3, FLAT, 523, 2059},
+        {"bf16 spiked, tall", 3, SPIKED, 2059, 523},  {"f32 spiked", 4, SPIKED, 523, 2059},
+        {"fp8 blocks of 48", 5, SPIKED, 523, 2059},   {"square", 0, FLAT, 1030, 1030},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         stored s = make(cases[i].encoding, cases[i].kind, cases[i].rows, cases[i].columns);
@@ -190,7 +192,8 @@ static void krylov_agrees_with_lapack(void **state) {
 
 static void small_and_odd_shapes(void **state) {
     (void)state;
-    static const size_t shapes[][2] = {{1, 1}, {1, 32}, {32, 1}, {3, 32}, {48, 136}, {136, 48}, {64, 64}, {65, 64}, {63, 200}, {130, 257}, {600, 100}, {12, 5000}};
+    static const size_t shapes[][2] = {{1, 1},   {1, 32},  {32, 1},   {3, 32},    {48, 136},  {136, 48},
+                                       {64, 64}, {65, 64}, {63, 200}, {130, 257}, {600, 100}, {12, 5000}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int kind = 0; kind < 4; kind++) {
             stored s = make(0, (spectrum_kind)kind, shapes[i][0], shapes[i][1]);
@@ -323,8 +326,12 @@ static void full_spectra_and_other_counts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_and_odd_shapes), cmocka_unit_test(deficient_ranks),      cmocka_unit_test(extreme_norms),
-        cmocka_unit_test(plans_and_repetition), cmocka_unit_test(full_spectra_and_other_counts), cmocka_unit_test(krylov_agrees_with_lapack),
+        cmocka_unit_test(small_and_odd_shapes),
+        cmocka_unit_test(deficient_ranks),
+        cmocka_unit_test(extreme_norms),
+        cmocka_unit_test(plans_and_repetition),
+        cmocka_unit_test(full_spectra_and_other_counts),
+        cmocka_unit_test(krylov_agrees_with_lapack),
     };
     if (mica_lapack_load(NULL) != MICA_OK)
         return 1;
