@@ -21,8 +21,11 @@ static void gram_tiles(const int16_t *a, uint32_t half, const float *a_scale, co
     const int32_t *pairs = (const int32_t *)a + half * 8;
     const int32_t *left = (const int32_t *)b, *right = left + MICA_PANEL_INT16S / 2;
     __m512i sum[8][2];
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
         sum[i][0] = sum[i][1] = _mm512_setzero_si512();
+        _mm_prefetch((const char *)(tile0 + i * 16), _MM_HINT_T0); /* wanted when the sums are done */
+        _mm_prefetch((const char *)(tile1 + i * 16), _MM_HINT_T0);
+    }
 #pragma GCC unroll 4
     for (int k = 0; k < MICA_PANEL_COLUMNS / 2; k++) {
         __m512i b0 = _mm512_load_si512(left + k * 16), b1 = _mm512_load_si512(right + k * 16);
