@@ -218,15 +218,15 @@ void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_
 double mica_packed_sum_squares(const float *packed, size_t padded_rows) {
     double sum = 0;
     for (size_t p = 0; p < padded_rows / 8; p++) {
-        const float *panel = packed + mica_packed_offset(p), *corner = panel + p / 2 * MICA_TILE_FLOATS + p % 2 * 8;
+        const float *panel = packed + mica_packed_offset(p), *last = panel + p / 2 * MICA_TILE_FLOATS;
         double below = 0, diagonal = 0;
         for (size_t i = 0; i < p / 2 * MICA_TILE_FLOATS; i++)
             below += (double)panel[i] * (double)panel[i];
         for (size_t i = 0; i < 8; i++) {
-            for (size_t k = 0; k < (p % 2) * 8; k++) /* the left half of an odd panel's last tile */
-                below += (double)corner[i * 16 - 8 + k] * (double)corner[i * 16 - 8 + k];
-            for (size_t k = 0; k < 8; k++)
-                diagonal += (double)corner[i * 16 + k] * (double)corner[i * 16 + k];
+            for (size_t k = 0; k < p % 2 * 8; k++) /* the left half of an odd panel's last tile */
+                below += (double)last[i * 16 + k] * (double)last[i * 16 + k];
+            for (size_t k = p % 2 * 8; k < p % 2 * 8 + 8; k++)
+                diagonal += (double)last[i * 16 + k] * (double)last[i * 16 + k];
         }
         sum += 2 * below + diagonal;
     }
