@@ -54,6 +54,19 @@ const char *mica_vindex_source_name(uint64_t index) {
     return index < sizeof source_names / sizeof source_names[0] ? source_names[index] : NULL;
 }
 
+bool mica_vindex_is_own_name(const char *name) {
+    static const char partial[] = ".partial";
+    const size_t length = strlen(name), tail = sizeof partial - 1;
+    if (strcmp(name, MICA_VINDEX_JOURNAL) == 0 || strcmp(name, MICA_VINDEX_SOURCE) == 0 ||
+        (length >= tail && strcmp(name + length - tail, partial) == 0))
+        return true;
+    const char *known;
+    for (uint64_t i = 0; (known = mica_vindex_known_name(i)) != NULL; i++)
+        if (strcmp(name, known) == 0)
+            return true;
+    return false;
+}
+
 uint64_t mica_vindex_item_bytes(const mica_vindex_layout *layout, mica_vindex_group group, mica_vindex_member member) {
     const uint64_t features = layout->group[group].features;
     switch (member) {

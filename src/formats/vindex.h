@@ -60,6 +60,8 @@ uint64_t mica_vindex_offset(const mica_vindex_layout *layout, mica_vindex_group 
 /* Every name a vindex can have at its top, for --force; NULL past the end. The files copied into source/, likewise. */
 const char *mica_vindex_known_name(uint64_t index);
 const char *mica_vindex_source_name(uint64_t index);
+/* A name that a vindex, finished or not, can have at its top: a known one, the journal, anything ".partial". */
+bool mica_vindex_is_own_name(const char *name);
 
 typedef enum mica_vindex_state {
     MICA_VINDEX_ABSENT,     /* nothing there, or an empty directory */

@@ -1,5 +1,5 @@
 /* operations/verify_vindex.c: every byte of every file of a vindex: checksums first, then what the numbers must be: unit rows, falling
- * singular values, sizes that agree with gate_vectors_index.json, no file missing, none too many. One sequential pass.
+ * singular values, sizes that agree with gate_vectors_index.json, no file missing, none of ours too many. One sequential pass.
  * Judged by tests/operations/test_vindex_verify.c, which flips bytes of every file. */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -26,19 +26,29 @@ typedef struct problem {
     char *file, *what;
 } problem;
 
+typedef struct problem_list {
+    problem kept[PROBLEMS_MAX];
+    uint64_t count; /* may exceed PROBLEMS_MAX: only so many are kept */
+} problem_list;
+
 typedef struct verification {
     const char *path;
     const mica_verify_options *options;
     mica_vindex_file *files;
     uint64_t file_count, files_done, bytes_done, bytes_total;
     json_t *index; /* gate_vectors_index.json, NULL when it cannot be read */
-    problem problems[PROBLEMS_MAX];
-    uint64_t problem_count; /* may exceed PROBLEMS_MAX: only so many are kept */
+    problem_list problems, warnings;
     double started;
 } verification;
 
 static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+}
+
+static void keep(problem_list *list, const char *file, const char *what) {
+    if (list->count < PROBLEMS_MAX)
+        list->kept[list->count] = (problem){mica_strdup(file), mica_strdup(what)};
+    list->count++;
 }
 
 static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const char *format, ...) {
@@ -47,9 +57,7 @@ static void MICA_PRINTF(3, 4) found(verification *check, const char *file, const
     va_start(arguments, format);
     vsnprintf(line.message, sizeof line.message, format, arguments);
     va_end(arguments);
-    if (check->problem_count < PROBLEMS_MAX)
-        check->problems[check->problem_count] = (problem){mica_strdup(file), mica_strdup(line.message)};
-    check->problem_count++;
+    keep(&check->problems, file, line.message);
 }
 
 static mica_status tell(verification *check, mica_error *error) {
@@ -235,6 +243,8 @@ static const mica_vindex_file *listed(const verification *check, const char *nam
     return NULL;
 }
 
+/* What a vindex could hold but this one does not is wrong, and so is anything more in source/. Beside its files others may lie, as those
+ * of a hub do (README.md, .gitattributes): a warning. */
 static mica_status check_extra(verification *check, const char *prefix, mica_error *error) {
     char *directory = *prefix ? mica_path_join(check->path, prefix) : mica_strdup(check->path), **names = NULL;
     uint64_t count = 0;
@@ -248,7 +258,8 @@ static mica_status check_extra(verification *check, const char *prefix, mica_err
         if (mica_text_failed(&name))
             status = no_memory(error);
         else if (!own && !listed(check, name.bytes))
-            found(check, name.bytes, "the file is not one of this vindex");
+            keep(*prefix || mica_vindex_is_own_name(names[i]) ? &check->problems : &check->warnings, name.bytes,
+                 "the file is not one of this vindex");
         mica_text_release(&name);
     }
     mica_directory_names_free(names, count);
@@ -334,6 +345,20 @@ static mica_status check_all(verification *check, mica_error *error) {
 
 /* ---- the report */
 
+static void write_list(const verification *check, const problem_list *list, const char *before, const char *key, mica_text *lines,
+                       mica_json_writer *writer) {
+    mica_json_open_array(writer, key);
+    for (uint64_t i = 0; i < list->count && i < PROBLEMS_MAX; i++) {
+        const problem *one = &list->kept[i];
+        mica_text_printf(lines, "%s%s/%s: %s\n", before, check->path, one->file ? one->file : "?", one->what ? one->what : "?");
+        mica_json_open_object(writer, NULL);
+        mica_json_string(writer, "file", one->file);
+        mica_json_string(writer, "problem", one->what);
+        mica_json_close_object(writer);
+    }
+    mica_json_close_array(writer);
+}
+
 static mica_status write_report(const verification *check, char **text, char **json, mica_error *error) {
     mica_text lines = MICA_TEXT_INIT;
     mica_json_writer writer;
@@ -341,26 +366,19 @@ static mica_status write_report(const verification *check, char **text, char **j
     mica_json_open_object(&writer, NULL);
     mica_json_string(&writer, "path", check->path);
     mica_json_string(&writer, "kind", "vindex");
-    mica_json_bool(&writer, "ok", check->problem_count == 0);
+    mica_json_bool(&writer, "ok", check->problems.count == 0);
     mica_json_u64(&writer, "files", check->files_done);
     mica_json_u64(&writer, "bytes", check->bytes_done);
-    mica_json_u64(&writer, "problem_count", check->problem_count);
-    mica_json_open_array(&writer, "problems");
-    for (uint64_t i = 0; i < check->problem_count && i < PROBLEMS_MAX; i++) {
-        const problem *one = &check->problems[i];
-        mica_text_printf(&lines, "%s/%s: %s\n", check->path, one->file ? one->file : "?", one->what ? one->what : "?");
-        mica_json_open_object(&writer, NULL);
-        mica_json_string(&writer, "file", one->file);
-        mica_json_string(&writer, "problem", one->what);
-        mica_json_close_object(&writer);
-    }
-    mica_json_close_array(&writer);
+    mica_json_u64(&writer, "problem_count", check->problems.count);
+    write_list(check, &check->problems, "", "problems", &lines, &writer);
+    mica_json_u64(&writer, "warning_count", check->warnings.count);
+    write_list(check, &check->warnings, "warning: ", "warnings", &lines, &writer);
     mica_json_close_object(&writer);
-    if (check->problem_count == 0)
+    if (check->problems.count == 0)
         mica_text_printf(&lines, "%s: a whole vindex: %" PRIu64 " files, %" PRIu64 " bytes, every checksum right\n", check->path,
                          check->files_done + 1, check->bytes_done);
     else
-        mica_text_printf(&lines, "%s: %" PRIu64 " problem%s\n", check->path, check->problem_count, check->problem_count == 1 ? "" : "s");
+        mica_text_printf(&lines, "%s: %" PRIu64 " problem%s\n", check->path, check->problems.count, check->problems.count == 1 ? "" : "s");
     return mica_output_give(MICA_OK, &lines, &writer, text, json, error);
 }
 
@@ -392,11 +410,16 @@ static char *trimmed(const char *path) {
     return mica_strndup(path, length);
 }
 
-static void release(verification *check, char *path) {
-    for (uint64_t i = 0; i < check->problem_count && i < PROBLEMS_MAX; i++) {
-        mica_free(check->problems[i].file);
-        mica_free(check->problems[i].what);
+static void list_release(problem_list *list) {
+    for (uint64_t i = 0; i < list->count && i < PROBLEMS_MAX; i++) {
+        mica_free(list->kept[i].file);
+        mica_free(list->kept[i].what);
     }
+}
+
+static void release(verification *check, char *path) {
+    list_release(&check->problems);
+    list_release(&check->warnings);
     json_decref(check->index);
     mica_vindex_files_free(check->files, check->file_count);
     mica_free(check);
@@ -419,10 +442,10 @@ mica_status mica_verify_vindex(const char *path, const mica_verify_options *opti
     mica_status status = verify(check, error);
     if (status == MICA_OK)
         status = write_report(check, text, json, error);
-    if (status == MICA_OK && check->problem_count > 0) {
-        const problem *first = &check->problems[0];
+    if (status == MICA_OK && check->problems.count > 0) {
+        const problem *first = &check->problems.kept[0];
         status = mica_fail(error, MICA_CORRUPT, "%s/%s: %s%s", shown, first->file ? first->file : "?", first->what ? first->what : "?",
-                           check->problem_count > 1 ? " (and more: see the report)" : "");
+                           check->problems.count > 1 ? " (and more: see the report)" : "");
     }
     release(check, shown);
     return status;

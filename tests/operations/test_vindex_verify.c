@@ -121,13 +121,52 @@ static void test_missing_and_extra(void **state) {
         mica_free(path);
         mica_free(away);
     }
-    static const char *const extra[] = {"notes.txt", "source/notes.txt", "gate_vectors.bin.partial"};
+    static const char *const extra[] = {"source/notes.txt", "gate_vectors.bin.partial", "up_full_singular_values.bin"};
     for (size_t i = 0; i < 3; i++) {
         char *path = mica_path_join(vindex(), extra[i]);
         assert_int_equal(mica_file_replace(path, "x", 1, NULL), MICA_OK);
         must_find(vindex(), extra[i], "not one of this vindex");
         unlink(path);
         mica_free(path);
+    }
+    must_pass(vindex());
+}
+
+/* What a hub lays beside a vindex is told, not refused; a damaged file is found all the same. */
+static void test_foreign_files_are_warnings(void **state) {
+    (void)state;
+    static const char *const foreign[] = {".gitattributes", "README.md"};
+    char *paths[2], *text = NULL, *json = NULL;
+    for (size_t i = 0; i < 2; i++) {
+        paths[i] = mica_path_join(vindex(), foreign[i]);
+        assert_int_equal(mica_file_replace(paths[i], "x", 1, NULL), MICA_OK);
+    }
+    mica_error error = {MICA_OK, ""};
+    assert_int_equal(mica_verify(vindex(), NULL, &text, &json, &error), MICA_OK);
+    json_t *report = NULL;
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    assert_true(json_is_true(json_object_get(report, "ok")));
+    assert_int_equal(json_integer_value(json_object_get(report, "problem_count")), 0);
+    assert_int_equal(json_integer_value(json_object_get(report, "warning_count")), 2);
+    for (size_t i = 0; i < 2; i++) {
+        char line[PATH_BYTES + 300];
+        snprintf(line, sizeof line, "warning: %s: the file is not one of this vindex\n", paths[i]);
+        assert_non_null(strstr(text, line));
+        const json_t *one = json_array_get(json_object_get(report, "warnings"), i);
+        assert_string_equal(json_string_value(json_object_get(one, "file")), foreign[i]);
+    }
+    assert_non_null(strstr(text, "a whole vindex"));
+    json_decref(report);
+    mica_string_free(text);
+    mica_string_free(json);
+    char *file = mica_path_join(vindex(), "gate_vectors.bin");
+    flip(file, 7, 1);
+    must_find(vindex(), "gate_vectors.bin", "SHA-256");
+    flip(file, 7, 1);
+    mica_free(file);
+    for (size_t i = 0; i < 2; i++) {
+        unlink(paths[i]);
+        mica_free(paths[i]);
     }
     must_pass(vindex());
 }
@@ -253,7 +292,7 @@ static void test_numbers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flipped_bits),       cmocka_unit_test(test_every_bit_of_checksums), cmocka_unit_test(test_missing_and_extra),
-        cmocka_unit_test(test_names_in_messages),
+        cmocka_unit_test(test_foreign_files_are_warnings), cmocka_unit_test(test_names_in_messages),
         cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
