@@ -50,9 +50,13 @@ typedef struct mica_index_record {
     double residual, orthonormality, value_error;
     uint8_t digests[MICA_INDEX_TENSORS_MAX][MICA_SHA256_BYTES]; /* zero: no such tensor */
     char why_dense[80];
-    uint32_t value_count;   /* doubles that follow in the journal: a router's spectrum; else the values that float32 cannot hold */
+    uint32_t value_count;   /* doubles that follow in the journal: a router's spectrum; else what float32 cannot hold, the beyond first */
     uint32_t warning_bytes; /* text that follows them */
 } mica_index_record;
+
+/* What a singular value becomes in a float32 file: +inf, or 0 although it is positive. */
+bool mica_index_is_beyond(double value);
+bool mica_index_is_below(double value);
 
 /* In memory: the record and what followed it. */
 typedef struct mica_index_outcome {

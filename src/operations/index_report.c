@@ -12,7 +12,7 @@
 
 /* Over the units that this report knows. */
 typedef struct index_totals {
-    uint64_t units, dense_route, zero, checked;
+    uint64_t units, krylov, dense_route, zero, checked;
     double residual, orthonormality, value_error; /* the worst */
     double hours;                                 /* of a whole run, by extrapolation; NaN: not measured */
     bool reading_bound;
@@ -33,6 +33,7 @@ static void count_units(const mica_index_run *run, index_totals *totals) {
         if (!is_known(run, i))
             continue;
         totals->units++;
+        totals->krylov += record->route == MICA_SVD_KRYLOV;
         totals->dense_route += record->route == MICA_SVD_DENSE;
         totals->zero += record->route == MICA_SVD_ZERO;
         totals->checked += record->count_checked != 0;
@@ -88,6 +89,18 @@ static uint64_t vindex_bytes(const mica_vindex_layout *layout) {
     return bytes;
 }
 
+static void tell_lost(const mica_index_unit *unit, const double *values, uint32_t count, const char *where, const char *becomes,
+                      void (*tell)(void *context, const char *warning), void *context) {
+    if (count == 0)
+        return;
+    mica_text line = MICA_TEXT_INIT;
+    mica_text_printf(&line, "%s: %u of its singular values %s %s (the largest %g): %s in the .bin, exact in %s", unit->weight->name, count,
+                     count == 1 ? "is" : "are", where, values[0], becomes, MICA_VINDEX_PHASE1);
+    if (!mica_text_failed(&line))
+        tell(context, line.bytes);
+    mica_text_release(&line);
+}
+
 /* Calls `tell` for each warning: the model's, then those of the matrices. */
 static void each_warning(const mica_index_run *run, void (*tell)(void *context, const char *warning), void *context) {
     for (uint64_t i = 0; i < run->plan->model->warning_count; i++)
@@ -99,12 +112,11 @@ static void each_warning(const mica_index_run *run, void (*tell)(void *context, 
             tell(context, outcome->warning);
         if (outcome->record.value_count == 0 || unit->kind == MICA_INDEX_ROUTER)
             continue;
-        mica_text line = MICA_TEXT_INIT;
-        mica_text_printf(&line, "%s: %u of its singular values are beyond float32 (the largest %g): +inf in the .bin, exact in %s",
-                         unit->weight->name, outcome->record.value_count, outcome->record.s0, MICA_VINDEX_PHASE1);
-        if (!mica_text_failed(&line))
-            tell(context, line.bytes);
-        mica_text_release(&line);
+        uint32_t beyond = 0;
+        while (beyond < outcome->record.value_count && mica_index_is_beyond(outcome->values[beyond]))
+            beyond++;
+        tell_lost(unit, outcome->values, beyond, "beyond float32", "+inf", tell, context);
+        tell_lost(unit, outcome->values + beyond, outcome->record.value_count - beyond, "positive but below float32", "0", tell, context);
     }
 }
 
@@ -116,6 +128,19 @@ static void tell_json(void *context, const char *warning) {
     mica_json_string(context, NULL, warning);
 }
 
+/* "1 matrix", "105 matrices". */
+static void put_count(mica_text *text, uint64_t count, const char *one, const char *many) {
+    mica_text_printf(text, "%llu %s", (unsigned long long)count, count == 1 ? one : many);
+}
+
+/* "0.120 GB", below 0.01 GB "3.914 MB". */
+static void put_size(mica_text *text, uint64_t bytes) {
+    if (bytes < 10000000)
+        mica_text_printf(text, "%.3f MB", (double)bytes * 1e-6);
+    else
+        mica_text_printf(text, "%.3f GB", (double)bytes * 1e-9);
+}
+
 static void write_text(const mica_index_run *run, const char *outcome, const index_totals *totals, mica_text *text) {
     const mica_index_plan *plan = run->plan;
     const bool dry = run->options->dry_run;
@@ -123,23 +148,30 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
         mica_text_printf(text, "dry run: nothing is written\n");
     else
         mica_text_printf(text, "%s: %s\n", run->directory, outcome);
-    mica_text_printf(text, "  units     %llu matrices in %llu layers", (unsigned long long)plan->unit_count,
-                     (unsigned long long)plan->layer_count);
+    mica_text_puts(text, "  units     ");
+    put_count(text, plan->unit_count, "matrix", "matrices");
+    mica_text_puts(text, " in ");
+    put_count(text, plan->layer_count, "layer", "layers");
     if (run->units_resumed > 0 && run->units_resumed < plan->unit_count)
         mica_text_printf(text, ", %llu of them done before", (unsigned long long)run->units_resumed);
-    mica_text_printf(text, "\n  bytes     %.3f GB to read, %.3f GB of vectors and values\n", (double)plan->bytes_total * 1e-9,
-                     (double)vindex_bytes(&plan->layout) * 1e-9);
+    mica_text_puts(text, "\n  bytes     ");
+    put_size(text, plan->bytes_total);
+    mica_text_puts(text, " to read, ");
+    put_size(text, vindex_bytes(&plan->layout));
+    mica_text_puts(text, " of vectors and values\n");
     if (totals->units > 0) {
-        mica_text_printf(text, "  time      %.2f s for %llu matrices on %u thread%s, %.1f%% of it waiting for input\n", run->seconds,
-                         (unsigned long long)(dry ? totals->units : run->units_done - run->units_resumed), run->resources.threads,
+        mica_text_printf(text, "  time      %.2f s for ", run->seconds);
+        put_count(text, dry ? totals->units : run->units_done - run->units_resumed, "matrix", "matrices");
+        mica_text_printf(text, " on %u thread%s, %.1f%% of it waiting for input\n", run->resources.threads,
                          run->resources.threads == 1 ? "" : "s",
                          run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
         mica_text_printf(text, "  memory    %.0f MB at most\n", (double)mica_memory_peak_bytes() * 1e-6);
         mica_text_printf(text,
-                         "  quality   residual at most %.2g, orthonormality %.2g, singular values within %.2g s0; %llu counts checked\n",
-                         totals->residual, totals->orthonormality, totals->value_error, (unsigned long long)totals->checked);
-        mica_text_printf(text, "  routes    %llu dense, %llu zero, the rest krylov\n", (unsigned long long)totals->dense_route,
-                         (unsigned long long)totals->zero);
+                         "  quality   residual at most %.2g, orthonormality %.2g, singular values within %.2g s0; %llu count%s checked\n",
+                         totals->residual, totals->orthonormality, totals->value_error, (unsigned long long)totals->checked,
+                         totals->checked == 1 ? "" : "s");
+        mica_text_printf(text, "  routes    %llu krylov, %llu dense, %llu zero\n", (unsigned long long)totals->krylov,
+                         (unsigned long long)totals->dense_route, (unsigned long long)totals->zero);
     }
     if (dry) {
         mica_text_printf(text, "  estimate  %.*f hours for all units on %u thread%s%s\n", totals->hours < 0.1 ? 4 : 2, totals->hours,

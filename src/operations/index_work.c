@@ -121,6 +121,19 @@ static double variance(const double *values, uint32_t count, uint32_t rank, uint
     return mica_spectrum_var(scaled, used, k, 1.0);
 }
 
+bool mica_index_is_beyond(double value) {
+    return isinf((float)value);
+}
+
+bool mica_index_is_below(double value) {
+    return value > 0 && (float)value == 0;
+}
+
+/* Past the numerical rank a value is rounding, not worth a warning. */
+static bool is_lost(const double *values, uint32_t index, uint32_t rank) {
+    return mica_index_is_beyond(values[index]) || (index < rank && mica_index_is_below(values[index]));
+}
+
 static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd, mica_index_record *record) {
     const uint64_t side = smaller_side(unit->weight);
     record->rank = svd->rank;
@@ -147,7 +160,7 @@ static void fill_record(const mica_index_unit *unit, const mica_svd_result *svd,
     if (svd->why_dense)
         snprintf(record->why_dense, sizeof record->why_dense, "%s", svd->why_dense);
     for (uint32_t i = 0; i < svd->count; i++)
-        record->value_count += unit->kind != MICA_INDEX_ROUTER && isinf((float)svd->values[i]);
+        record->value_count += unit->kind != MICA_INDEX_ROUTER && is_lost(svd->values, i, svd->rank);
     if (unit->kind == MICA_INDEX_ROUTER)
         record->value_count = (uint32_t)side;
 }
@@ -285,10 +298,14 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     index_result *result = (index_result *)(uintptr_t)memory;
     mica_svd_options options;
     mica_index_unit_svd(run->plan, unit, &options);
-    const double *values = unit->kind == MICA_INDEX_ROUTER ? result_spectrum(result, &options) : result_values(result);
-    mica_status status = mica_index_outcome_take(&run->outcomes[number], &result->record, values, result->warning, error);
-    if (status == MICA_OK && run->journal)
-        status = write_unit(run, unit, result, error);
+    mica_status status = run->journal ? write_unit(run, unit, result, error) : MICA_OK;
+    double *values = unit->kind == MICA_INDEX_ROUTER ? result_spectrum(result, &options) : result_values(result);
+    if (unit->kind != MICA_INDEX_ROUTER) /* written: only those that float32 lost are still wanted */
+        for (uint32_t i = 0, kept = 0; i < result->record.count; i++)
+            if (is_lost(values, i, result->record.rank))
+                values[kept++] = values[i];
+    if (status == MICA_OK)
+        status = mica_index_outcome_take(&run->outcomes[number], &result->record, values, result->warning, error);
     if (status != MICA_OK)
         return status;
     run->unit_seconds[number] = result->seconds;

@@ -79,17 +79,23 @@ static void write_reasons(const mica_report *report, const mica_report_group *gr
     mica_json_close_array(writer);
 }
 
-/* The exact singular values that stand as +inf in gate_singular_values.bin. */
-static void write_beyond(const mica_report *report, const mica_report_group *group, mica_json_writer *writer) {
-    mica_json_open_array(writer, "beyond_float32");
+/* The exact singular values that float32 lost in gate_singular_values.bin: those that stand there as +inf, or as 0. */
+static void write_lost(const mica_report *report, const mica_report_group *group, const char *key, bool (*is_lost)(double value),
+                       mica_json_writer *writer) {
+    mica_json_open_array(writer, key);
     for (uint64_t i = 0; i < group->count; i++) {
         const mica_index_outcome *outcome = &report->outcomes[group->units[i]];
-        if (outcome->record.value_count == 0)
+        uint32_t first = 0, end = outcome->record.value_count;
+        while (first < end && !is_lost(outcome->values[first]))
+            first++;
+        while (end > first && !is_lost(outcome->values[end - 1]))
+            end--;
+        if (first == end)
             continue;
         mica_json_open_object(writer, NULL);
         mica_json_u64(writer, "expert", i);
         mica_json_open_row(writer, "values");
-        for (uint32_t v = 0; v < outcome->record.value_count; v++)
+        for (uint32_t v = first; v < end; v++)
             mica_json_double(writer, NULL, outcome->values[v]);
         mica_json_close_array(writer);
         mica_json_close_object(writer);
@@ -121,7 +127,8 @@ static mica_status write_group(const mica_report *report, const mica_report_grou
     mica_json_close_object(writer);
     write_routes(report, group, writer);
     write_reasons(report, group, writer);
-    write_beyond(report, group, writer);
+    write_lost(report, group, "beyond_float32", mica_index_is_beyond, writer);
+    write_lost(report, group, "below_float32", mica_index_is_below, writer);
     mica_json_close_object(writer);
     return status;
 }

@@ -346,6 +346,37 @@ static void test_constant_matrix(void **state) {
     mica_string_free(text);
 }
 
+/* Positive in float64, 0 in the .bin: 2^-9 * 2^-149 in every 16th place. */
+static void test_below_float32(void **state) {
+    (void)state;
+    const char *copy = in_scratch("below-model"), *directory = in_scratch("below");
+    const float tiny = 0x1p-149f;
+    copy_directory(TINY, copy);
+    fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight", "\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+    fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight_scale_inv", &tiny, sizeof tiny);
+    char *text = NULL, *json = NULL;
+    mica_error error = {MICA_OK, ""};
+    if (mica_index(copy, directory, &(mica_index_options){.layers = "0", .threads = 1}, &text, &json, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_non_null(strstr(text, "  units     1 matrix in 1 layer\n"));
+    assert_non_null(strstr(text, "  routes    0 krylov, 1 dense, 0 zero\n"));
+    assert_non_null(strstr(text, "model.layers.0.mlp.gate_proj.weight: 1 of its singular values is positive but below float32"));
+    mica_string_free(text);
+    mica_string_free(json);
+    uint64_t length;
+    float *values = (float *)(void *)load(directory, "dense_gate_singular_values.bin", &length);
+    assert_true(values[0] == 0);
+    json_t *phase1 = load_json_file(directory, MICA_VINDEX_PHASE1);
+    const json_t *group = must_get(must_get(must_get(must_get(phase1, "layers"), "0"), "dense"), "gate");
+    assert_int_equal(json_array_size(must_get(group, "beyond_float32")), 0);
+    const json_t *below = must_get(json_array_get(must_get(group, "below_float32"), 0), "values");
+    const double s0 = json_number_value(json_array_get(below, 0)), truth = 0x1p-158 * sqrt(256.0 * 768 / 16);
+    assert_int_equal(json_array_size(below), 1);
+    assert_true(fabs(s0 - truth) < 1e-9 * truth);
+    json_decref(phase1);
+    mica_free(values);
+}
+
 /* ---- refusals */
 
 static void test_refusals(void **state) {
@@ -424,7 +455,7 @@ int main(void) {
         cmocka_unit_test(test_fixtures),       cmocka_unit_test(test_vectors_are_singular),
             cmocka_unit_test(test_threads_give_the_same_bytes),
         cmocka_unit_test(test_subset_and_features), cmocka_unit_test(test_beyond_float32),  cmocka_unit_test(test_bad_values),
-        cmocka_unit_test(test_constant_matrix),
+        cmocka_unit_test(test_below_float32),       cmocka_unit_test(test_constant_matrix),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_force),                cmocka_unit_test(test_stats),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
