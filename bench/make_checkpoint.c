@@ -2,7 +2,7 @@
  * configuration with few layers, experts and words. Names and shapes are those of the model layer's tables; tensors lie in a shard as the
  * safetensors library orders them (wide types first, then by name: scales far from their weights). A tensor's bytes depend on the seed
  * and its name only, not on threads or machine. Strips of 128 rows are in memory, no matrix; config.json is written last: where it
- * stands, all stands. Values: synthetic.c. */
+ * stands, all stands. --real-experts leaves holes for most matrices: a whole model's size on a small disk. Values: synthetic.c. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -27,10 +27,10 @@ enum { DATA, SCALE, SHAPE, PARTS_MAX }; /* of a weight */
 
 static struct {
     const char *directory, *family, *encoding, *spectrum;
-    uint64_t layers, experts, hidden, width, vocabulary, seed, shard_bytes;
+    uint64_t layers, experts, hidden, width, vocabulary, seed, shard_bytes, real_experts;
     bool dense;
 } options = {.family = "kimi_k2", .spectrum = "spiked", .layers = 1, .experts = 32, .width = 2048, .vocabulary = 1024, .seed = 1,
-             .shard_bytes = 1u << 30};
+             .shard_bytes = 1u << 30, .real_experts = UINT64_MAX};
 
 static mica_error error;
 
@@ -121,7 +121,7 @@ typedef struct part { /* a tensor of a file */
 typedef struct weight { /* what one thread generates: a matrix, its scales, its shape */
     const mica_tensor_row *row;
     mica_encoding encoding;
-    uint64_t rows, columns, bytes, shard, seed;
+    uint64_t layer, expert, rows, columns, bytes, shard, seed;
     part *parts[PARTS_MAX]; /* NULL: has none */
 } weight;
 
@@ -167,11 +167,11 @@ static part *add_part(weight *to, int kind, const char *name, const char *suffix
     return made;
 }
 
-static void add_weight(const mica_tensor_row *row, const char *name, uint64_t layer) {
+static void add_weight(const mica_tensor_row *row, const char *name, uint64_t layer, uint64_t expert) {
     weight *made = &weights[weight_count++];
     const uint64_t rows = row->shape[0](&config, layer), columns = row->shape[1] ? row->shape[1](&config, layer) : 0;
-    *made = (weight){.row = row, .encoding = encoding_of(row), .rows = columns ? rows : 1, .columns = columns ? columns : rows,
-                      .seed = synthetic_seed(options.seed, name)};
+    *made = (weight){.row = row, .encoding = encoding_of(row), .layer = layer, .expert = expert, .rows = columns ? rows : 1,
+                      .columns = columns ? columns : rows, .seed = synthetic_seed(options.seed, name)};
     if (made->encoding == MICA_ENCODING_FP8_BLOCK) {
         add_part(made, DATA, name, NULL, MICA_F8_E4M3, rows, columns);
         add_part(made, SCALE, name, config.architecture->expert_scale, is_v4 ? MICA_F8_E8M0 : MICA_F32, (rows + TILE - 1) / TILE,
@@ -209,7 +209,7 @@ static void add_rows(bool in_layers, uint64_t layer) {
         for (uint64_t expert = 0; expert < experts; expert++) {
             char name[NAME_BYTES];
             show_name(name, row->pattern, layer, expert);
-            add_weight(row, name, layer);
+            add_weight(row, name, layer, expert);
         }
     }
 }
@@ -309,6 +309,8 @@ static void begin_shard(uint64_t first, uint64_t end) {
     write_whole(fd, &length, 8, 0);
     write_whole(fd, header.bytes, length, 8);
     for (uint64_t i = first; i < end; i++) parts[i]->offset += 8 + length;
+    const part *last = parts[end - 1];
+    if (ftruncate(fd, (off_t)(last->offset + last->bytes)) != 0) fail("%s: %m", path); /* what is not written stays a hole */
     mica_text_release(&header);
     mica_free(path);
 }
@@ -370,33 +372,45 @@ static void write_matrix(const weight *of) {
         }
         write_strip(of, strip, row, rows);
     }
-    if (of->parts[SHAPE])
-        write_whole(shards[of->shard], (const int32_t[2]){(int32_t)of->rows, (int32_t)of->columns}, 8, of->parts[SHAPE]->offset);
     mica_free(strip->codes);
     mica_free(strip->scales);
     mica_free_aligned(strip);
     synthetic_source_release(&source);
 }
 
+/* With --real-experts, what `mica index --dry-run` times is real: the first layer of experts, up to one, its router, its shared expert. */
+static bool is_hole(const weight *of) {
+    const mica_role role = of->row->role;
+    if (options.real_experts == UINT64_MAX) return false;
+    if (of->layer != (uint64_t)options.dense) return true;
+    if (role == MICA_ROLE_EXPERT) return of->expert >= options.real_experts;
+    return role != MICA_ROLE_SHARED_EXPERT && role != MICA_ROLE_ROUTER && role != MICA_ROLE_ROUTER_BIAS;
+}
+
 static void write_weights(void *next, uint32_t thread) {
     (void)thread;
     for (uint64_t i; (i = atomic_fetch_add((_Atomic uint64_t *)next, 1)) < weight_count;) {
-        if (weights[i].row->role == MICA_ROLE_HASH_TABLE) write_table(&weights[i]);
-        else write_matrix(&weights[i]);
+        const weight *of = &weights[i];
+        if (of->parts[SHAPE]) /* of a hole too: zeros would contradict the header */
+            write_whole(shards[of->shard], (const int32_t[2]){(int32_t)of->rows, (int32_t)of->columns}, 8, of->parts[SHAPE]->offset);
+        if (is_hole(of)) continue;
+        if (of->row->role == MICA_ROLE_HASH_TABLE) write_table(of);
+        else write_matrix(of);
     }
 }
 
 /* --- the program --- */
 
 static void parse_options(int count, char **arguments) {
-    enum { FAMILY = 1, ENCODING, SPECTRUM, LAYERS, DENSE, EXPERTS, HIDDEN, WIDTH, VOCABULARY, SEED, SHARD };
+    enum { FAMILY = 1, ENCODING, SPECTRUM, LAYERS, DENSE, EXPERTS, HIDDEN, WIDTH, VOCABULARY, SEED, SHARD, REAL };
     static const struct option known[] = {
         {"family", 1, 0, FAMILY}, {"encoding", 1, 0, ENCODING}, {"spectrum", 1, 0, SPECTRUM}, {"layers", 1, 0, LAYERS},
         {"dense", 0, 0, DENSE}, {"experts", 1, 0, EXPERTS}, {"hidden", 1, 0, HIDDEN}, {"width", 1, 0, WIDTH},
-        {"vocabulary", 1, 0, VOCABULARY}, {"seed", 1, 0, SEED}, {"shard-bytes", 1, 0, SHARD}, {0}};
+        {"vocabulary", 1, 0, VOCABULARY}, {"seed", 1, 0, SEED}, {"shard-bytes", 1, 0, SHARD},
+        {"real-experts", 1, 0, REAL}, {0}};
     static uint64_t *const numbers[] = {[LAYERS] = &options.layers, [EXPERTS] = &options.experts, [HIDDEN] = &options.hidden,
                                         [WIDTH] = &options.width, [VOCABULARY] = &options.vocabulary, [SEED] = &options.seed,
-                                        [SHARD] = &options.shard_bytes};
+                                        [SHARD] = &options.shard_bytes, [REAL] = &options.real_experts};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) {
         if (option == FAMILY) options.family = optarg;
         else if (option == ENCODING) options.encoding = optarg;
@@ -411,7 +425,11 @@ static void parse_options(int count, char **arguments) {
     }
     if (optind + 1 != count)
         fail("expected [--family kimi_k2|deepseek_v4] [--encoding fp8|bf16|int4|mxfp4] [--spectrum flat|spiked|power] [--layers N]\n"
-             "  [--dense] [--experts N] [--hidden N] [--width N] [--vocabulary N] [--seed N] [--shard-bytes N] DIRECTORY");
+             "  [--dense] [--experts N] [--hidden N] [--width N] [--vocabulary N] [--seed N] [--shard-bytes N] [--real-experts N]"
+             " DIRECTORY\n"
+             "--real-experts N: values only for the first N experts of the first layer with experts, its router and its shared expert.\n"
+             "  All else is holes (zeros, scales too), which inspect does not look at, nor index --dry-run if N > 4 x threads; every\n"
+             "  shard is open at once: give a shard of a whole model some 17 GB.");
     options.directory = arguments[optind];
 }
 
