@@ -7,6 +7,10 @@ if ! command -v script >/dev/null; then
     echo "skipped: script (util-linux) is not there"
     exit 77
 fi
+if ! script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+    echo "skipped: no pseudo-terminal can be made here"
+    exit 77
+fi
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
