@@ -1,6 +1,6 @@
 /* numerics/kernels_avx512.c: 16 lanes, int16 pairs by VPDPWSSD (AVX-512 F, BW, DQ, VL, VNNI). Compiled with those flags; called only where
- * the processor has them. Why int16 and not bf16: exact integer sums, and full rate on every AVX-512 VNNI processor, where VDPBF16PS runs at a
- * quarter of it on Intel's (docs/svd.md). */
+ * the processor has them. Why int16 and not bf16: exact integer sums, and on Emerald Rapids VDPBF16PS runs at a quarter of its speed
+ * (docs/svd.md). */
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 
