@@ -1,6 +1,6 @@
 /* numerics/kernels_generic.h: the bodies of the SVD's inner loops, written once over a vector type and compiled per instruction set.
  * The including file defines LANES (8 or 16), TILE_ROWS (rows of a multiply_64 register tile), KERNELS (name of the table's function) and
- * the integer dot product dot_tiles(). Every function is static; summation order depends on LANES only.
+ * the integer products gram_tiles(), and may bring a pack() of its own (OWN_PACK). Every function is static; summation order depends on LANES only.
  * Judged by tests/numerics/test_kernels.c (each set against float64, and against the portable one). */
 #include <math.h>
 #include <string.h>

@@ -155,7 +155,8 @@ static void apply_filter(mica_krylov *krylov, const mica_kernels *kernels, const
     }
 }
 
-/* next -= basis (basis^T next) over blocks block … 0; *removed is the largest share of a column's square that went. `first`: keep the diagonal. */
+/* next -= basis (basis^T next) over blocks block … 0; the result is the largest share of a column's square that went.
+ * `first`: keep the diagonal. */
 static double project_out(mica_krylov *krylov, const mica_kernels *kernels, float *next, uint32_t block, bool first) {
     size_t m = krylov->padded_rows, size = m * B;
     double gone[B] = {0}, left[B * B], share = 0;
@@ -224,10 +225,10 @@ static double unfilter(double filtered, uint32_t degree, double bound, double *s
 }
 
 /* Largest estimated |G u - l u| / sqrt(l l_max), which is |A v - s u| / s_0, over the `count` largest pairs. */
-static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound, double *largest) {
+static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint32_t count, uint32_t degree, double bound) {
     const double *coupling = krylov->coupling + (basis / B - 1) * B * B;
     double worst = 0, slope;
-    *largest = unfilter(krylov->values[basis - 1], degree, bound, &slope);
+    double largest = unfilter(krylov->values[basis - 1], degree, bound, &slope);
     for (uint32_t i = basis - count; i < basis; i++) {
         const double *tail = krylov->ritz + (size_t)i * basis + basis - B;
         double norm = 0;
@@ -238,7 +239,7 @@ static double estimate_residual(const mica_krylov *krylov, uint32_t basis, uint3
             norm += sum * sum;
         }
         double value = unfilter(krylov->values[i], degree, bound, &slope);
-        double residual = value > 0 ? sqrt(norm) / slope / sqrt(value * *largest) : INFINITY;
+        double residual = value > 0 ? sqrt(norm) / slope / sqrt(value * largest) : INFINITY;
         worst = residual > worst ? residual : worst;
     }
     return worst;
@@ -333,7 +334,7 @@ mica_status mica_krylov_run(mica_krylov *krylov, const mica_kernels *kernels, co
             continue;
         if (!solve_projected(krylov, basis, count))
             return MICA_OK;
-        double residual = estimate_residual(krylov, basis, count, degree, bound, &result->largest);
+        double residual = estimate_residual(krylov, basis, count, degree, bound);
         if (residual <= tolerance) {
             result->converged = true;
             result->basis = basis;

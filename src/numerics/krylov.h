@@ -23,7 +23,6 @@ typedef struct mica_krylov_result {
     bool converged;      /* by its own estimate; false: breakdown, or the largest basis was not enough */
     mica_svd_plan plan;  /* the one used, with the basis that was enough */
     uint32_t basis;      /* columns used */
-    double largest;      /* estimate of the largest eigenvalue */
 } mica_krylov_result;
 
 /* Approximate eigenvectors of the `count` largest eigenvalues into `vectors` [padded_rows][ld] (ld a multiple of 64, columns beyond count zero),
