@@ -67,7 +67,7 @@ static mica_status refuse_tensor(const header_parser *parser, const mica_tensor 
 
 static void list_dtypes(char *buffer, size_t bytes) {
     size_t used = (size_t)snprintf(buffer, bytes, "one of");
-    for (int i = 0; i < MICA_DTYPE_COUNT && used < bytes; i++)
+    for (int i = 0; i < MICA_DTYPE_PLAIN_COUNT && used < bytes; i++)
         used += (size_t)snprintf(buffer + used, bytes - used, " %s", mica_dtype_name((mica_dtype)i));
 }
 

@@ -200,7 +200,7 @@ void mica_matrix_decode(const mica_matrix *matrix, int exponent, uint64_t row, u
 }
 
 bool mica_decode_plain(mica_dtype dtype, const void *codes, uint64_t count, float *out) {
-    if ((unsigned)dtype >= MICA_DTYPE_COUNT) {
+    if ((unsigned)dtype >= MICA_DTYPE_PLAIN_COUNT) {
         return false;
     }
     mica_matrix matrix = {.encoding = MICA_ENCODING_PLAIN, .dtype = dtype, .rows = 1, .columns = count, .codes = codes};

@@ -191,7 +191,7 @@ static void test_accepts(void **state) {
 
 static void test_every_dtype(void **state) {
     (void)state;
-    for (int i = 0; i < MICA_DTYPE_COUNT; i++) {
+    for (int i = 0; i < MICA_DTYPE_PLAIN_COUNT; i++) {
         char header[160];
         uint64_t bytes = 3 * mica_dtype_bytes((mica_dtype)i);
         snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}",

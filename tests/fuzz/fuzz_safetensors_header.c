@@ -8,7 +8,7 @@ static void check(const mica_safetensors *safetensors, uint64_t header_end, uint
     for (uint64_t i = 0; i < safetensors->tensor_count; i++) {
         const mica_tensor *tensor = &safetensors->tensors[i];
         FUZZ_CHECK(i == 0 || strcmp(tensor[-1].name, tensor->name) < 0);
-        FUZZ_CHECK(tensor->rank <= MICA_RANK_MAX && tensor->dtype < MICA_DTYPE_COUNT);
+        FUZZ_CHECK(tensor->rank <= MICA_RANK_MAX && tensor->dtype < MICA_DTYPE_PLAIN_COUNT);
         FUZZ_CHECK(tensor->bytes == tensor->elements * mica_dtype_bytes(tensor->dtype));
         FUZZ_CHECK(tensor->offset >= header_end && tensor->offset - header_end <= data_bytes);
         FUZZ_CHECK(tensor->bytes <= data_bytes - (tensor->offset - header_end));
