@@ -44,8 +44,8 @@ static int finish_output(const char *verb, const char *text) {
 
 static void print_verbs(FILE *stream) {
     fputs("Mica: mixture-of-experts checkpoints, streamed one expert at a time.\n\nusage: mica VERB ...\n\n", stream);
-    for (const mica_verb *verb = mica_verbs; verb->name; verb++)
-        fprintf(stream, "  %-9s %s\n", verb->name, verb->summary);
+    for (const mica_verb *const *verb = mica_verbs; *verb; verb++)
+        fprintf(stream, "  %-10s %s\n", (*verb)->name, (*verb)->summary);
     fputs("\n'mica VERB --help' tells a verb's options, 'mica --version' the version.\n"
           "MICA_CPU=portable|avx2|avx512 in the environment lowers the instruction set that is used.\n",
           stream);
@@ -110,9 +110,9 @@ int main(int count, char **arguments) {
     mica_error error = {.status = MICA_USAGE};
     if (mica_environment_check(&error) != MICA_OK)
         return complain(NULL, &error);
-    for (const mica_verb *verb = mica_verbs; verb->name; verb++) {
-        if (strcmp(arguments[1], verb->name) == 0)
-            return run_verb(verb, count - 1, arguments + 1);
+    for (const mica_verb *const *verb = mica_verbs; *verb; verb++) {
+        if (strcmp(arguments[1], (*verb)->name) == 0)
+            return run_verb(*verb, count - 1, arguments + 1);
     }
     snprintf(error.message, sizeof error.message, "unknown %s '%s'", arguments[1][0] == '-' ? "option" : "verb", arguments[1]);
     return complain(NULL, &error);

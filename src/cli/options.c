@@ -3,12 +3,14 @@
 #include "options.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <mica/vindex.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define ROWS_MAX 16
+#define ROWS_MAX 31 /* as a mask of what was given holds */
 #define ROW_VALUE 256 /* getopt's value of row i is ROW_VALUE + i, beyond any letter */
 #define COUNT_MAX 65536u
 
@@ -44,6 +46,25 @@ static mica_status parse_count(const mica_option *option, const char *text, uint
     if (!parse_digits(text, &number, &rest) || *rest || number < 1 || number > COUNT_MAX)
         return refuse_value(error, option, "a whole number from 1 to 65536", text);
     *count = (uint32_t)number;
+    return MICA_OK;
+}
+
+static mica_status parse_whole(const mica_option *option, const char *text, uint64_t *number, mica_error *error) {
+    const char *rest;
+    uint64_t value;
+    if (!parse_digits(text, &value, &rest) || *rest)
+        return refuse_value(error, option, "a whole number", text);
+    *number = value;
+    return MICA_OK;
+}
+
+static mica_status parse_number(const mica_option *option, const char *text, double *number, mica_error *error) {
+    size_t length = strspn(text, "0123456789.eE+-");
+    char *rest = NULL;
+    double value = strtod(text, &rest);
+    if (text[0] == '\0' || text[length] != '\0' || *rest != '\0' || !isfinite(value) || value < 0)
+        return refuse_value(error, option, "a number that is not negative", text);
+    *number = value;
     return MICA_OK;
 }
 
@@ -103,6 +124,8 @@ static mica_status set_value(const mica_option *option, const char *text, mica_o
         *(const char **)field = text;
         return MICA_OK;
     case MICA_OPTION_COUNT: return parse_count(option, text, field, error);
+    case MICA_OPTION_WHOLE: return parse_whole(option, text, field, error);
+    case MICA_OPTION_NUMBER: return parse_number(option, text, field, error);
     case MICA_OPTION_SIZE: return parse_size(option, text, field, error);
     case MICA_OPTION_PROJECTIONS: return parse_projections(option, text, field, error);
     }
@@ -166,6 +189,20 @@ static mica_status check_given(const mica_option_table *table, const getopt_view
     return MICA_OK;
 }
 
+static mica_status take_operands(const mica_option_table *table, char **words, int count, mica_option_values *values, mica_error *error) {
+    if (count < 1 || !*words[0]) /* no path is empty */
+        return refuse(error, "expected a %s", table->operand);
+    values->operand = words[0];
+    if (!table->second)
+        return count == 1 ? MICA_OK : refuse(error, "expected one %s, got '%s' as well", table->operand, words[1]);
+    if (count < 2)
+        return table->second_optional ? MICA_OK : refuse(error, "expected a %s and a %s, got one operand", table->operand, table->second);
+    values->second = words[1];
+    if (count > 2)
+        return refuse(error, "expected a %s and a %s, got '%s' as well", table->operand, table->second, words[2]);
+    return MICA_OK;
+}
+
 mica_status mica_options_parse(const mica_option_table *table, int count, char **arguments, mica_option_values *values, mica_error *error) {
     *values = (mica_option_values){0};
     getopt_view view;
@@ -186,11 +223,6 @@ mica_status mica_options_parse(const mica_option_table *table, int count, char *
             return status;
         given |= UINT32_C(1) << (row - table->rows);
     }
-    if (optind == count || !*arguments[optind]) { /* no path is empty */
-        return refuse(error, "expected a %s", table->operand);
-    }
-    if (optind + 1 < count)
-        return refuse(error, "expected one %s, got '%s' as well", table->operand, arguments[optind + 1]);
-    values->operand = arguments[optind];
-    return check_given(table, &view, given, error);
+    mica_status status = take_operands(table, arguments + optind, count - optind, values, error);
+    return status == MICA_OK ? check_given(table, &view, given, error) : status;
 }

@@ -16,12 +16,15 @@ typedef struct mica_option_values {
     uint64_t memory_bytes;
     const char *output, *layers, *hashes;
     const char *operand; /* the path the verb works on */
+    const char *second;  /* what stands behind it; NULL when it was left out */
 } mica_option_values;
 
 typedef enum mica_option_kind {
     MICA_OPTION_FLAG,        /* bool */
     MICA_OPTION_TEXT,        /* const char * */
     MICA_OPTION_COUNT,       /* uint32_t, 1 to 65536 */
+    MICA_OPTION_WHOLE,       /* uint64_t, any */
+    MICA_OPTION_NUMBER,      /* double, finite, not negative */
     MICA_OPTION_SIZE,        /* uint64_t: 4096, 500MB, 2GiB */
     MICA_OPTION_PROJECTIONS, /* uint32_t: gate,up,down */
 } mica_option_kind;
@@ -39,6 +42,8 @@ typedef struct mica_option {
 typedef struct mica_option_table {
     const mica_option *rows; /* ended by a row without a name */
     const char *operand;     /* "CHECKPOINT" */
+    const char *second;      /* "TENSOR"; NULL: one operand only */
+    bool second_optional;
 } mica_option_table;
 
 /* Parses what follows the verb: arguments[0] is the verb itself. After --help nothing else is checked. */

@@ -1,5 +1,4 @@
-/* formats/tensor_source.c: see the header. Names are sorted once, then index and shards are compared in one merge.
- * The files it opens are those of the directory itself: the index names plain files, links among them are followed. */
+/* formats/tensor_source.c: see the header. What is the same for every kind of source. Judged by tests/formats/test_tensor_source.c. */
 #include "formats/tensor_source.h"
 
 #include <stdlib.h>
@@ -7,205 +6,9 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "formats/index.h"
-#include "formats/json_cursor.h"
 
-#define INDEX_NAME "model.safetensors.index.json"
-#define SINGLE_NAME "model.safetensors"
-#define SUFFIX ".safetensors"
-#define INDEX_LIMIT ((uint64_t)256 << 20)
-
-/* The directory's own list tells a link that leads nowhere from a name that is not there. */
-typedef struct listing {
-    char **names; /* sorted */
-    uint64_t count;
-} listing;
-
-static int compare_strings(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static bool is_listed(const listing *list, const char *name) {
-    return list->count > 0 && bsearch(&name, list->names, list->count, sizeof *list->names, compare_strings) != NULL;
-}
-
-static mica_status out_of_memory(const mica_tensor_source *source, mica_error *error) {
-    return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its list of tensors", source->path);
-}
-
-/* Says of a file that could not be opened whether it is a link that leads nowhere. */
-static mica_status open_context(const char *path, const char *name, const listing *list, mica_status status, mica_error *error) {
-    if (is_listed(list, name) && !mica_path_exists(path))
-        return mica_fail_context(error, status, "%s: a symbolic link that leads to no file", name);
-    return mica_fail_context(error, status, "%s: expected a file in the directory", name);
-}
-
-static mica_status open_shard(const mica_tensor_source *source, mica_shard *shard, const listing *list, mica_safetensors *header,
-                              mica_error *error) {
-    char *path = source->bare_file ? mica_strdup(source->path) : mica_path_join(source->directory, shard->name);
-    if (!path)
-        return out_of_memory(source, error);
-    mica_status status = mica_file_open(path, true, &shard->file, error);
-    if (status != MICA_OK)
-        status = source->bare_file ? status : open_context(path, shard->name, list, status, error);
-    else
-        status = mica_safetensors_read(shard->file, shard->name, header, error);
-    mica_free(path);
-    return status;
-}
-
-static int compare_tensors(const void *a, const void *b) {
+int mica_tensor_compare(const void *a, const void *b) {
     return strcmp(((const mica_tensor *)a)->name, ((const mica_tensor *)b)->name);
-}
-
-/* Concatenates the shards' tensors, each list already sorted, and sorts them all. */
-static mica_status gather(mica_tensor_source *source, const mica_safetensors *headers, mica_error *error) {
-    for (uint32_t i = 0; i < source->shard_count; i++)
-        source->tensor_count += headers[i].tensor_count;
-    source->tensors = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->tensors);
-    if (!source->tensors)
-        return out_of_memory(source, error);
-    uint64_t count = 0;
-    bool sorted = true;
-    for (uint32_t i = 0; i < source->shard_count; i++) {
-        for (uint64_t j = 0; j < headers[i].tensor_count; j++, count++) {
-            source->tensors[count] = headers[i].tensors[j];
-            source->tensors[count].shard = i;
-            sorted = sorted && (count == 0 || compare_tensors(&source->tensors[count - 1], &source->tensors[count]) < 0);
-        }
-    }
-    if (!sorted)
-        qsort(source->tensors, source->tensor_count, sizeof *source->tensors, compare_tensors);
-    for (uint64_t i = 1; i < source->tensor_count; i++) {
-        const mica_tensor *tensor = &source->tensors[i];
-        if (compare_tensors(tensor - 1, tensor) == 0) {
-            char shown[MICA_NAME_SHOW_BYTES];
-            uint32_t low = tensor[-1].shard < tensor->shard ? tensor[-1].shard : tensor->shard;
-            return mica_fail(error, MICA_BAD_INPUT, "%s: tensor %s: expected in one shard only, got it in %s as well",
-                             source->shards[tensor[-1].shard + tensor->shard - low].name, mica_name_show(tensor->name, shown),
-                             source->shards[low].name);
-        }
-    }
-    return MICA_OK;
-}
-
-static mica_status open_shards(mica_tensor_source *source, const listing *list, mica_error *error) {
-    mica_safetensors *headers = mica_calloc(source->shard_count, sizeof *headers);
-    mica_status status = headers ? MICA_OK : out_of_memory(source, error);
-    for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++)
-        status = open_shard(source, &source->shards[i], list, &headers[i], error);
-    if (status == MICA_OK)
-        status = gather(source, headers, error);
-    for (uint32_t i = 0; headers && i < source->shard_count; i++) {
-        source->shards[i].tensor_names = headers[i].names;
-        headers[i].names = NULL;
-        mica_safetensors_release(&headers[i]);
-    }
-    mica_free(headers);
-    return status;
-}
-
-static mica_status name_shards(mica_tensor_source *source, const char *const *names, uint32_t count, mica_error *error) {
-    source->shards = mica_calloc(count, sizeof *source->shards);
-    if (!source->shards)
-        return out_of_memory(source, error);
-    source->shard_count = count;
-    for (uint32_t i = 0; i < count; i++) {
-        if (!(source->shards[i].name = mica_strdup(names[i])))
-            return out_of_memory(source, error);
-    }
-    return MICA_OK;
-}
-
-static mica_status refuse_listed(const mica_tensor_source *source, const mica_index_entry *entry, const mica_tensor *tensor,
-                                 mica_error *error) {
-    char shown[MICA_NAME_SHOW_BYTES];
-    const char *said = source->shards[entry->shard].name;
-    mica_name_show(entry->tensor, shown);
-    if (!tensor)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: tensor %s: expected in this shard (%s lists it), got absent", said, shown, INDEX_NAME);
-    return mica_fail(error, MICA_BAD_INPUT, "%s: weight_map: tensor %s: expected %s, which holds it, got %s", INDEX_NAME, shown,
-                     source->shards[tensor->shard].name, said);
-}
-
-/* Both lists are sorted: one merge. Shard numbers of the index are those of the source. */
-static mica_status compare_with_index(mica_tensor_source *source, const mica_index *index, mica_error *error) {
-    source->unlisted = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->unlisted);
-    if (!source->unlisted)
-        return out_of_memory(source, error);
-    uint64_t at = 0;
-    for (uint64_t i = 0; i < index->entry_count; i++) {
-        const mica_index_entry *entry = &index->entries[i];
-        int order = 1;
-        while (at < source->tensor_count && (order = strcmp(source->tensors[at].name, entry->tensor)) < 0)
-            source->unlisted[source->unlisted_count++] = at++;
-        const mica_tensor *tensor = at < source->tensor_count && order == 0 ? &source->tensors[at++] : NULL;
-        if (!tensor || tensor->shard != entry->shard)
-            return refuse_listed(source, entry, tensor, error);
-    }
-    while (at < source->tensor_count)
-        source->unlisted[source->unlisted_count++] = at++;
-    return MICA_OK;
-}
-
-static mica_status open_with_index(mica_tensor_source *source, const listing *list, mica_error *error) {
-    char *path = mica_path_join(source->directory, INDEX_NAME), *json = NULL;
-    mica_index index = {0};
-    uint64_t length = 0;
-    mica_status status = path ? mica_file_load(path, INDEX_LIMIT, &json, &length, error) : out_of_memory(source, error);
-    if (path && status != MICA_OK)
-        status = open_context(path, INDEX_NAME, list, status, error);
-    if (status == MICA_OK)
-        status = mica_index_parse(INDEX_NAME, json, length, &index, error);
-    mica_free(json);
-    mica_free(path);
-    if (status == MICA_OK)
-        status = name_shards(source, index.shards, index.shard_count, error);
-    if (status == MICA_OK)
-        status = open_shards(source, list, error);
-    if (status == MICA_OK)
-        status = compare_with_index(source, &index, error);
-    mica_index_release(&index);
-    return status;
-}
-
-static mica_status open_single(mica_tensor_source *source, const char *name, const listing *list, mica_error *error) {
-    mica_status status = name_shards(source, &name, 1, error);
-    return status == MICA_OK ? open_shards(source, list, error) : status;
-}
-
-static mica_status open_directory(mica_tensor_source *source, mica_error *error) {
-    listing list = {0};
-    size_t length = strlen(source->path);
-    while (length > 1 && source->path[length - 1] == '/')
-        length--;
-    if (!(source->directory = mica_strndup(source->path, length)))
-        return out_of_memory(source, error);
-    mica_status status = mica_directory_list(source->directory, &list.names, &list.count, error);
-    if (status != MICA_OK)
-        return status;
-    if (is_listed(&list, INDEX_NAME)) {
-        status = open_with_index(source, &list, error);
-    } else if (is_listed(&list, SINGLE_NAME)) {
-        status = open_single(source, SINGLE_NAME, &list, error);
-    } else {
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected %s or %s in the directory, got neither", source->path, INDEX_NAME,
-                           SINGLE_NAME);
-    }
-    mica_directory_names_free(list.names, list.count);
-    return status;
-}
-
-static mica_status open_bare(mica_tensor_source *source, mica_error *error) {
-    size_t length = strlen(source->path), suffix = strlen(SUFFIX);
-    const char *slash = strrchr(source->path, '/'), *name = slash ? slash + 1 : source->path;
-    if (mica_path_exists(source->path) && (length < suffix || strcmp(source->path + length - suffix, SUFFIX) != 0)) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint's directory or a %s file, got another file", source->path,
-                         SUFFIX);
-    }
-    source->bare_file = true;
-    source->directory = !slash ? mica_strdup(".") : mica_strndup(source->path, slash == source->path ? 1 : (size_t)(slash - source->path));
-    return source->directory ? open_single(source, name, &(listing){0}, error) : out_of_memory(source, error);
 }
 
 mica_status mica_tensor_source_open(const char *path, mica_tensor_source **source, mica_error *error) {
@@ -214,7 +17,7 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
         mica_free(opened);
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     }
-    mica_status status = mica_path_is_directory(path) ? open_directory(opened, error) : open_bare(opened, error);
+    mica_status status = mica_safetensors_source_open(opened, error);
     if (status != MICA_OK) {
         mica_tensor_source_close(opened);
         return status;
@@ -226,6 +29,8 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
 void mica_tensor_source_close(mica_tensor_source *source) {
     if (!source)
         return;
+    if (source->kind && source->kind->release)
+        source->kind->release(source);
     for (uint32_t i = 0; i < source->shard_count; i++) {
         mica_file_close(source->shards[i].file, NULL);
         mica_free(source->shards[i].name);
@@ -241,5 +46,20 @@ void mica_tensor_source_close(mica_tensor_source *source) {
 
 const mica_tensor *mica_tensor_source_find(const mica_tensor_source *source, const char *name) {
     mica_tensor key = {.name = name};
-    return source->tensor_count ? bsearch(&key, source->tensors, source->tensor_count, sizeof key, compare_tensors) : NULL;
+    return source->tensor_count ? bsearch(&key, source->tensors, source->tensor_count, sizeof key, mica_tensor_compare) : NULL;
+}
+
+bool mica_tensor_source_has_file(const mica_tensor_source *source, const char *name) {
+    return source->kind->has_files && source->kind->has_file(source, name);
+}
+
+mica_status mica_tensor_source_load(const mica_tensor_source *source, const char *name, uint64_t limit, char **bytes, uint64_t *length,
+                                    mica_error *error) {
+    if (!source->kind->has_files)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint with %s, got a %s", source->path, name, source->kind->name);
+    return source->kind->load_file(source, name, limit, bytes, length, error);
+}
+
+char *mica_tensor_source_file_path(const mica_tensor_source *source, const char *name) {
+    return mica_path_join(source->directory, name);
 }

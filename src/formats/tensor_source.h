@@ -1,5 +1,6 @@
-/* formats/tensor_source.h: the named tensors of one checkpoint directory: index and shards, or model.safetensors alone, or a bare
- * .safetensors file. Headers are parsed once, here. Immutable after open; any thread may read. */
+/* formats/tensor_source.h: the named tensors of one checkpoint, and the files that go with them, whatever holds them: a directory with
+ * index and shards or model.safetensors alone, or a bare .safetensors file (safetensors_source.c). Headers are parsed once, at opening.
+ * Immutable after open; any thread may read. */
 #ifndef MICA_FORMATS_TENSOR_SOURCE_H
 #define MICA_FORMATS_TENSOR_SOURCE_H
 
@@ -16,10 +17,24 @@ typedef struct mica_shard {
     char *tensor_names; /* what the tensors' names point into */
 } mica_shard;
 
-typedef struct mica_tensor_source {
+typedef struct mica_tensor_source mica_tensor_source;
+
+/* What differs between the kinds of sources. */
+typedef struct mica_source_kind {
+    const char *name; /* "safetensors directory" */
+    bool has_files;   /* config.json and the like can be asked for: it can be a model */
+    /* True where the source has a file of this plain name. */
+    bool (*has_file)(const mica_tensor_source *source, const char *name);
+    mica_status (*load_file)(const mica_tensor_source *source, const char *name, uint64_t limit, char **bytes, uint64_t *length,
+                             mica_error *error);
+    void (*release)(mica_tensor_source *source); /* of `backend`; NULL where there is none */
+} mica_source_kind;
+
+struct mica_tensor_source {
+    const mica_source_kind *kind;
+    void *backend;   /* the kind's own; NULL for safetensors */
     char *path;      /* as given */
-    char *directory; /* where config.json would be */
-    bool bare_file;  /* opened on one .safetensors file: can be inspected, not indexed */
+    char *directory; /* what stands before the name of one of its files in messages; for safetensors the directory they are in */
     mica_shard *shards;
     uint32_t shard_count;
     mica_tensor *tensors; /* of all shards, sorted by name */
@@ -27,7 +42,7 @@ typedef struct mica_tensor_source {
     /* Tensors that are in a shard and not in the index: reported, then used. Indices into `tensors`. */
     uint64_t *unlisted;
     uint64_t unlisted_count;
-} mica_tensor_source;
+};
 
 /* Opens every shard (O_DIRECT beside the buffered descriptor where possible). Checks: the index names plain files inside
  * the directory, every listed tensor is in the shard it is said to be in, no tensor is in two shards. */
@@ -36,5 +51,19 @@ void mica_tensor_source_close(mica_tensor_source *source); /* NULL is fine */
 
 /* NULL when absent. O(log n). */
 const mica_tensor *mica_tensor_source_find(const mica_tensor_source *source, const char *name);
+
+/* The small files that go with the tensors: config.json, tokenizer files, templates. */
+bool mica_tensor_source_has_file(const mica_tensor_source *source, const char *name);
+/* As mica_file_load: at most `limit` bytes, NUL-terminated, the caller's (mica_free). */
+mica_status mica_tensor_source_load(const mica_tensor_source *source, const char *name, uint64_t limit, char **bytes, uint64_t *length,
+                                    mica_error *error) MICA_CHECKED;
+/* "DIRECTORY/name", for messages; the caller's (mica_free); NULL without memory. */
+char *mica_tensor_source_file_path(const mica_tensor_source *source, const char *name);
+
+/* ---- for the kinds: each file that opens one */
+
+/* A directory or a bare file of safetensors: fills `source`, whose path is set. */
+mica_status mica_safetensors_source_open(mica_tensor_source *source, mica_error *error) MICA_CHECKED;
+int mica_tensor_compare(const void *a, const void *b); /* two mica_tensor by name */
 
 #endif

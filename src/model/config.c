@@ -9,12 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/config_reader.h"
 
-#define CONFIG_BYTES_MAX (16u << 20)
 #define ANY (MICA_ATTENTION_GROUPED | MICA_ATTENTION_LATENT | MICA_ATTENTION_COMPRESSED)
 #define GROUPED MICA_ATTENTION_GROUPED
 #define LATENT MICA_ATTENTION_LATENT
@@ -379,17 +377,6 @@ mica_status mica_config_parse(const char *name, const char *json, uint64_t lengt
         *config = *fresh;
     mica_free(fresh);
     json_decref(object);
-    return status;
-}
-
-mica_status mica_config_load(const char *path, mica_config *config, mica_error *error) {
-    char *bytes = NULL;
-    uint64_t length = 0;
-    mica_status status = mica_file_load(path, CONFIG_BYTES_MAX, &bytes, &length, error);
-    if (status != MICA_OK)
-        return status;
-    status = mica_config_parse(path, bytes, length, config, error);
-    mica_free(bytes);
     return status;
 }
 

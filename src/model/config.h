@@ -39,9 +39,11 @@ typedef struct mica_config {
     uint64_t group_size;                              /* int4 */
 } mica_config;
 
-/* The parser alone, for the fuzzer; `name` is what messages call the file. */
+#define MICA_CONFIG_NAME "config.json"
+#define MICA_CONFIG_BYTES_MAX ((uint64_t)16 << 20)
+
+/* `name` is what messages call the file. */
 mica_status mica_config_parse(const char *name, const char *json, uint64_t length, mica_config *config, mica_error *error) MICA_CHECKED;
-mica_status mica_config_load(const char *path, mica_config *config, mica_error *error) MICA_CHECKED;
 
 /* True when `layer` (model numbering) has routed experts. */
 bool mica_config_layer_is_moe(const mica_config *config, uint64_t layer);

@@ -145,11 +145,14 @@ static mica_status build(mica_model *model, const mica_model_options *options, m
 }
 
 static mica_status load_config(mica_model *model, mica_error *error) {
-    char *path = mica_path_join(model->source->directory, "config.json");
-    if (!path)
-        return no_memory(model->source->path, error);
-    mica_status status = mica_config_load(path, &model->config, error);
-    mica_free(path);
+    char *name = mica_tensor_source_file_path(model->source, MICA_CONFIG_NAME), *bytes = NULL;
+    uint64_t length = 0;
+    mica_status status = name ? mica_tensor_source_load(model->source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &bytes, &length, error)
+                              : no_memory(model->source->path, error);
+    if (status == MICA_OK)
+        status = mica_config_parse(name, bytes, length, &model->config, error);
+    mica_free(bytes);
+    mica_free(name);
     return status;
 }
 
@@ -158,7 +161,7 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
     if (!model)
         return no_memory(path, error);
     mica_status status = mica_tensor_source_open(path, &model->source, error);
-    if (status == MICA_OK && model->source->bare_file)
+    if (status == MICA_OK && !model->source->kind->has_files)
         status = mica_fail(error, MICA_BAD_INPUT,
                            "%s: expected a checkpoint directory with config.json, got a single .safetensors file, "
                            "which can be inspected only",

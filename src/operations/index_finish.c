@@ -42,12 +42,13 @@ static mica_status add_file(const mica_index_run *run, const char *name, file_li
     return status;
 }
 
-static mica_status copy_source_file(const mica_index_run *run, const char *from, const char *name, file_list *list, mica_error *error) {
+static mica_status copy_source_file(const mica_index_run *run, const char *name, file_list *list, mica_error *error) {
     mica_text local = MICA_TEXT_INIT;
     mica_text_printf(&local, "%s/%s", MICA_VINDEX_SOURCE, name);
     char *to = mica_text_failed(&local) ? NULL : mica_path_join(run->directory, local.bytes), *bytes = NULL;
     uint64_t length;
-    mica_status status = to ? mica_file_load(from, SOURCE_FILE_LIMIT, &bytes, &length, error) : no_memory(error);
+    mica_status status =
+        to ? mica_tensor_source_load(run->plan->model->source, name, SOURCE_FILE_LIMIT, &bytes, &length, error) : no_memory(error);
     if (status == MICA_OK)
         status = mica_file_replace(to, bytes, length, error);
     if (status == MICA_OK)
@@ -66,12 +67,8 @@ static mica_status copy_source(const mica_index_run *run, file_list *list, mica_
     mica_free(directory);
     const char *name;
     for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++) {
-        char *from = mica_path_join(run->plan->model->source->directory, name);
-        if (!from)
-            return no_memory(error);
-        if (mica_path_exists(from))
-            status = copy_source_file(run, from, name, list, error);
-        mica_free(from);
+        if (mica_tensor_source_has_file(run->plan->model->source, name))
+            status = copy_source_file(run, name, list, error);
     }
     return status;
 }

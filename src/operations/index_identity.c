@@ -9,7 +9,6 @@
 #include "base/text.h"
 #include "operations/index.h"
 
-#define CONFIG_LIMIT (64ull << 20)
 
 static void write_projections(mica_json_writer *writer, const char *key, uint32_t mask) {
     mica_json_open_row(writer, key);
@@ -52,18 +51,15 @@ static mica_status hash_tensor_list(const mica_tensor_source *source, char hex[M
 }
 
 static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
-    char *path = mica_path_join(source->directory, "config.json"), *bytes = NULL;
-    if (!path)
-        return mica_fail(error, MICA_NO_MEMORY, "config.json: out of memory");
+    char *bytes = NULL;
     uint64_t length;
     uint8_t digest[MICA_SHA256_BYTES];
-    mica_status status = mica_file_load(path, CONFIG_LIMIT, &bytes, &length, error);
+    mica_status status = mica_tensor_source_load(source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &bytes, &length, error);
     if (status == MICA_OK)
         status = mica_sha256_of(bytes, length, digest, error);
     if (status == MICA_OK)
         mica_sha256_hex(digest, hex);
     mica_free(bytes);
-    mica_free(path);
     return status;
 }
 

@@ -200,7 +200,7 @@ mica_status mica_records_collect(const mica_tensor_source *source, const char *h
     } else {
         char *path = mica_path_join(source->directory, RECORD_FILE);
         status = !path                                          ? no_memory(error)
-                 : mica_path_exists(path) && !source->bare_file ? load_lines(path, RECORD_FILE, files, error)
+                 : mica_path_exists(path) && source->kind->has_files ? load_lines(path, RECORD_FILE, files, error)
                                                                 : MICA_OK;
         mica_free(path);
     }

@@ -49,7 +49,7 @@ static void expect_four(const char *path, uint64_t unlisted) {
     assert_int_equal(source->shard_count, 2);
     assert_int_equal(source->tensor_count, 4);
     assert_int_equal(source->unlisted_count, unlisted);
-    assert_false(source->bare_file);
+    assert_true(source->kind->has_files);
     assert_string_equal(source->path, path);
     assert_string_equal(source->directory, scratch_directory);
     for (size_t i = 0; i < 4; i++) {
@@ -208,11 +208,37 @@ static void expect_one_file(const char *path, bool bare, const char *directory, 
         fail_msg("%s", error.message);
     assert_int_equal(source->shard_count, 1);
     assert_int_equal(source->tensor_count, 2);
-    assert_int_equal(source->bare_file, bare);
+    assert_int_equal(source->kind->has_files, !bare);
     assert_int_equal(source->unlisted_count, 0);
     assert_string_equal(source->directory, directory);
     assert_string_equal(source->shards[0].name, shard);
     assert_non_null(mica_tensor_source_find(source, "d"));
+    mica_tensor_source_close(source);
+}
+
+static void test_files(void **state) {
+    (void)state;
+    mica_tensor_source *source = NULL;
+    char *bytes = NULL, *path;
+    uint64_t length = 0;
+    write_checkpoint(good_index);
+    scratch_write("config.json", "{}", 2);
+    assert_int_equal(mica_tensor_source_open(scratch_directory, &source, &error), MICA_OK);
+    assert_true(mica_tensor_source_has_file(source, "config.json"));
+    assert_false(mica_tensor_source_has_file(source, "tokenizer.json"));
+    assert_int_equal(mica_tensor_source_load(source, "config.json", 2, &bytes, &length, &error), MICA_OK);
+    assert_int_equal(length, 2);
+    assert_string_equal(bytes, "{}");
+    mica_free(bytes);
+    assert_int_equal(mica_tensor_source_load(source, "config.json", 1, &bytes, &length, &error), MICA_BAD_INPUT);
+    assert_int_equal(mica_tensor_source_load(source, "tokenizer.json", 1, &bytes, &length, &error), MICA_IO);
+    path = mica_tensor_source_file_path(source, "config.json");
+    assert_string_equal(path, scratch("config.json"));
+    mica_free(path);
+    mica_tensor_source_close(source);
+    assert_int_equal(mica_tensor_source_open(scratch("one.safetensors"), &source, &error), MICA_OK);
+    assert_false(mica_tensor_source_has_file(source, "config.json")); /* it is a file on its own */
+    assert_int_equal(mica_tensor_source_load(source, "config.json", 2, &bytes, &length, &error), MICA_BAD_INPUT);
     mica_tensor_source_close(source);
 }
 
@@ -366,7 +392,7 @@ int main(void) {
         cmocka_unit_test(test_opens),         cmocka_unit_test(test_unlisted),      cmocka_unit_test(test_index_freedoms),
         cmocka_unit_test(test_index_refusals), cmocka_unit_test(test_shard_refusals), cmocka_unit_test(test_links),
         cmocka_unit_test(test_single_file),   cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_tiny_k2),
-        cmocka_unit_test(test_bad_fixtures),
+        cmocka_unit_test(test_bad_fixtures), cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
