@@ -86,31 +86,33 @@ static mica_need with_router_bias(const mica_config *config, uint64_t layer) {
 
 /* ---- rows */
 
-#define ROW(pattern, role, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, {rows, columns}, need}
-#define PROJECTION(pattern, role, projection, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_##projection, {rows, columns}, need}
+#define ROW(pattern, role, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_NONE, {rows, columns}, need}
+#define PART(pattern, role, part, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_##part, {rows, columns}, need}
+#define PROJECTION(pattern, role, projection, rows, columns, need) \
+    {pattern, MICA_ROLE_##role, MICA_##projection, MICA_PART_NONE, {rows, columns}, need}
 #define LAYER "model.layers.{L}."
-#define END {NULL, MICA_ROLE_OTHER, MICA_GATE, {NULL, NULL}, NULL}
+#define END {NULL, MICA_ROLE_OTHER, MICA_GATE, MICA_PART_NONE, {NULL, NULL}, NULL}
 
 #define MODEL_ROWS                                                                  \
     ROW("model.embed_tokens.weight", EMBEDDING, vocabulary, hidden, NULL),          \
     ROW("model.norm.weight", FINAL_NORM, hidden, NULL, NULL),                       \
     ROW("lm_head.weight", HEAD, vocabulary, hidden, unless_tied),                   \
-    ROW(LAYER "input_layernorm.weight", NORM, hidden, NULL, NULL),                  \
-    ROW(LAYER "post_attention_layernorm.weight", NORM, hidden, NULL, NULL)
+    PART(LAYER "input_layernorm.weight", NORM, INPUT_NORM, hidden, NULL, NULL),                  \
+    PART(LAYER "post_attention_layernorm.weight", NORM, POST_NORM, hidden, NULL, NULL)
 
 static const mica_tensor_row deepseek_v3_rows[] = {
     MODEL_ROWS,
-    ROW(LAYER "self_attn.q_proj.weight", ATTENTION, latent_query_width, hidden, without_query_rank),
-    ROW(LAYER "self_attn.q_a_proj.weight", ATTENTION, query_rank, hidden, with_query_rank),
-    ROW(LAYER "self_attn.q_a_proj.bias", ATTENTION, query_rank, NULL, with_query_rank_bias),
-    ROW(LAYER "self_attn.q_a_layernorm.weight", NORM, query_rank, NULL, with_query_rank),
-    ROW(LAYER "self_attn.q_b_proj.weight", ATTENTION, latent_query_width, query_rank, with_query_rank),
-    ROW(LAYER "self_attn.kv_a_proj_with_mqa.weight", ATTENTION, latent_with_rope, hidden, NULL),
-    ROW(LAYER "self_attn.kv_a_proj_with_mqa.bias", ATTENTION, latent_with_rope, NULL, with_attention_bias),
-    ROW(LAYER "self_attn.kv_a_layernorm.weight", NORM, latent_rank, NULL, NULL),
-    ROW(LAYER "self_attn.kv_b_proj.weight", ATTENTION, latent_key_value_width, latent_rank, NULL),
-    ROW(LAYER "self_attn.o_proj.weight", ATTENTION, hidden, latent_value_width, NULL),
-    ROW(LAYER "self_attn.o_proj.bias", ATTENTION, hidden, NULL, with_attention_bias),
+    PART(LAYER "self_attn.q_proj.weight", ATTENTION, Q, latent_query_width, hidden, without_query_rank),
+    PART(LAYER "self_attn.q_a_proj.weight", ATTENTION, Q_A, query_rank, hidden, with_query_rank),
+    PART(LAYER "self_attn.q_a_proj.bias", ATTENTION, Q_A_BIAS, query_rank, NULL, with_query_rank_bias),
+    PART(LAYER "self_attn.q_a_layernorm.weight", NORM, Q_A_NORM, query_rank, NULL, with_query_rank),
+    PART(LAYER "self_attn.q_b_proj.weight", ATTENTION, Q_B, latent_query_width, query_rank, with_query_rank),
+    PART(LAYER "self_attn.kv_a_proj_with_mqa.weight", ATTENTION, KV_A, latent_with_rope, hidden, NULL),
+    PART(LAYER "self_attn.kv_a_proj_with_mqa.bias", ATTENTION, KV_A_BIAS, latent_with_rope, NULL, with_attention_bias),
+    PART(LAYER "self_attn.kv_a_layernorm.weight", NORM, KV_A_NORM, latent_rank, NULL, NULL),
+    PART(LAYER "self_attn.kv_b_proj.weight", ATTENTION, KV_B, latent_key_value_width, latent_rank, NULL),
+    PART(LAYER "self_attn.o_proj.weight", ATTENTION, O, hidden, latent_value_width, NULL),
+    PART(LAYER "self_attn.o_proj.bias", ATTENTION, O_BIAS, hidden, NULL, with_attention_bias),
     ROW(LAYER "self_attn.indexer.wq_b.weight", ATTENTION, index_query_width, query_rank, with_index),
     ROW(LAYER "self_attn.indexer.wk.weight", ATTENTION, index_width, hidden, with_index),
     ROW(LAYER "self_attn.indexer.k_norm.weight", NORM, index_width, NULL, with_index),
@@ -178,23 +180,23 @@ static const mica_tensor_row deepseek_v4_rows[] = {
 
 #define DENSE_ROWS                                                                                  \
     MODEL_ROWS,                                                                                     \
-    ROW(LAYER "self_attn.q_proj.weight", ATTENTION, query_width, hidden, NULL),                     \
-    ROW(LAYER "self_attn.k_proj.weight", ATTENTION, key_value_width, hidden, NULL),                 \
-    ROW(LAYER "self_attn.v_proj.weight", ATTENTION, key_value_width, hidden, NULL),                 \
-    ROW(LAYER "self_attn.o_proj.weight", ATTENTION, hidden, query_width, NULL),                     \
-    ROW(LAYER "self_attn.q_proj.bias", ATTENTION, query_width, NULL, with_attention_bias),          \
-    ROW(LAYER "self_attn.k_proj.bias", ATTENTION, key_value_width, NULL, with_attention_bias),      \
-    ROW(LAYER "self_attn.v_proj.bias", ATTENTION, key_value_width, NULL, with_attention_bias),      \
-    ROW(LAYER "self_attn.o_proj.bias", ATTENTION, hidden, NULL, with_attention_bias),               \
+    PART(LAYER "self_attn.q_proj.weight", ATTENTION, Q, query_width, hidden, NULL),                     \
+    PART(LAYER "self_attn.k_proj.weight", ATTENTION, K, key_value_width, hidden, NULL),                 \
+    PART(LAYER "self_attn.v_proj.weight", ATTENTION, V, key_value_width, hidden, NULL),                 \
+    PART(LAYER "self_attn.o_proj.weight", ATTENTION, O, hidden, query_width, NULL),                     \
+    PART(LAYER "self_attn.q_proj.bias", ATTENTION, Q_BIAS, query_width, NULL, with_attention_bias),          \
+    PART(LAYER "self_attn.k_proj.bias", ATTENTION, K_BIAS, key_value_width, NULL, with_attention_bias),      \
+    PART(LAYER "self_attn.v_proj.bias", ATTENTION, V_BIAS, key_value_width, NULL, with_attention_bias),      \
+    PART(LAYER "self_attn.o_proj.bias", ATTENTION, O_BIAS, hidden, NULL, with_attention_bias),               \
     PROJECTION(LAYER "mlp.gate_proj.weight", DENSE, GATE, dense_width, hidden, NULL),               \
     PROJECTION(LAYER "mlp.up_proj.weight", DENSE, UP, dense_width, hidden, NULL),                   \
     PROJECTION(LAYER "mlp.down_proj.weight", DENSE, DOWN, hidden, dense_width, NULL),               \
-    ROW(LAYER "mlp.gate_proj.bias", OTHER, dense_width, NULL, with_mlp_bias),                       \
-    ROW(LAYER "mlp.up_proj.bias", OTHER, dense_width, NULL, with_mlp_bias),                         \
-    ROW(LAYER "mlp.down_proj.bias", OTHER, hidden, NULL, with_mlp_bias)
+    PART(LAYER "mlp.gate_proj.bias", OTHER, GATE_BIAS, dense_width, NULL, with_mlp_bias),                       \
+    PART(LAYER "mlp.up_proj.bias", OTHER, UP_BIAS, dense_width, NULL, with_mlp_bias),                         \
+    PART(LAYER "mlp.down_proj.bias", OTHER, DOWN_BIAS, hidden, NULL, with_mlp_bias)
 #define HEAD_NORM_ROWS                                                      \
-    ROW(LAYER "self_attn.q_norm.weight", NORM, head_width, NULL, NULL),     \
-    ROW(LAYER "self_attn.k_norm.weight", NORM, head_width, NULL, NULL)
+    PART(LAYER "self_attn.q_norm.weight", NORM, Q_NORM, head_width, NULL, NULL),     \
+    PART(LAYER "self_attn.k_norm.weight", NORM, K_NORM, head_width, NULL, NULL)
 #define FEEDFORWARD_NORM_ROWS                                               \
     ROW(LAYER "pre_feedforward_layernorm.weight", NORM, hidden, NULL, NULL), \
     ROW(LAYER "post_feedforward_layernorm.weight", NORM, hidden, NULL, NULL)
@@ -217,24 +219,31 @@ static const mica_ignore_row ignored_v4_names[] = {
     {NULL, NULL},
 };
 
+static const char v4_not_run[] = "its hyper-connections, compressed attention and hash routing are not computed";
+static const char indexer_not_run[] = "its sparse attention's indexer is not computed";
+static const char window_not_run[] = "its sliding attention window is not computed";
+static const char gemma_not_run[] = "Gemma's norms, scaled embeddings and capped logits are not computed";
+
 #define LATENT MICA_ATTENTION_LATENT
 #define GROUPED MICA_ATTENTION_GROUPED
-/* model_type, family, attention, prefix, text_config, mixture, tied, suffix of fp8 scales, rows, ignored */
+#define COMPRESSED MICA_ATTENTION_COMPRESSED
+#define INVERSE "weight_scale_inv"
+/* model_type, family, attention, prefix, text_config, mixture, tied, suffix of fp8 scales, not run, rows, ignored */
 static const mica_architecture architectures[] = {
-    {"deepseek_v3", "deepseek_v3", LATENT, "", false, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"kimi_k2", "deepseek_v3", LATENT, "", false, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"kimi_k25", "deepseek_v3", LATENT, "language_model.", true, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"kimi_vl", "deepseek_v3", LATENT, "language_model.", true, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"deepseek_v32", "deepseek_v3", LATENT, "", false, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"deepseek_v2", "deepseek_v2", LATENT, "", false, true, false, "weight_scale_inv", deepseek_v3_rows, ignored_names},
-    {"deepseek_v4", "deepseek_v4", MICA_ATTENTION_COMPRESSED, "", false, true, false, "scale", deepseek_v4_rows, ignored_v4_names},
-    {"llama", "llama", GROUPED, "", false, false, false, "weight_scale_inv", llama_rows, ignored_names},
-    {"mistral", "mistral", GROUPED, "", false, false, false, "weight_scale_inv", llama_rows, ignored_names},
-    {"qwen3", "qwen3", GROUPED, "", false, false, false, "weight_scale_inv", qwen3_rows, ignored_names},
-    {"gemma", "gemma", GROUPED, "", false, false, true, "weight_scale_inv", llama_rows, ignored_names},
-    {"gemma2", "gemma2", GROUPED, "", false, false, true, "weight_scale_inv", gemma2_rows, ignored_names},
-    {"gemma3_text", "gemma3", GROUPED, "", false, false, true, "weight_scale_inv", gemma3_rows, ignored_names},
-    {"gemma3", "gemma3", GROUPED, "language_model.", true, false, true, "weight_scale_inv", gemma3_rows, ignored_names},
+    {"deepseek_v3", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
+    {"kimi_k2", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
+    {"kimi_k25", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
+    {"kimi_vl", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
+    {"deepseek_v32", "deepseek_v3", LATENT, "", false, true, false, INVERSE, indexer_not_run, deepseek_v3_rows, ignored_names},
+    {"deepseek_v2", "deepseek_v2", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
+    {"deepseek_v4", "deepseek_v4", COMPRESSED, "", false, true, false, "scale", v4_not_run, deepseek_v4_rows, ignored_v4_names},
+    {"llama", "llama", GROUPED, "", false, false, false, INVERSE, NULL, llama_rows, ignored_names},
+    {"mistral", "mistral", GROUPED, "", false, false, false, INVERSE, window_not_run, llama_rows, ignored_names},
+    {"qwen3", "qwen3", GROUPED, "", false, false, false, INVERSE, NULL, qwen3_rows, ignored_names},
+    {"gemma", "gemma", GROUPED, "", false, false, true, INVERSE, gemma_not_run, llama_rows, ignored_names},
+    {"gemma2", "gemma2", GROUPED, "", false, false, true, INVERSE, gemma_not_run, gemma2_rows, ignored_names},
+    {"gemma3_text", "gemma3", GROUPED, "", false, false, true, INVERSE, gemma_not_run, gemma3_rows, ignored_names},
+    {"gemma3", "gemma3", GROUPED, "language_model.", true, false, true, INVERSE, gemma_not_run, gemma3_rows, ignored_names},
 };
 
 const mica_architecture *mica_architecture_at(uint64_t index) {

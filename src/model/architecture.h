@@ -16,6 +16,19 @@ typedef enum mica_role {
     MICA_ROLE_OTHER
 } mica_role;
 
+/* The place in a layer of what a forward pass needs besides the feed-forward projections and the router: mica_layer.parts. */
+typedef enum mica_part {
+    MICA_PART_NONE,
+    MICA_PART_INPUT_NORM, MICA_PART_POST_NORM,                                  /* before attention, before the feed-forward part */
+    MICA_PART_Q, MICA_PART_K, MICA_PART_V, MICA_PART_O, MICA_PART_Q_NORM, MICA_PART_K_NORM, /* norms per head */
+    MICA_PART_Q_A, MICA_PART_Q_A_NORM, MICA_PART_Q_B,                           /* latent queries */
+    MICA_PART_KV_A, MICA_PART_KV_A_NORM, MICA_PART_KV_B,                        /* latent keys and values: KV_B is [head][nope + v] rows, */
+    MICA_PART_K_B, MICA_PART_V_B,                                               /* or in two: [head][rank x nope], [head][v x rank] */
+    MICA_PART_Q_BIAS, MICA_PART_K_BIAS, MICA_PART_V_BIAS, MICA_PART_O_BIAS, MICA_PART_Q_A_BIAS, MICA_PART_KV_A_BIAS,
+    MICA_PART_GATE_BIAS, MICA_PART_UP_BIAS, MICA_PART_DOWN_BIAS,
+    MICA_PART_COUNT
+} mica_part;
+
 typedef enum mica_projection { MICA_GATE, MICA_UP, MICA_DOWN, MICA_PROJECTION_COUNT } mica_projection;
 const char *mica_projection_name(mica_projection projection); /* "gate", "up", "down" */
 
@@ -32,6 +45,7 @@ typedef struct mica_tensor_row {
     const char *pattern;
     mica_role role;
     mica_projection projection;
+    mica_part part;
     mica_dimension shape[2]; /* second NULL: a vector; a dimension of 0 is not checked */
     mica_presence need;      /* NULL: required, in every layer */
 } mica_tensor_row;
@@ -54,6 +68,7 @@ typedef struct mica_architecture {
     bool mixture;                    /* has routed experts */
     bool tied;                       /* tie_word_embeddings where the configuration does not say */
     const char *expert_scale;        /* suffix of an fp8 scale: "weight_scale_inv" or "scale" */
+    const char *not_run;             /* why there is no forward pass of it; NULL: there is one */
     const mica_tensor_row *rows;     /* ends with pattern NULL */
     const mica_ignore_row *ignored;  /* ends with pattern NULL */
 } mica_architecture;

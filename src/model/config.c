@@ -1,6 +1,6 @@
 /* model/config.c: config.json as numbers that have been checked: a table of keys with bounds, then what ties them together.
  * Refuses: absent, null and wrongly typed keys where a family needs them, numbers that no model has (before anything is allocated by
- * them), quantisation methods and rope types it does not know. quantization_config is model/config_quantisation.c.
+ * them), quantisation methods and rope types it does not know. quantization_config is model/config_quantisation.c, rope model/config_rope.c.
  * Judged by tests/model/test_config.c and test_bad_checkpoints.c. */
 #include "model/config.h"
 
@@ -37,6 +37,7 @@ static const integer_key integer_keys[] = {
     KEY(intermediate_size, GROUPED | LATENT, 0, 1, 1u << 24, 0),
     KEY(num_key_value_heads, 0, ANY, 1, 1u << 16, 0),
     KEY(head_dim, COMPRESSED, GROUPED, 1, 1u << 16, 0),
+    KEY(max_position_embeddings, 0, ANY, 1, UINT64_C(1) << 40, 0),
     KEY(num_nextn_predict_layers, 0, MIXTURE, 0, 4096, 1),
     KEY(n_routed_experts, MIXTURE, 0, 1, 1u << 16, 0),
     KEY(num_experts_per_tok, MIXTURE, 0, 1, 1u << 16, 0),
@@ -147,7 +148,7 @@ static mica_status read_boolean(const mica_config_reader *reader, const json_t *
     return MICA_OK;
 }
 
-static mica_status read_positive(const mica_config_reader *reader, const json_t *object, const char *key, double *value,
+mica_status mica_config_positive(const mica_config_reader *reader, const json_t *object, const char *key, double *value,
                                  mica_error *error) {
     if (mica_config_absent(object, key))
         return MICA_OK;
@@ -169,23 +170,61 @@ static mica_status read_string(const mica_config_reader *reader, const char *key
     return MICA_OK;
 }
 
+/* An id, or (of the end of a sequence) several; nested configurations say it inside, outside or not at all. */
+static mica_status read_token_ids(const mica_config_reader *reader, const json_t *outer, const char *key, uint64_t vocabulary, int64_t *ids,
+                                  uint64_t capacity, uint64_t *count, mica_error *error) {
+    const json_t *value = json_object_get(mica_config_absent(reader->object, key) ? outer : reader->object, key);
+    char expected[96];
+    *count = 0;
+    if (!value || json_is_null(value))
+        return MICA_OK;
+    snprintf(expected, sizeof expected, "%s of at most %llu (vocab_size - 1)", capacity > 1 ? "one to eight token ids" : "a token id",
+             (unsigned long long)(vocabulary - 1));
+    uint64_t given = json_is_array(value) ? json_array_size(value) : 1;
+    if (given > capacity)
+        return mica_config_refuse(reader, key, value, expected, error);
+    for (uint64_t i = 0; i < given; i++) {
+        const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || (uint64_t)json_integer_value(id) >= vocabulary)
+            return mica_config_refuse(reader, key, value, expected, error);
+        ids[(*count)++] = json_integer_value(id);
+    }
+    return MICA_OK;
+}
+
+static mica_status read_special_tokens(const mica_config_reader *reader, const json_t *outer, mica_config *config, mica_error *error) {
+    uint64_t count;
+    config->bos_token_id = -1;
+    mica_status status = read_token_ids(reader, outer, "bos_token_id", config->vocab_size, &config->bos_token_id, 1, &count, error);
+    if (status != MICA_OK)
+        return status;
+    return read_token_ids(reader, outer, "eos_token_id", config->vocab_size, config->eos_token_ids, MICA_EOS_MAX, &config->eos_token_count,
+                          error);
+}
+
 static mica_status read_others(const mica_config_reader *reader, const json_t *outer, mica_config *config, mica_error *error) {
     const json_t *object = reader->object;
     mica_status status = read_boolean(reader, object, "attention_bias", &config->attention_bias, error);
     if (status == MICA_OK)
         status = read_boolean(reader, object, "mlp_bias", &config->mlp_bias, error);
+    config->norm_topk_prob = strcmp(config->architecture->family, "deepseek_v3") == 0;
     if (status == MICA_OK)
         status = read_boolean(reader, object, "norm_topk_prob", &config->norm_topk_prob, error);
     config->tie_word_embeddings = config->architecture->tied;
     if (status == MICA_OK) /* nested configurations say it inside, outside or not at all */
         status = read_boolean(reader, mica_config_absent(object, "tie_word_embeddings") ? outer : object, "tie_word_embeddings",
                               &config->tie_word_embeddings, error);
-    config->rms_norm_eps = 1e-6;
+    config->rms_norm_eps = config->latent_norm_eps = 1e-6;
+    snprintf(config->hidden_act, sizeof config->hidden_act, "silu");
     if (status == MICA_OK)
-        status = read_positive(reader, object, "rms_norm_eps", &config->rms_norm_eps, error);
+        status = read_string(reader, "hidden_act", config->hidden_act, sizeof config->hidden_act, error);
+    if (status == MICA_OK)
+        status = read_special_tokens(reader, outer, config, error);
+    if (status == MICA_OK)
+        status = mica_config_positive(reader, object, "rms_norm_eps", &config->rms_norm_eps, error);
     config->routed_scaling_factor = 1;
     if (status == MICA_OK)
-        status = read_positive(reader, object, "routed_scaling_factor", &config->routed_scaling_factor, error);
+        status = mica_config_positive(reader, object, "routed_scaling_factor", &config->routed_scaling_factor, error);
     for (size_t i = 0; i < sizeof router_defaults / sizeof *router_defaults; i++)
         if (strcmp(router_defaults[i].family, config->architecture->family) == 0) {
             snprintf(config->scoring_func, sizeof config->scoring_func, "%s", router_defaults[i].scoring_func);
@@ -218,51 +257,6 @@ static mica_status read_compress_ratios(const mica_config_reader *reader, mica_c
     }
     config->compress_ratio_count = count;
     return MICA_OK;
-}
-
-/* ---- rope: rope_scaling beside rope_theta, or (newer) both in rope_parameters, there perhaps per kind of layer */
-
-static mica_status read_rope_scaling(const mica_config_reader *reader, const char *key, const json_t *rope, mica_config *config,
-                                     mica_error *error) {
-    /* "su" is longrope's older name; those whose factor is a single number must have it */
-    static const struct {
-        const char *type;
-        bool factor;
-    } types[] = {{"default", false}, {"yarn", true},      {"linear", true}, {"dynamic", true},
-                 {"llama3", true},   {"longrope", false}, {"su", false}};
-    const json_t *type = json_object_get(rope, "rope_type");
-    if (!json_is_string(type))
-        type = json_object_get(rope, "type");
-    const char *name = json_is_string(type) ? json_string_value(type) : mica_config_absent(rope, "factor") ? "default" : "";
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        if (strcmp(types[i].type, name) != 0)
-            continue;
-        const json_t *factor = json_object_get(rope, "factor");
-        if (types[i].factor && !(json_is_number(factor) && json_number_value(factor) >= 1 && isfinite(json_number_value(factor))))
-            return mica_config_refuse(reader, key, rope, "a factor of at least 1", error);
-        if (types[i].factor)
-            config->rope_factor = json_number_value(factor);
-        if (i > 0)
-            snprintf(config->rope_type, sizeof config->rope_type, "%s", name);
-        return MICA_OK;
-    }
-    return mica_config_refuse(reader, key, rope, "type yarn, llama3, linear, dynamic, longrope or default", error);
-}
-
-static mica_status read_rope(const mica_config_reader *reader, mica_config *config, mica_error *error) {
-    const json_t *object = reader->object;
-    const char *key = mica_config_absent(object, "rope_parameters") ? "rope_scaling" : "rope_parameters";
-    const json_t *rope = json_object_get(object, key);
-    config->rope_theta = 10000;
-    mica_status status = read_positive(reader, object, "rope_theta", &config->rope_theta, error);
-    if (status != MICA_OK || mica_config_absent(object, key))
-        return status;
-    if (!json_is_object(rope))
-        return mica_config_refuse(reader, key, rope, "an object or null", error);
-    if (json_is_object(json_object_get(rope, "full_attention")))
-        rope = json_object_get(rope, "full_attention");
-    status = read_positive(reader, rope, "rope_theta", &config->rope_theta, error);
-    return status != MICA_OK ? status : read_rope_scaling(reader, key, rope, config, error);
 }
 
 /* ---- what ties keys together */
@@ -353,7 +347,7 @@ static mica_status read_config(const char *name, const json_t *outer, mica_confi
     if (status == MICA_OK)
         status = read_compress_ratios(&reader, config, error);
     if (status == MICA_OK)
-        status = read_rope(&reader, config, error);
+        status = mica_config_read_rope(&reader, config, error);
     if (status == MICA_OK)
         status = config->architecture->mixture ? check_mixture(&reader, config, error) : check_grouped(&reader, config, error);
     if (status == MICA_OK && mica_config_absent(reader.object, "quantization_config")) { /* K2.5 has it inside and outside */

@@ -10,6 +10,8 @@
 
 typedef enum mica_quantisation { MICA_QUANTISATION_NONE, MICA_QUANTISATION_FP8, MICA_QUANTISATION_INT4 } mica_quantisation;
 
+#define MICA_EOS_MAX 8
+
 /* Keys absent in a family are 0 (or as said). Names are those of config.json. */
 typedef struct mica_config {
     const mica_architecture *architecture; /* by model_type, outer before text_config */
@@ -19,6 +21,12 @@ typedef struct mica_config {
     uint64_t num_attention_heads, num_key_value_heads, head_dim;
     bool tie_word_embeddings, attention_bias, mlp_bias;
     double rms_norm_eps;
+    double latent_norm_eps; /* of the latents' norms: 1e-6 whatever rms_norm_eps says, as published code has it */
+    char hidden_act[32];
+    uint64_t max_position_embeddings; /* 0: not said */
+    int64_t bos_token_id;             /* -1: none */
+    int64_t eos_token_ids[MICA_EOS_MAX];
+    uint64_t eos_token_count;
     /* mixture of experts; n_routed_experts == 0: a dense model */
     uint64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size;
     uint64_t first_k_dense_replace, moe_layer_freq, n_group, topk_group, num_hash_layers;
@@ -30,9 +38,13 @@ typedef struct mica_config {
     /* DeepSeek-V4 */
     uint64_t o_groups, o_lora_rank, index_n_heads, index_head_dim, hc_mult;
     uint64_t compress_ratios[512], compress_ratio_count; /* [layer] */
-    /* rope; type "" when there is none */
+    /* rope; type "" when nothing is scaled. What a type does not have is 0, what it leaves out is its modelling code's default. */
     double rope_theta, rope_factor;
     char rope_type[32];
+    double rope_beta_fast, rope_beta_slow, rope_mscale, rope_mscale_all_dim, rope_attention_factor; /* yarn; the last 0: by mscale */
+    double rope_low_freq_factor, rope_high_freq_factor;                                             /* llama3 */
+    uint64_t rope_original_context; /* original_max_position_embeddings */
+    bool rope_interleaved;          /* pairs (2i, 2i + 1), not (i, i + width / 2) */
     /* quantization_config */
     mica_quantisation quantisation;
     uint64_t weight_block_rows, weight_block_columns; /* fp8 */

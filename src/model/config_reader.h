@@ -1,4 +1,4 @@
-/* model/config_reader.h: how the two files that read config.json refuse a key: where it stands, what was expected, what was there.
+/* model/config_reader.h: how the files that read config.json refuse a key: where it stands, what was expected, what was there.
  * Private to src/model/config*.c. */
 #ifndef MICA_MODEL_CONFIG_READER_H
 #define MICA_MODEL_CONFIG_READER_H
@@ -18,7 +18,13 @@ mica_status mica_config_refuse(const mica_config_reader *reader, const char *key
 /* An integer of `object` from minimum to maximum; `key` is also its name in the message. */
 mica_status mica_config_integer(const mica_config_reader *reader, const json_t *object, const char *key, uint64_t minimum, uint64_t maximum,
                                 uint64_t *value, mica_error *error) MICA_CHECKED;
+/* A finite number above 0; absent: untouched. */
+mica_status mica_config_positive(const mica_config_reader *reader, const json_t *object, const char *key, double *value,
+                                 mica_error *error) MICA_CHECKED;
 bool mica_config_absent(const json_t *object, const char *key); /* absent or null */
+
+/* rope_theta and rope_scaling or rope_parameters of reader->object. */
+mica_status mica_config_read_rope(const mica_config_reader *reader, mica_config *config, mica_error *error) MICA_CHECKED;
 
 /* reader->object: the object that may hold quantization_config. */
 mica_status mica_config_read_quantisation(const mica_config_reader *reader, mica_config *config, mica_error *error) MICA_CHECKED;

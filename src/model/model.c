@@ -69,9 +69,19 @@ static mica_status collect_weights(mica_model_builder *builder, mica_error *erro
 }
 
 static void link_weight(mica_model *model, const mica_weight *weight) {
-    if (weight->fate != MICA_USED || weight->layer < 0)
+    if (weight->fate != MICA_USED)
+        return;
+    switch (weight->role) {
+    case MICA_ROLE_EMBEDDING: model->embedding = weight; break;
+    case MICA_ROLE_FINAL_NORM: model->final_norm = weight; break;
+    case MICA_ROLE_HEAD: model->head = weight; break;
+    default: break;
+    }
+    if (weight->layer < 0)
         return;
     mica_layer *layer = &model->layers[weight->layer];
+    if (weight->part != MICA_PART_NONE)
+        layer->parts[weight->part] = weight;
     switch (weight->role) {
     case MICA_ROLE_ROUTER: layer->router = weight; break;
     case MICA_ROLE_ROUTER_BIAS: layer->router_bias = weight; break;
@@ -98,6 +108,8 @@ static mica_status link_layers(mica_model *model, mica_error *error) {
     }
     for (uint64_t i = 0; i < model->weight_count; i++)
         link_weight(model, &model->weights[i]);
+    if (!model->head || config->tie_word_embeddings)
+        model->head = model->embedding;
     return MICA_OK;
 }
 

@@ -25,6 +25,7 @@ typedef struct mica_weight {
     mica_fate fate;   /* every tensor belongs to exactly one weight; those of ignored and unknown tensors have MICA_ROLE_OTHER */
     mica_role role;
     mica_projection projection;
+    mica_part part;
     int64_t layer, expert; /* -1: none */
     mica_encoding encoding;
     uint64_t rows, columns; /* decoded; vectors have rows 1; of more than two dimensions all but the first are columns */
@@ -38,6 +39,7 @@ typedef struct mica_layer {
     const mica_weight **experts;                            /* [n_routed_experts][MICA_PROJECTION_COUNT]; NULL for a dense layer */
     const mica_weight *shared[MICA_PROJECTION_COUNT];       /* NULL without shared experts */
     const mica_weight *dense[MICA_PROJECTION_COUNT];        /* NULL in an MoE layer */
+    const mica_weight *parts[MICA_PART_COUNT];              /* attention, norms, biases; NULL where there is none */
 } mica_layer;
 
 typedef struct mica_model {
@@ -46,6 +48,7 @@ typedef struct mica_model {
     mica_weight *weights; /* owned; sorted by name */
     uint64_t weight_count;
     mica_layer *layers; /* [num_hidden_layers] */
+    const mica_weight *embedding, *final_norm, *head; /* head: the embedding where the two are tied and none is stored */
     mica_account *accounts; /* [source->tensor_count] */
     uint64_t used_count, ignored_count, unknown_count;
     char **warnings; /* one line each: unknown tensors (first 20, then a count), tensors not listed in the index, … */

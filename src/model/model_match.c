@@ -99,6 +99,7 @@ static mica_status match_one(mica_model_builder *builder, const place *at, mica_
     weight->fate = MICA_USED;
     weight->role = row->role;
     weight->projection = row->projection;
+    weight->part = row->part;
     weight->layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1;
     weight->expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1;
     return mica_weight_resolve(builder, data, &expected, row->role == MICA_ROLE_HASH_TABLE, weight, error);
