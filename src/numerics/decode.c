@@ -4,11 +4,13 @@
 #include "numerics/decode_kernels.h"
 
 #include "base/cpu.h"
+#include "numerics/decode_block.h"
 
 enum { CHUNK_BLOCKS = 256 }; /* factors kept on the stack */
 
 const float mica_e2m1_values[16] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 const float mica_int4_values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+const int8_t mica_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 const char *mica_encoding_name(mica_encoding encoding) {
     static const char *const names[] = {
@@ -25,6 +27,7 @@ uint64_t mica_matrix_row_bytes(const mica_matrix *matrix) {
     case MICA_ENCODING_FP8_BLOCK: return matrix->columns;
     case MICA_ENCODING_MXFP4: return matrix->columns / 2 + matrix->columns % 2;
     case MICA_ENCODING_INT4_GROUP: return (matrix->columns / 8 + (matrix->columns % 8 != 0)) * 4;
+    case MICA_ENCODING_BLOCK: return matrix->columns / mica_dtype_block_elements(matrix->dtype) * mica_dtype_block_bytes(matrix->dtype);
     }
     return 0;
 }
@@ -170,6 +173,10 @@ const mica_decode_kernels *mica_decode_kernels_current(void) {
 
 void mica_matrix_decode_block(const mica_matrix *matrix, int exponent, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *out,
                               uint64_t stride) {
+    if (matrix->encoding == MICA_ENCODING_BLOCK) {
+        mica_block_decode(matrix, exponent, row, count, column, width, out, stride);
+        return;
+    }
     mica_code code = mica_matrix_code(matrix);
     mica_grid grid = mica_matrix_grid(matrix);
     mica_decode_row *fast = mica_decode_kernels_current()->row[code];

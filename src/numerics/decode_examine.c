@@ -52,7 +52,7 @@ static void portable_max_nibbles(const uint8_t *codes, uint64_t blocks, const ui
 const mica_decode_kernels mica_decode_kernels_portable = {
     .max_u8 = portable_max_u8, .max_u16 = portable_max_u16, .max_u32 = portable_max_u32, .max_nibbles = portable_max_nibbles};
 
-static void note_not_finite(mica_matrix_health *health, double value, uint64_t row, uint64_t column) {
+void mica_health_note(mica_matrix_health *health, double value, uint64_t row, uint64_t column) {
     if (!health->has_nan && !health->has_infinity) {
         health->nan_row = row;
         health->nan_column = column;
@@ -74,7 +74,7 @@ static void examine_scales(const mica_matrix *matrix, mica_grid grid, mica_matri
         double scale = scales[i % SCALES_AT_ONCE];
         if (!isfinite(scale)) {
             health->in_scale = true;
-            note_not_finite(health, scale, i / grid.columns, i % grid.columns);
+            mica_health_note(health, scale, i / grid.columns, i % grid.columns);
         } else if (scale <= 0.0) {
             if (!health->has_zero_scale && !health->has_negative_scale) {
                 health->odd_scale_row = i / grid.columns;
@@ -96,7 +96,7 @@ static void find_not_finite(const mica_matrix *matrix, mica_grid grid, mica_matr
             double value = mica_code_value(code, row, c);
             if (!isfinite(value)) {
                 value *= mica_scale_value(matrix, r / grid.block_rows * grid.columns + c / grid.block_columns); /* infinity * 0 is NaN */
-                note_not_finite(health, value, r, c);
+                mica_health_note(health, value, r, c);
             }
         }
     }
@@ -176,6 +176,10 @@ static double nibble_max(const mica_decode_kernels *kernels, const mica_matrix *
 void mica_matrix_examine(const mica_matrix *matrix, mica_matrix_health *health) {
     *health = (mica_matrix_health){0};
     if (matrix->rows == 0 || matrix->columns == 0) {
+        return;
+    }
+    if (matrix->encoding == MICA_ENCODING_BLOCK) {
+        mica_block_examine(matrix, health);
         return;
     }
     const mica_decode_kernels *kernels = mica_decode_kernels_current();

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "numerics/decode_block.h"
 #include "numerics/matrix.h"
 
 /* How codes are laid out in a row: a dtype's elements, or nibbles (low nibble = even column, so 8 of them are one little-endian word). */
@@ -24,6 +25,7 @@ typedef void mica_decode_row(const uint8_t *row, uint64_t column, uint64_t count
 /* Largest magnitudes, as bits: for every floating format a larger magnitude has the larger bits, infinity and NaN the largest. */
 typedef struct mica_decode_kernels {
     mica_decode_row *row[MICA_CODE_COUNT];                                                        /* NULL: the careful path */
+    mica_decode_blocks *blocks[MICA_DTYPE_COUNT];                                                 /* the same */
     uint8_t (*max_u8)(const uint8_t *codes, uint64_t stride, uint64_t rows, uint64_t width);      /* of byte & 0x7f, in a rectangle */
     uint16_t (*max_u16)(const uint8_t *codes, uint64_t count);                                    /* of u16 & 0x7fff */
     uint32_t (*max_u32)(const uint8_t *codes, uint64_t count);                                    /* of u32 & 0x7fffffff */
@@ -54,6 +56,10 @@ typedef struct mica_grid {
 mica_grid mica_matrix_grid(const mica_matrix *matrix);
 
 extern const float mica_e2m1_values[16], mica_int4_values[16];
+extern const int8_t mica_iq4_values[16];
+
+/* Remembers a value that is not finite, and the place of the first one. */
+void mica_health_note(mica_matrix_health *health, double value, uint64_t row, uint64_t column);
 
 static inline uint64_t mica_min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;

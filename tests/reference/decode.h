@@ -53,7 +53,7 @@ static long double reference_element(mica_dtype dtype, const void *codes, uint64
 }
 
 /* The exact value code * scale, before any rounding. */
-static long double reference_value(const mica_matrix *matrix, uint64_t row, uint64_t column) {
+static inline long double reference_value(const mica_matrix *matrix, uint64_t row, uint64_t column) {
     static const long double e2m1[8] = {0, 0.5L, 1, 1.5L, 2, 3, 4, 6};
     const uint8_t *codes = matrix->codes;
     if (matrix->encoding == MICA_ENCODING_PLAIN)
