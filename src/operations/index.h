@@ -104,6 +104,12 @@ mica_status mica_index_write_source(mica_json_writer *writer, const mica_index_p
 /* CONFLICT naming the first key whose value differs, what `where` has and what today has. "shards" is not compared here. */
 mica_status mica_index_identity_compare(const char *where, const json_t *recorded, const json_t *today, mica_error *error) MICA_CHECKED;
 
+/* SHA-256 of a file's first `bytes` bytes; without a context the file has to be read for it. */
+typedef struct mica_running_hash {
+    mica_sha256 hash;
+    uint64_t bytes;
+} mica_running_hash;
+
 /* One run. */
 typedef struct mica_index_run {
     const mica_index_plan *plan;
@@ -115,6 +121,8 @@ typedef struct mica_index_run {
     uint64_t units_done, units_resumed;
     mica_journal *journal;
     mica_file *files[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_COUNT];
+    /* Their checksums, as they are written: the items of a file mostly come in order. */
+    mica_running_hash hashes[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_COUNT];
     uint64_t flushed;    /* units whose records are in the journal, synced */
     double flushed_at;   /* seconds, monotonic */
     bool broken;         /* a sync failed: what the disk holds is not known, nothing more is recorded */

@@ -1,6 +1,6 @@
 /* operations/index_finish.c: the last part of `mica index`: the source's small files, the JSON files, checksums.json, and the end of the
- * journal. Every step may be repeated after a kill and gives the same bytes. The .bin files are read once more, in order, for their
- * checksums. Judged by test_index_resume.c, tests/faults/kill_resume.sh, test_vindex_verify.c. */
+ * journal. Every step may be repeated after a kill and gives the same bytes. A .bin file that was not written in order, or not by this run
+ * alone, is read once more for its checksum. Judged by test_index_resume.c, tests/faults/kill_resume.sh, test_vindex_verify.c. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -19,8 +19,8 @@ static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
 }
 
-/* Hashes a file that stands in the directory and puts it on the list. */
-static mica_status add_file(const mica_index_run *run, const char *name, file_list *list, mica_error *error) {
+/* A new entry of the list, its checksum still to be filled in. */
+static mica_status append(file_list *list, const char *name, mica_vindex_file **file, mica_error *error) {
     if (list->count == list->capacity) {
         const uint64_t capacity = 2 * list->capacity + 32;
         mica_vindex_file *grown = mica_reallocarray(list->files, capacity, sizeof *grown);
@@ -29,15 +29,21 @@ static mica_status add_file(const mica_index_run *run, const char *name, file_li
         list->files = grown;
         list->capacity = capacity;
     }
-    mica_vindex_file *file = &list->files[list->count];
-    *file = (mica_vindex_file){.name = mica_strdup(name)};
-    if (!file->name)
+    *file = &list->files[list->count];
+    **file = (mica_vindex_file){.name = mica_strdup(name)};
+    if (!(*file)->name)
         return no_memory(error);
     list->count++;
-    char *path = mica_path_join(run->directory, name);
-    if (!path)
-        return no_memory(error);
-    const mica_status status = mica_sha256_of_file(path, file->sha256, &file->bytes, error);
+    return MICA_OK;
+}
+
+/* Hashes a file that stands in the directory and puts it on the list. */
+static mica_status add_file(const mica_index_run *run, const char *name, file_list *list, mica_error *error) {
+    mica_vindex_file *file = NULL;
+    mica_status status = append(list, name, &file, error);
+    char *path = status == MICA_OK ? mica_path_join(run->directory, name) : NULL;
+    if (status == MICA_OK)
+        status = path ? mica_sha256_of_file(path, file->sha256, &file->bytes, error) : no_memory(error);
     mica_free(path);
     return status;
 }
@@ -106,12 +112,27 @@ static mica_status write_all_json(const mica_index_run *run, file_list *list, mi
     return status;
 }
 
-static mica_status list_binaries(const mica_index_run *run, file_list *list, mica_error *error) {
+static mica_status add_binary(mica_index_run *run, mica_vindex_group group, mica_vindex_member member, file_list *list,
+                              mica_error *error) {
+    const char *name = mica_vindex_file_name(group, member);
+    mica_running_hash *running = &run->hashes[group][member];
+    if (!running->hash.context || running->bytes != mica_vindex_file_bytes(&run->plan->layout, group, member))
+        return add_file(run, name, list, error);
+    mica_vindex_file *file = NULL;
+    mica_status status = append(list, name, &file, error);
+    if (status == MICA_OK) {
+        mica_sha256_final(&running->hash, file->sha256);
+        file->bytes = running->bytes;
+    }
+    return status;
+}
+
+static mica_status list_binaries(mica_index_run *run, file_list *list, mica_error *error) {
     mica_status status = MICA_OK;
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
         for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++)
             if (mica_vindex_has_file(&run->plan->layout, (mica_vindex_group)group, (mica_vindex_member)member))
-                status = add_file(run, mica_vindex_file_name((mica_vindex_group)group, (mica_vindex_member)member), list, error);
+                status = add_binary(run, (mica_vindex_group)group, (mica_vindex_member)member, list, error);
     return status;
 }
 

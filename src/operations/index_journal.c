@@ -39,6 +39,7 @@ void mica_index_close(mica_index_run *run) {
         for (int member = 0; member < MICA_VINDEX_MEMBER_COUNT; member++) {
             (void)mica_file_close(run->files[group][member], NULL);
             run->files[group][member] = NULL;
+            mica_sha256_release(&run->hashes[group][member].hash);
         }
     mica_journal_close(run->journal);
     run->journal = NULL;
@@ -54,7 +55,9 @@ typedef mica_status (*file_action)(mica_index_run *run, const char *path, mica_v
 
 static mica_status create_file(mica_index_run *run, const char *path, mica_vindex_group group, mica_vindex_member member,
                                mica_error *error) {
-    const mica_status status = mica_file_create(path, &run->files[group][member], error);
+    mica_status status = mica_file_create(path, &run->files[group][member], error);
+    if (status == MICA_OK)
+        status = mica_sha256_init(&run->hashes[group][member].hash, error);
     if (status != MICA_OK)
         return status;
     return mica_file_truncate(run->files[group][member], mica_vindex_file_bytes(&run->plan->layout, group, member), error);

@@ -263,14 +263,22 @@ mica_status mica_index_outcome_take(mica_index_outcome *outcome, const mica_inde
     return MICA_OK;
 }
 
-static mica_status write_item(const mica_index_run *run, const mica_index_unit *unit, mica_vindex_member member, const void *bytes,
+static mica_status write_item(mica_index_run *run, const mica_index_unit *unit, mica_vindex_member member, const void *bytes,
                               mica_error *error) {
     const mica_vindex_layout *layout = &run->plan->layout;
     const uint64_t offset = mica_vindex_offset(layout, unit->group, member, unit->slot, unit->expert);
-    return mica_file_write(run->files[unit->group][member], offset, bytes, mica_vindex_item_bytes(layout, unit->group, member), error);
+    const uint64_t length = mica_vindex_item_bytes(layout, unit->group, member);
+    mica_running_hash *running = &run->hashes[unit->group][member];
+    if (offset == running->bytes && running->hash.context) {
+        mica_sha256_update(&running->hash, bytes, length);
+        running->bytes += length;
+    } else {
+        mica_sha256_release(&running->hash);
+    }
+    return mica_file_write(run->files[unit->group][member], offset, bytes, length, error);
 }
 
-static mica_status write_unit(const mica_index_run *run, const mica_index_unit *unit, index_result *result, mica_error *error) {
+static mica_status write_unit(mica_index_run *run, const mica_index_unit *unit, index_result *result, mica_error *error) {
     mica_svd_options options;
     mica_index_unit_svd(run->plan, unit, &options);
     mica_status status = MICA_OK;
