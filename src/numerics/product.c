@@ -1,0 +1,111 @@
+/* numerics/product.c: operands, the choice of a kernel, and the portable product: rows decoded strip by strip, multiplied in float64.
+ * Refuses nothing: the caller has checked shapes. Judged by tests/numerics/test_product.c. */
+#include "numerics/product.h"
+
+#include <string.h>
+
+#include "base/cpu.h"
+#include "numerics/product_kernels.h"
+
+static uint64_t round_up(uint64_t value, uint64_t step) {
+    return (value + step - 1) / step * step;
+}
+
+static const mica_product_kernels *current(void) {
+    return &mica_product_kernels_portable;
+}
+
+/* The forms of a row, one array after the other; each begins on a multiple of 64 bytes, since padded is a multiple of 256. */
+uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
+    if (precision == MICA_PRECISION_EXACT || !current()->prepare)
+        return 0;
+    uint64_t padded = round_up(columns, 256);
+    return tokens * padded * (sizeof(uint16_t) + 2 + sizeof(int32_t) / 4) + round_up(tokens * padded / 256 * sizeof(float), 64);
+}
+
+void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
+                       void *storage) {
+    *operand = (mica_operand){.precision = precision, .tokens = tokens, .columns = columns, .values = values, .stride = stride};
+    operand->padded = round_up(columns, 256);
+    if (mica_operand_bytes(precision, tokens, columns) == 0)
+        return;
+    uint64_t elements = tokens * operand->padded;
+    operand->bf16 = storage;
+    operand->digits = (int8_t *)(operand->bf16 + elements);
+    operand->sums = (int32_t *)(void *)(operand->digits + 2 * elements);
+    operand->scales = (float *)(operand->sums + elements / 4);
+}
+
+void mica_operand_prepare(mica_operand *operand, uint64_t token, uint64_t count) {
+    for (uint64_t row = token; operand->bf16 && row < token + count; row++)
+        current()->prepare(operand, row);
+}
+
+mica_operand mica_operand_select(const mica_operand *operand, const uint32_t *tokens, uint64_t count) {
+    mica_operand selected = *operand;
+    selected.tokens = count;
+    selected.selection = tokens;
+    return selected;
+}
+
+/* ---- portable */
+
+enum { LANES = 8 }; /* independent sums, which a compiler can put side by side */
+
+static double dot(const float *a, const float *b, uint64_t count) {
+    double sums[LANES] = {0}, sum = 0;
+    uint64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (uint64_t k = 0; k < LANES; k++)
+            sums[k] += (double)a[i + k] * (double)b[i + k];
+    for (; i < count; i++)
+        sum += (double)a[i] * (double)b[i];
+    for (uint64_t k = 0; k < LANES; k++)
+        sum += sums[k];
+    return sum;
+}
+
+static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
+                         uint64_t stride) {
+    for (uint64_t r = 0; r < rows; r++)
+        for (uint64_t t = 0; t < x->tokens; t++) {
+            double sum = dot(strip + r * strip_stride, x->values + mica_operand_row(x, t) * x->stride + column, width);
+            out[t * stride + r] = (float)(column ? (double)out[t * stride + r] + sum : sum);
+        }
+}
+
+const mica_product_kernels mica_product_kernels_portable = {.multiply_f32 = multiply_f32};
+
+/* ---- a strip at a time */
+
+static void decode_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) {
+    mica_matrix_decode_block(matrix, 0, row, count, column, width, strip, stride);
+    for (uint64_t r = 0, padded = round_up(width, 32); r < count && padded > width; r++)
+        memset(strip + r * stride + width, 0, (padded - width) * sizeof *strip);
+}
+
+static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out,
+                        uint64_t stride, float *strip) {
+    mica_strip_f32 *decode = kernels->strip_f32 ? kernels->strip_f32(matrix) : NULL;
+    decode = decode ? decode : decode_strip;
+    for (uint64_t first = 0, rows; first < count; first += rows) {
+        rows = count - first < MICA_STRIP_ROWS / 2 ? count - first : MICA_STRIP_ROWS / 2;
+        for (uint64_t column = 0, width; column < matrix->columns; column += width) {
+            width = matrix->columns - column < MICA_STRIP_COLUMNS ? matrix->columns - column : MICA_STRIP_COLUMNS;
+            uint64_t strip_stride = round_up(width, 32) + MICA_STRIP_PAD / 2;
+            decode(matrix, row + first, rows, column, width, strip, strip_stride);
+            kernels->multiply_f32(strip, strip_stride, rows, x, column, width, out + first, stride);
+        }
+    }
+}
+
+void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
+    product_f32(current(), matrix, row, count, x, out, stride, scratch);
+}
+
+const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
+    (void)matrix;
+    (void)precision;
+    (void)tokens;
+    return "float64";
+}

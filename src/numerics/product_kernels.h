@@ -1,0 +1,37 @@
+/* numerics/product_kernels.h: inside product only. The table of an instruction set's kernels; a NULL entry falls back to the one below it:
+ * few -> strip of float32 -> portable. */
+#ifndef MICA_NUMERICS_PRODUCT_KERNELS_H
+#define MICA_NUMERICS_PRODUCT_KERNELS_H
+
+#include "numerics/product.h"
+
+#define MICA_STRIP_COLUMNS 2048 /* of a weight, decoded at a time */
+#define MICA_STRIP_ROWS 64      /* bf16; half as many in float32 */
+#define MICA_STRIP_PAD 32       /* elements between rows: a power of two would fill one set of the cache */
+
+/* Rows [row, row + count) of few tokens, from the bytes as they are. */
+typedef void mica_product_few(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride);
+/* Rows and columns of a weight to float32 or bf16, zeros up to a multiple of 32 columns. */
+typedef void mica_strip_f32(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride);
+typedef void mica_strip_bf16(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride);
+
+typedef struct mica_product_kernels {
+    void (*prepare)(mica_operand *operand, uint64_t row); /* NULL: float32 is all that is used */
+    /* NULL where the layout is not one it knows */
+    mica_product_few *(*few)(const mica_matrix *matrix, mica_precision precision);
+    mica_strip_f32 *(*strip_f32)(const mica_matrix *matrix);
+    mica_strip_bf16 *(*strip_bf16)(const mica_matrix *matrix);
+    /* out[t][r] (+)= strip[r] . x[t] over columns [column, column + width) */
+    void (*multiply_f32)(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
+                         uint64_t stride);
+    void (*multiply_bf16)(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                          float *out, uint64_t stride);
+} mica_product_kernels;
+
+extern const mica_product_kernels mica_product_kernels_portable;
+
+static inline uint64_t mica_operand_row(const mica_operand *x, uint64_t token) {
+    return x->selection ? x->selection[token] : token;
+}
+
+#endif
