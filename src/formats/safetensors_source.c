@@ -55,35 +55,15 @@ static mica_status open_shard(const mica_tensor_source *source, mica_shard *shar
     return status;
 }
 
-/* Concatenates the shards' tensors, each list already sorted, and sorts them all. */
 static mica_status gather(mica_tensor_source *source, const mica_safetensors *headers, mica_error *error) {
-    for (uint32_t i = 0; i < source->shard_count; i++)
-        source->tensor_count += headers[i].tensor_count;
-    source->tensors = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->tensors);
-    if (!source->tensors)
-        return out_of_memory(source, error);
-    uint64_t count = 0;
-    bool sorted = true;
-    for (uint32_t i = 0; i < source->shard_count; i++) {
-        for (uint64_t j = 0; j < headers[i].tensor_count; j++, count++) {
-            source->tensors[count] = headers[i].tensors[j];
-            source->tensors[count].shard = i;
-            sorted = sorted && (count == 0 || mica_tensor_compare(&source->tensors[count - 1], &source->tensors[count]) < 0);
-        }
-    }
-    if (!sorted)
-        qsort(source->tensors, source->tensor_count, sizeof *source->tensors, mica_tensor_compare);
-    for (uint64_t i = 1; i < source->tensor_count; i++) {
-        const mica_tensor *tensor = &source->tensors[i];
-        if (mica_tensor_compare(tensor - 1, tensor) == 0) {
-            char shown[MICA_NAME_SHOW_BYTES];
-            uint32_t low = tensor[-1].shard < tensor->shard ? tensor[-1].shard : tensor->shard;
-            return mica_fail(error, MICA_BAD_INPUT, "%s: tensor %s: expected in one shard only, got it in %s as well",
-                             source->shards[tensor[-1].shard + tensor->shard - low].name, mica_name_show(tensor->name, shown),
-                             source->shards[low].name);
-        }
-    }
-    return MICA_OK;
+    mica_tensor_list *lists = mica_calloc(source->shard_count, sizeof *lists);
+    mica_status status = lists ? MICA_OK : out_of_memory(source, error);
+    for (uint32_t i = 0; lists && i < source->shard_count; i++)
+        lists[i] = (mica_tensor_list){headers[i].tensors, headers[i].tensor_count};
+    if (status == MICA_OK)
+        status = mica_tensor_source_gather(source, lists, error);
+    mica_free(lists);
+    return status;
 }
 
 static mica_status open_shards(mica_tensor_source *source, const listing *list, mica_error *error) {

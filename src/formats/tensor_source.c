@@ -6,9 +6,15 @@
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "formats/json_cursor.h"
 
 int mica_tensor_compare(const void *a, const void *b) {
     return strcmp(((const mica_tensor *)a)->name, ((const mica_tensor *)b)->name);
+}
+
+static bool ends_with(const char *text, const char *tail) {
+    size_t length = strlen(text), tail_length = strlen(tail);
+    return length >= tail_length && strcmp(text + length - tail_length, tail) == 0;
 }
 
 mica_status mica_tensor_source_open(const char *path, mica_tensor_source **source, mica_error *error) {
@@ -17,7 +23,8 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
         mica_free(opened);
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     }
-    mica_status status = mica_safetensors_source_open(opened, error);
+    bool gguf = ends_with(path, ".gguf") && !mica_path_is_directory(path);
+    mica_status status = gguf ? mica_gguf_source_open(opened, error) : mica_safetensors_source_open(opened, error);
     if (status != MICA_OK) {
         mica_tensor_source_close(opened);
         return status;
@@ -62,4 +69,34 @@ mica_status mica_tensor_source_load(const mica_tensor_source *source, const char
 
 char *mica_tensor_source_file_path(const mica_tensor_source *source, const char *name) {
     return mica_path_join(source->directory, name);
+}
+
+mica_status mica_tensor_source_gather(mica_tensor_source *source, const mica_tensor_list *lists, mica_error *error) {
+    for (uint32_t i = 0; i < source->shard_count; i++)
+        source->tensor_count += lists[i].count;
+    source->tensors = mica_reallocarray(NULL, source->tensor_count ? source->tensor_count : 1, sizeof *source->tensors);
+    if (!source->tensors)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its list of tensors", source->path);
+    uint64_t count = 0;
+    bool sorted = true;
+    for (uint32_t i = 0; i < source->shard_count; i++) {
+        for (uint64_t j = 0; j < lists[i].count; j++, count++) {
+            source->tensors[count] = lists[i].tensors[j];
+            source->tensors[count].shard = i;
+            sorted = sorted && (count == 0 || mica_tensor_compare(&source->tensors[count - 1], &source->tensors[count]) < 0);
+        }
+    }
+    if (!sorted)
+        qsort(source->tensors, source->tensor_count, sizeof *source->tensors, mica_tensor_compare);
+    for (uint64_t i = 1; i < source->tensor_count; i++) {
+        const mica_tensor *tensor = &source->tensors[i];
+        if (mica_tensor_compare(tensor - 1, tensor) == 0) {
+            char shown[MICA_NAME_SHOW_BYTES];
+            uint32_t low = tensor[-1].shard < tensor->shard ? tensor[-1].shard : tensor->shard;
+            return mica_fail(error, MICA_BAD_INPUT, "%s: tensor %s: expected in one shard only, got it in %s as well",
+                             source->shards[tensor[-1].shard + tensor->shard - low].name, mica_name_show(tensor->name, shown),
+                             source->shards[low].name);
+        }
+    }
+    return MICA_OK;
 }

@@ -1,5 +1,6 @@
 /* formats/tensor_source.h: the named tensors of one checkpoint, and the files that go with them, whatever holds them: a directory with
- * index and shards or model.safetensors alone, or a bare .safetensors file (safetensors_source.c). Headers are parsed once, at opening.
+ * index and shards or model.safetensors alone, or a bare .safetensors file (safetensors_source.c); a GGUF file or the first of a set of
+ * splits (gguf_source.c, which a name that ends in .gguf goes to). Headers are parsed once, at opening.
  * Immutable after open; any thread may read. */
 #ifndef MICA_FORMATS_TENSOR_SOURCE_H
 #define MICA_FORMATS_TENSOR_SOURCE_H
@@ -64,6 +65,16 @@ char *mica_tensor_source_file_path(const mica_tensor_source *source, const char 
 
 /* A directory or a bare file of safetensors: fills `source`, whose path is set. */
 mica_status mica_safetensors_source_open(mica_tensor_source *source, mica_error *error) MICA_CHECKED;
+/* A GGUF file or a set of splits; likewise. */
+mica_status mica_gguf_source_open(mica_tensor_source *source, mica_error *error) MICA_CHECKED;
+
+/* The shards' lists, [shard_count], each sorted by name, as the source's one list; refuses a name that two shards have. The names live with
+ * the shards. */
+typedef struct mica_tensor_list {
+    const mica_tensor *tensors;
+    uint64_t count;
+} mica_tensor_list;
+mica_status mica_tensor_source_gather(mica_tensor_source *source, const mica_tensor_list *lists, mica_error *error) MICA_CHECKED;
 int mica_tensor_compare(const void *a, const void *b); /* two mica_tensor by name */
 
 #endif

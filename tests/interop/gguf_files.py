@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+"""tests/interop/gguf_files.py PROGRAM: files written by gguf (PyPI), and split by llama.cpp's own tool where there is one, as mica reads
+them: the same metadata, the same names and shapes, the same floats of every type. Exit status 77: skipped."""
+import glob
+import os
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PEERS = os.path.join(ROOT, "build", "peers")
+PYTHON = os.path.join(PEERS, "venv", "bin", "python")
+if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
+    os.execv(PYTHON, [PYTHON, *sys.argv])
+
+try:
+    import gguf
+    import numpy as np
+    from gguf import GGMLQuantizationType as Type, quants
+except ImportError as missing:
+    print(f"skipped: {missing} (scripts/setup-peers)")
+    sys.exit(77)
+
+BUILD = os.path.dirname(os.path.abspath(sys.argv[1]))
+DUMP = os.path.join(BUILD, "tests", "dump_source")
+BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+PLAIN = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
+failures = 0
+
+
+def check(holds, what):
+    global failures
+    if not holds:
+        print(f"failed: {what}")
+        failures += 1
+
+
+def dump(path):
+    """{key: (type, is array, values)}, {tensor: (dtype, shape, floats)}"""
+    done = subprocess.run([DUMP, path], capture_output=True)
+    if done.returncode:
+        sys.exit(f"failed: dump_source {path}: {done.returncode}: {done.stderr.decode()}")
+    keys, tensors, data, at = {}, {}, done.stdout, 0
+    while at < len(data):
+        end = data.index(b"\n", at)
+        words = data[at:end].decode().split(" ")
+        at = end + 1
+        if words[0] == "key":
+            keys[words[1]] = (words[2], words[3] == "array", words[4:])
+        else:
+            count = int(words[4])
+            shape = tuple(int(size) for size in words[3].split(",")) if words[3] else ()
+            tensors[words[1]] = (words[2], shape, np.frombuffer(data, dtype="<f4", count=count, offset=at))
+            at += 4 * count
+    return keys, tensors
+
+
+def random_blocks(generator, name, rows, columns):
+    elements, size = gguf.GGML_QUANT_SIZES[Type[name]]
+    blocks = generator.integers(0, 256, (rows, columns // elements, size), dtype=np.uint8)
+    for at in {"Q2_K": [81, 83], "Q3_K": [109], "Q6_K": [209], "MXFP4": []}.get(name, [1, 3]):
+        blocks[:, :, at] &= 0xBB  # finite halves
+    if name == "MXFP4":
+        blocks[:, :, 0] = 100 + blocks[:, :, 0] % 50
+    return blocks.reshape(rows, -1)
+
+
+def same_bits(got, expected):
+    expected = np.ascontiguousarray(expected, dtype=np.float32).ravel()
+    return got.size == expected.size and np.array_equal(got.view(np.uint32), expected.view(np.uint32))
+
+
+def write(path, alignment):
+    generator = np.random.default_rng(5)
+    writer = gguf.GGUFWriter(path, "test")
+    expected_keys, expected = {}, {}
+    if alignment:
+        writer.add_custom_alignment(alignment)
+        expected_keys["general.alignment"] = ("u32", False, [str(alignment)])
+    expected_keys["general.architecture"] = ("string", False, ["x" + b"test".hex()])
+    for name, add, kind, value in (("u8", writer.add_uint8, "u8", 250), ("i8", writer.add_int8, "i8", -5), ("u16", writer.add_uint16, "u16", 65000),
+                                   ("i16", writer.add_int16, "i16", -3000), ("u32", writer.add_uint32, "u32", 4 * 10 ** 9),
+                                   ("i32", writer.add_int32, "i32", -2 * 10 ** 9), ("u64", writer.add_uint64, "u64", 2 ** 63 + 5),
+                                   ("i64", writer.add_int64, "i64", -2 ** 62), ("bool", writer.add_bool, "bool", True)):
+        add("test." + name, value)
+        expected_keys["test." + name] = (kind, False, [str(int(value))])
+    writer.add_float32("test.f32", 0.1)
+    writer.add_float64("test.f64", 0.1)
+    expected_keys["test.f32"] = ("f32", False, [float(np.float32(0.1))])
+    expected_keys["test.f64"] = ("f64", False, [0.1])
+    for name, values, kind in (("ints", [1, -2, 3], "i32"), ("floats", [0.5, -1.25], "f32"), ("strings", ["a", "", "ü€𐍈 \n"], "string")):
+        writer.add_array("test." + name, values)
+        expected_keys["test." + name] = (kind, True, ["x" + value.encode().hex() if kind == "string" else
+                                                      str(value) if kind == "i32" else value for value in values])
+    for name in BLOCKS:
+        blocks = random_blocks(generator, name, 6, 512)
+        writer.add_tensor(f"blk.0.{name.lower()}.weight", blocks.reshape(2, 3, -1), raw_dtype=Type[name])
+        expected[f"blk.0.{name.lower()}.weight"] = (name, (2, 3, 512), quants.dequantize(blocks, Type[name]))
+    for name, dtype in PLAIN.items():
+        values = (generator.standard_normal((3, 5, 7)) * 50).astype(dtype)
+        writer.add_tensor(f"plain.{name.lower()}", values)
+        expected[f"plain.{name.lower()}"] = (name, (3, 5, 7), values.astype(np.float32))
+    halves = generator.integers(0, 0x7F00, 11, dtype=np.uint16)
+    writer.add_tensor("plain.bf16", halves, raw_dtype=Type.BF16)
+    expected["plain.bf16"] = ("BF16", (11,), (halves.astype(np.uint32) << 16).view(np.float32))
+    writer.add_tensor("vector", np.arange(5, dtype=np.float32))
+    expected["vector"] = ("F32", (5,), np.arange(5, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return expected_keys, expected
+
+
+def compare(what, keys, tensors, expected_keys, expected):
+    for key, (kind, is_array, values) in expected_keys.items():
+        got = keys.get(key)
+        check(got is not None and got[:2] == (kind, is_array), f"{what}: key {key}: {got} for {kind}")
+        if got is not None:
+            words = [float.fromhex(word) for word in got[2]] if kind in ("f32", "f64") else got[2]
+            check(words == [float(value) if kind in ("f32", "f64") else value for value in values], f"{what}: key {key}: {words}")
+    check(sorted(tensors) == sorted(expected), f"{what}: tensors {sorted(tensors)}")
+    for name, (dtype, shape, values) in expected.items():
+        if name in tensors:
+            check(tensors[name][:2] == (dtype, shape), f"{what}: {name}: {tensors[name][:2]} for {dtype} {shape}")
+            check(same_bits(tensors[name][2], values), f"{what}: {name}: other floats")
+
+
+def split_tool():
+    found = [os.environ.get("MICA_LLAMA_GGUF_SPLIT", "")] + glob.glob(os.path.join(PEERS, "llama.cpp", "build", "bin", "llama-gguf-split"))
+    return next((path for path in found if path and os.access(path, os.X_OK)), None)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as directory:
+        for alignment in (256, 64, None):
+            path = os.path.join(directory, f"aligned-{alignment}.gguf")
+            expected_keys, expected = write(path, alignment)
+            compare(f"alignment {alignment}", *dump(path), expected_keys, expected)
+        print(f"{len(expected)} tensors and {len(expected_keys)} keys of gguf's, at three alignments")
+        tool = split_tool()
+        if tool is None:
+            print("llama-gguf-split is absent: its files are not read")
+        else:
+            for options in (["--split-max-tensors", "5"], ["--split-max-tensors", "4", "--no-tensor-first-split"]):
+                prefix = os.path.join(directory, f"split{len(options)}")
+                path = os.path.join(directory, "aligned-None.gguf")
+                done = subprocess.run([tool, "--split", *options, path, prefix], capture_output=True)
+                check(done.returncode == 0, f"{tool}: {done.stderr.decode()}")
+                files = sorted(glob.glob(prefix + "-00001-of-*.gguf"))
+                check(len(files) == 1, f"splits: {files}")
+                compare(" ".join(options), *dump(files[0]), expected_keys, expected)
+                print(f"split by llama.cpp: {os.path.basename(files[0])}")
+    sys.exit(failures != 0)
+
+
+main()
