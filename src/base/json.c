@@ -151,7 +151,7 @@ static const char *type_name(const json_t *value) {
     return names[json_typeof(value)];
 }
 
-mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) {
+static mica_status parse(const char *name, const char *bytes, uint64_t length, size_t flags, json_t **object, mica_error *error) {
     if (length == 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got an empty text", name);
     json_place place;
@@ -164,7 +164,7 @@ mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length
     prepare_jansson();
     allocation_failed = false;
     json_error_t failure;
-    json_t *root = json_loadb(bytes, (size_t)length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &failure);
+    json_t *root = json_loadb(bytes, (size_t)length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &failure);
     if (!root && (allocation_failed || json_error_code(&failure) == json_error_out_of_memory))
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its JSON (%" PRIu64 " bytes)", name, length);
     if (!root)
@@ -176,6 +176,14 @@ mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length
     }
     *object = root;
     return MICA_OK;
+}
+
+mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) {
+    return parse(name, bytes, length, 0, object, error);
+}
+
+mica_status mica_json_parse_as_doubles(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) {
+    return parse(name, bytes, length, JSON_DECODE_INT_AS_REAL, object, error);
 }
 
 mica_status mica_json_load(const char *path, uint64_t limit, json_t **object, mica_error *error) {

@@ -17,6 +17,9 @@
  * Refused: NUL bytes anywhere, \u0000 and unpaired surrogates in strings, duplicate keys, integers beyond int64, depth over 64, anything
  * but an object. */
 mica_status mica_json_parse(const char *name, const char *bytes, uint64_t length, json_t **object, mica_error *error) MICA_CHECKED;
+/* The same, with every number a double: for others' files, where an integer may be of any size (model_max_length is 10^30). */
+mica_status mica_json_parse_as_doubles(const char *name, const char *bytes, uint64_t length, json_t **object,
+                                       mica_error *error) MICA_CHECKED;
 mica_status mica_json_load(const char *path, uint64_t limit, json_t **object, mica_error *error) MICA_CHECKED;
 
 /* A short rendering of a value for messages ("got \"4\"", "got [0, 128]"), at most 200 bytes, into `buffer`; returns it. */

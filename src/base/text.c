@@ -110,6 +110,42 @@ size_t mica_utf8_sequence(const char *text, size_t length) {
     return 0;
 }
 
+uint64_t mica_utf8_prefix(const char *text, uint64_t length) {
+    const uint64_t high_bits = 0x8080808080808080;
+    for (uint64_t at = 0, word; at < length;) {
+        if (length - at >= sizeof word) { /* ASCII, eight at a time */
+            memcpy(&word, text + at, sizeof word);
+            if ((word & high_bits) == 0) {
+                at += sizeof word;
+                continue;
+            }
+        }
+        size_t sequence = mica_utf8_sequence(text + at, length - at);
+        if (sequence == 0)
+            return at;
+        at += sequence;
+    }
+    return length;
+}
+
+size_t mica_utf8_unfinished(const char *text, uint64_t length) {
+    static const char fillers[][4] = {"\x80\x80\x80", "\xa0\x80\x80", "\x90\x80\x80"}; /* some second byte is allowed behind each first one */
+    for (size_t held = 1; held <= 3 && held <= length; held++) {
+        const char *start = text + length - held;
+        if (((unsigned char)*start & 0xc0) == 0x80)
+            continue;
+        for (size_t i = 0; i < 3; i++) {
+            char bytes[6];
+            memcpy(bytes, start, held);
+            memcpy(bytes + held, held == 1 ? fillers[i] : fillers[0], 3);
+            if (mica_utf8_sequence(bytes, held + 3) > held)
+                return held;
+        }
+        return 0;
+    }
+    return 0;
+}
+
 char *mica_path_join(const char *directory, const char *name) {
     size_t length = strlen(directory);
     mica_text path = MICA_TEXT_INIT;

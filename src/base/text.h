@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -26,6 +27,12 @@ char *mica_text_take(mica_text *text); /* ownership moves to the caller (mica_fr
 
 /* How many bytes (1..4) the UTF-8 character at the start of `text` takes; 0 when there is none that is valid. */
 size_t mica_utf8_sequence(const char *text, size_t length);
+
+/* How many bytes at the start of `text` are valid UTF-8: all of them, or up to the first sequence that is not. */
+uint64_t mica_utf8_prefix(const char *text, uint64_t length);
+
+/* How many bytes (0..3) at the end of `text` begin a character that further bytes could complete. */
+size_t mica_utf8_unfinished(const char *text, uint64_t length);
 
 /* "directory/name" in fresh memory (mica_free), NULL when out of memory. */
 char *mica_path_join(const char *directory, const char *name);

@@ -11,10 +11,10 @@
 
 /* What any verb can be told; what was not given is 0, false or NULL. */
 typedef struct mica_option_values {
-    bool help, json, csv, strict, resume, force, hash_source, dry_run;
+    bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces;
     uint32_t features, threads, spectra, full_spectrum; /* the last two: MICA_SPECTRA_* */
     uint64_t memory_bytes;
-    const char *output, *layers, *hashes;
+    const char *output, *layers, *hashes, *ids, *file;
     const char *operand; /* the path the verb works on */
     const char *second;  /* what stands behind it; NULL when it was left out */
 } mica_option_values;

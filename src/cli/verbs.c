@@ -8,6 +8,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_inspect,
     &mica_verb_index,
     &mica_verb_stats,
+    &mica_verb_tokenize,
     &mica_verb_verify,
     NULL,
 };

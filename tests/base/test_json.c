@@ -212,6 +212,20 @@ static void shows_values(void **state) {
     json_decref(array);
 }
 
+/* An integer of any size, as a double; anything else as ever. */
+static void integers_may_be_doubles(void **state) {
+    (void)state;
+    static const char text[] = "{\"a\": 1000000000000000019884624838656, \"b\": 7}", twice[] = "{\"a\": 1, \"a\": 2}";
+    json_t *object;
+    mica_error error;
+    assert_int_equal(mica_json_parse("x.json", text, strlen(text), &object, &error), MICA_BAD_INPUT);
+    assert_int_equal(mica_json_parse_as_doubles("x.json", text, strlen(text), &object, &error), MICA_OK);
+    assert_true(json_real_value(json_object_get(object, "a")) == 1e30);
+    assert_true(json_real_value(json_object_get(object, "b")) == 7);
+    json_decref(object);
+    assert_int_equal(mica_json_parse_as_doubles("x.json", twice, strlen(twice), &object, &error), MICA_BAD_INPUT);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_objects),
@@ -224,6 +238,7 @@ int main(void) {
         cmocka_unit_test(loads_files),
         cmocka_unit_test(memory_runs_out_anywhere),
         cmocka_unit_test(shows_values),
+        cmocka_unit_test(integers_may_be_doubles),
     };
     return cmocka_run_group_tests_name("json", tests, scratch_make, scratch_remove);
 }

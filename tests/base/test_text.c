@@ -97,11 +97,31 @@ static void utf8(void **state) {
         assert_int_equal(mica_utf8_sequence(forbidden[i], strlen(forbidden[i])), 0);
 }
 
+/* The end of a text, byte by byte: held back as long as a further byte could complete it. */
+static void utf8_prefixes(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t prefix;
+        size_t unfinished;
+    } rows[] = {
+        {"", 0, 0},          {"a", 1, 0},          {"0123456789abcdef", 16, 0}, {"\xc3\xa9", 2, 0},   {"0123456\xc3\xa9 12345678\xff", 18, 0},
+        {"a\xc3", 1, 1},     {"a\xe2\x82", 1, 2}, {"a\xf0\x9f\x98", 1, 3},    {"\xe0", 0, 1},       {"\xed", 0, 1},
+        {"\xf0", 0, 1},      {"\xf4", 0, 1},      {"\xf5", 0, 0},             {"\xff", 0, 0},       {"\x80", 0, 0},
+        {"a\xe0\x9f", 1, 0}, {"\xed\xa0", 0, 0},  {"\xf0\x8f", 0, 0},         {"\xf4\x90\x80", 0, 0}, {"\xe2\x82\x82\xe2", 3, 1},
+        {"\x80\x80\x80\x80", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(mica_utf8_prefix(rows[i].text, strlen(rows[i].text)), rows[i].prefix);
+        assert_int_equal(mica_utf8_unfinished(rows[i].text, strlen(rows[i].text)), rows[i].unfinished);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_grows_and_stays_terminated),     cmocka_unit_test(lengths_around_the_capacity),
         cmocka_unit_test(a_failure_is_told_once_at_the_end), cmocka_unit_test(paths),
-        cmocka_unit_test(utf8),
+        cmocka_unit_test(utf8),                              cmocka_unit_test(utf8_prefixes),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }

@@ -1,0 +1,87 @@
+"""tests/interop/texts.py: texts on which tokenizers differ, if they do: many scripts, code, emoji, numbers, every kind of white space, and bytes that
+are no UTF-8. A function of the seed alone."""
+import random
+import sys
+import unicodedata
+
+# Categories of Unicode 14, which PCRE2 10.42 has; a later Python also keeps those of 3.2.
+UNICODE = unicodedata if unicodedata.unidata_version == "14.0.0" else unicodedata.ucd_3_2_0
+
+
+def assigned():
+    """Code points by general category, surrogates and private use left out."""
+    groups = {}
+    for code in range(sys.maxunicode + 1):
+        category = UNICODE.category(chr(code))
+        if category not in ("Cn", "Cs", "Co"):
+            groups.setdefault(category, []).append(chr(code))
+    return groups
+
+
+GROUPS = assigned()
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u180e\u2000\u2003\u200a\u200b\u2028\u2029\u202f\u205f\u3000\ufeff\x1c\x1d\x1e\x1f"
+WORDS = """the of and Größe naïve façade don't it's I'LL we'VE CamelCase snake_case HTTPServer iPhone Straße ŁÓDŹ ǅungla ʻokina Éléphant
+мир Привет ΑΒΓ αβγ ΣΊΣΥΦΟΣ שלום مرحبا العربية हिन्दी বাংলা ไทยภาษา ភាសា 한국어 日本語 カタカナ ひらがな 中文 你好世界 漢字 〇 々 ㊀ 、。 ー ㌔
+①②③ ½ Ⅷ ٣٤٥ १२३ 12345678 3.14159 0x7fff 1e-10 ſ's K'd 'S 'ſ naïve e\u0301 n\u0303o \u0301 ﬁn ＡＢＣ ａｂｃ""".split()
+EMOJI = "😀 👨‍👩‍👧‍👦 🇩🇪🇫🇷 👍🏽 ❤️ 🏳️‍🌈 1️⃣ ☕ 🧑🏿‍🚀 🫠".split()
+CODE = ['for (size_t i = 0; i < count; i++) {\n    sum += values[i] * 2.5e-3f;\n}\n', 'def f(x, *args, **kw):\n\treturn {"a": [1, 2, x]}  # ok\r\n',
+        '<div class="a">&nbsp;<!-- x --></div>\n\n\n', "SELECT * FROM t WHERE a='b''c' AND n>=10;", 'https://example.org/a?b=c&d=%20#e', '$$\\sum_{i=0}^{n}x_i^2$$',
+        '#include <stdio.h>\n\n\n\tint main(void)\n', '{"k":null,"v":[true,false]}', "```python\nprint('''x''')\n```", '\\u0041\\n', '====----____....!!!???', "x'll y'RE z'Ve"]
+
+
+def character(generator):
+    return generator.choice(GROUPS[generator.choice(list(GROUPS))])
+
+
+def part(generator):
+    kind = generator.randrange(12)
+    if kind < 3:
+        return generator.choice(WORDS) + generator.choice(["", " ", "  ", ", ", ".\n", "'s", "'T", "-", "\u0301"])
+    if kind == 3:
+        return generator.choice(CODE)
+    if kind == 4:
+        return generator.choice(EMOJI) * generator.choice([1, 1, 2, 5])
+    if kind == 5:
+        return "".join(generator.choice(SPACES) for _ in range(generator.randrange(1, 8)))
+    if kind == 6:
+        return str(generator.randrange(10 ** generator.randrange(1, 18)))
+    if kind == 7:
+        return "".join(generator.choice(GROUPS[generator.choice(["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc"])]) for _ in range(generator.randrange(1, 9)))
+    if kind == 8:
+        return chr(generator.randrange(0x4E00, 0x9FFD)) * generator.randrange(1, 4) + generator.choice(WORDS)
+    if kind == 9:
+        return generator.choice("aA1 \n.'漢ー\u0301") * generator.randrange(1, 40)
+    return "".join(character(generator) for _ in range(generator.randrange(1, 6)))
+
+
+def text(generator, length):
+    """About `length` characters."""
+    parts, size = [], 0
+    while size < length:
+        parts.append(part(generator))
+        size += len(parts[-1])
+    return "".join(parts)
+
+
+def long_runs():
+    """Pieces that are long without a cut: where an O(n²) merge would take for ever."""
+    return ["a" * 100000, " " * 100000, "ab" * 50000, "\n" * 30000, "漢字" * 30000, "!?" * 40000, "Ab" * 30000, "กข" * 30000, "e\u0301" * 20000]
+
+
+def break_bytes(generator, data, share):
+    """`data` with about `share` of its bytes replaced, removed or doubled."""
+    out = bytearray()
+    for byte in data:
+        if generator.random() >= share:
+            out.append(byte)
+            continue
+        kind = generator.randrange(3)
+        if kind == 0:
+            out.append(generator.randrange(256))
+        elif kind == 1:
+            out += bytes([byte, byte])
+    return bytes(out)
+
+
+def generator(seed):
+    return random.Random(seed)

@@ -1,0 +1,146 @@
+#!/usr/bin/python3
+"""tests/interop/tokenizer.py PROGRAM: ids against tiktoken's (PyPI) for Kimi's real vocabulary, where ../shared has it, and for tiny-k2's: 1 MB of mixed
+text, 10,000 fuzzed strings, bytes that are no UTF-8, special tokens, long runs. Decoding gives the bytes. Exit status 77: skipped."""
+import base64
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PEERS = os.path.join(ROOT, "build", "peers")
+PYTHON = os.path.join(PEERS, "venv", "bin", "python")
+if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
+    os.execv(PYTHON, [PYTHON, *sys.argv])
+
+try:
+    import tiktoken
+except ImportError as missing:
+    print(f"skipped: {missing} (scripts/setup-peers)")
+    sys.exit(77)
+
+sys.path.insert(0, os.path.dirname(__file__))
+import texts  # noqa: E402
+
+MICA = os.path.abspath(sys.argv[1])
+HELPER = os.path.join(os.path.dirname(MICA), "tests", "tokenize_texts")
+failures = checks = 0
+
+# As Kimi's own tokenizer has it.
+KIMI_PATTERN = "|".join([
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+
+
+def check(holds, what):
+    global failures, checks
+    checks += 1
+    if not holds:
+        failures += 1
+        if failures < 20:
+            print(f"failed: {what}")
+
+
+def encode(checkpoint, items):
+    """The ids of each (special, bytes)."""
+    stream = b"".join(struct.pack("<BQ", special, len(data)) + data for special, data in items)
+    done = subprocess.run([HELPER, checkpoint], input=stream, capture_output=True)
+    if done.returncode:
+        sys.exit(f"failed: tokenize_texts {checkpoint}: {done.stderr.decode()}")
+    at, ids = 0, []
+    for _ in items:
+        count, = struct.unpack_from("<Q", done.stdout, at)
+        ids.append(list(struct.unpack_from(f"<{count}I", done.stdout, at + 8)))
+        at += 8 + 4 * count
+    return ids
+
+
+def tiktoken_of(directory):
+    ranks = {}
+    for line in open(os.path.join(directory, "tiktoken.model"), "rb"):
+        token, rank = line.split()
+        ranks[base64.b64decode(token)] = int(rank)
+    added = json.load(open(os.path.join(directory, "tokenizer_config.json")))["added_tokens_decoder"]
+    names = {int(id): token["content"] for id, token in added.items()}
+    special = {names.get(id, f"<|reserved_token_{id}|>"): id for id in range(len(ranks), len(ranks) + 256)}
+    return tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+
+
+def compare(checkpoint, what, items, expected):
+    for (_, data), ours, theirs in zip(items, encode(checkpoint, items), expected):
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+        check(ours == theirs, f"{checkpoint}: {what}: {data[:80]!r}: id {at}: {ours[at:at + 6]}, tiktoken has {theirs[at:at + 6]}")
+
+
+def check_texts(checkpoint, peer, generator):
+    whole = texts.text(generator, 700000)
+    print(f"{checkpoint}: {len(whole.encode()) / 1e6:.2f} MB of mixed text")
+    strings = [whole, "", "\0", "a\0b"] + texts.long_runs()
+    strings += [texts.text(generator, generator.randrange(1, 60)) for _ in range(5000)]
+    strings += ["".join(texts.character(generator) for _ in range(generator.randrange(1, 30))) for _ in range(5000)]
+    strings += [first + second for first in texts.SPACES + "aA1.'漢\u0301" for second in texts.SPACES + "aA1.'漢\u0301"]
+    compare(checkpoint, "text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
+    every = [character for group in texts.GROUPS.values() for character in group]
+    for frame in ("{}", "a{}b", " {} ", "{}'s\n", "A{}1{}漢"):
+        line = "".join(frame.replace("{}", character) for character in every)
+        compare(checkpoint, f"every character in {frame!r}", [(0, line.encode())], [peer.encode_ordinary(line)])
+    return whole
+
+
+def check_bytes(checkpoint, peer, generator, whole):
+    items = [texts.break_bytes(generator, whole.encode(), 0.0001)]
+    items += [texts.break_bytes(generator, texts.text(generator, generator.randrange(1, 80)).encode(), 0.05) for _ in range(3000)]
+    items += [bytes(generator.randrange(256) for _ in range(generator.randrange(1, 40))) for _ in range(1000)]
+    items += [(space * 3).encode() + b"\xff" + b" x" for space in texts.SPACES] + [b"a \n \xe2\x82", b"\xff", b"\xf4\x90\x80\x80", b"\xed\xa0\x80"]
+    compare(checkpoint, "bytes", [(0, data) for data in items], [peer._encode_bytes(data) for data in items])
+
+
+def check_special(checkpoint, peer, generator):
+    names = sorted(peer.special_tokens_set)
+    strings = ["".join(generator.choice([generator.choice(names), texts.part(generator), "<|im_", "[EO"]) for _ in range(12)) for _ in range(1000)]
+    compare(checkpoint, "special", [(1, string.encode()) for string in strings], [peer.encode(string, allowed_special="all") for string in strings])
+    compare(checkpoint, "special as text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
+
+
+def check_verb(checkpoint, peer, whole):
+    """The verb itself, over a file: the ids of its JSON, and back."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(whole.encode())
+        file.flush()
+        run = subprocess.run([MICA, "tokenize", checkpoint, "-f", file.name, "--json"], capture_output=True, check=True)
+    ids = json.loads(run.stdout)["ids"]
+    check(ids == peer.encode_ordinary(whole), f"{checkpoint}: mica tokenize --json")
+    some = ",".join(map(str, ids[:2000]))
+    run = subprocess.run([MICA, "tokenize", checkpoint, "--ids", some], capture_output=True, check=True)
+    check(run.stdout == peer.decode_bytes(ids[:2000]), f"{checkpoint}: mica tokenize --ids")
+
+
+def check_kimi(directory, seed):
+    peer, generator = tiktoken_of(directory), texts.generator(seed)
+    whole = check_texts(directory, peer, generator)
+    check_bytes(directory, peer, generator, whole)
+    check_special(directory, peer, generator)
+    check_verb(directory, peer, whole)
+
+
+def main():
+    real = os.path.join(ROOT, "..", "shared", "data", "kimi-k2")
+    check_kimi(os.path.join(ROOT, "models", "tiny-k2"), 1)
+    if os.path.exists(real):
+        with tempfile.TemporaryDirectory() as directory:
+            for file in ("tiktoken.model", "tokenizer_config.json"):
+                shutil.copy(os.path.join(real, file), directory)
+            shutil.copy(os.path.join(real, "kimi-k2-config.json"), os.path.join(directory, "config.json"))
+            check_kimi(directory, 2)
+    else:
+        print(f"without the real vocabulary: {real} is not there")
+    print(f"{checks} comparisons, {failures} failed")
+    sys.exit(failures > 0)
+
+
+main()
