@@ -272,12 +272,24 @@ bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, u
     return cache->where[entry_of(cache, layer, expert)] >= 0;
 }
 
+/* Unpinned and on its way: it will be free. */
+static bool any_prefetching(const mica_expert_cache *cache) {
+    for (uint64_t i = 0; i < cache->slot_count; i++) {
+        int state = atomic_load_explicit(&cache->slots[i].state, memory_order_relaxed);
+        if (!cache->slots[i].pins && (state == WAITING || state == LOADING))
+            return true;
+    }
+    return false;
+}
+
 bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     uint64_t entry = entry_of(cache, layer, expert);
     pthread_mutex_lock(&cache->mutex);
     int64_t number = cache->where[entry];
     bool present = number >= 0;
-    if (!present && (number = free_slot(cache, INFINITY)) >= 0)
+    while (!present && (number = free_slot(cache, INFINITY)) < 0 && any_prefetching(cache))
+        pthread_cond_wait(&cache->done, &cache->mutex);
+    if (!present && number >= 0)
         fill(cache, number, entry, false);
     if (number >= 0) {
         slot *target = &cache->slots[number];
