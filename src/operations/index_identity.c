@@ -30,26 +30,6 @@ void mica_index_write_options(mica_json_writer *writer, const mica_index_plan *p
     mica_json_close_object(writer);
 }
 
-/* SHA-256 over one line per tensor, by name: "name DTYPE d0 d1 …\n". */
-static mica_status hash_tensor_list(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
-    mica_text text = MICA_TEXT_INIT;
-    for (uint64_t i = 0; i < source->tensor_count; i++) {
-        const mica_tensor *tensor = &source->tensors[i];
-        mica_text_printf(&text, "%s %s", tensor->name, mica_dtype_name(tensor->dtype));
-        for (uint32_t d = 0; d < tensor->rank; d++)
-            mica_text_printf(&text, " %llu", (unsigned long long)tensor->shape[d]);
-        mica_text_puts(&text, "\n");
-    }
-    uint8_t digest[MICA_SHA256_BYTES];
-    const mica_status status = mica_text_failed(&text) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the names of %llu tensors",
-                                                                   (unsigned long long)source->tensor_count)
-                                                       : mica_sha256_of(text.bytes ? text.bytes : "", text.length, digest, error);
-    mica_text_release(&text);
-    if (status == MICA_OK)
-        mica_sha256_hex(digest, hex);
-    return status;
-}
-
 static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
     char *bytes = NULL;
     uint64_t length;
@@ -67,7 +47,7 @@ mica_status mica_index_write_source(mica_json_writer *writer, const mica_index_p
     char config[MICA_SHA256_HEX_BYTES] = "", tensors[MICA_SHA256_HEX_BYTES] = "";
     mica_status status = hash_config(plan->model->source, config, error);
     if (status == MICA_OK)
-        status = hash_tensor_list(plan->model->source, tensors, error);
+        status = mica_tensor_source_digest(plan->model->source, tensors, error);
     mica_json_open_object(writer, "source");
     mica_json_string(writer, "config_sha256", config);
     mica_json_u64(writer, "tensor_count", plan->model->source->tensor_count);

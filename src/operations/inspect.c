@@ -258,7 +258,7 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
 }
 
 mica_status mica_inspect(const char *path, const mica_inspect_options *options, char **text, char **json, mica_error *error) {
-    if (!mica_path_is_directory(path)) {
+    if (!mica_tensor_source_is_model(path)) {
         mica_tensor_source *source = NULL;
         mica_status status = mica_tensor_source_open(path, &source, error);
         if (status == MICA_OK)

@@ -464,7 +464,7 @@ static mica_status verify(const mica_model *model, const mica_verify_options *op
 mica_status mica_verify_checkpoint(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
     const mica_verify_options defaults = {0};
     options = options ? options : &defaults;
-    if (!mica_path_is_directory(path)) { /* one file: values and hashes, without what a configuration would say of them */
+    if (!mica_tensor_source_is_model(path)) { /* one file: values and hashes, without what a configuration would say of them */
         mica_model bare = {0};
         mica_status status = mica_tensor_source_open(path, &bare.source, error);
         if (status == MICA_OK)
