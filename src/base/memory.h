@@ -28,6 +28,11 @@ bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result);
  * Returns how many allocations were made since the last call. Not thread-safe while others allocate. */
 uint64_t mica_memory_fail_after(uint64_t allocation_count);
 
+/* What the process has in memory now (of /proc/self/statm; 0 where there is none), and what it could take: memory that the machine has to
+ * give without swapping, within the limit of its control group. 0: not known. */
+uint64_t mica_memory_resident_bytes(void);
+uint64_t mica_memory_available_bytes(void);
+
 /* Peak resident set of the process in bytes (getrusage). */
 uint64_t mica_memory_peak_bytes(void);
 

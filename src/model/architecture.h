@@ -58,11 +58,11 @@ typedef struct mica_ignore_row {
 } mica_ignore_row;
 
 /* The kinds of attention, which decide what a configuration must say. */
-typedef enum mica_attention { MICA_ATTENTION_GROUPED = 1, MICA_ATTENTION_LATENT = 2, MICA_ATTENTION_COMPRESSED = 4 } mica_attention;
+typedef enum mica_attention_kind { MICA_ATTENTION_GROUPED = 1, MICA_ATTENTION_LATENT = 2, MICA_ATTENTION_COMPRESSED = 4 } mica_attention_kind;
 
 typedef struct mica_architecture {
     const char *model_type, *family; /* "kimi_k2", "deepseek_v3" */
-    mica_attention attention;        /* llama's; DeepSeek-V3's MLA; DeepSeek-V4's */
+    mica_attention_kind attention;   /* llama's; DeepSeek-V3's MLA; DeepSeek-V4's */
     const char *prefix;              /* before the patterns: "language_model." or "" */
     bool text_config;                /* the language model's numbers are in text_config */
     bool mixture;                    /* has routed experts */

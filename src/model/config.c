@@ -23,7 +23,7 @@
 typedef struct integer_key {
     const char *name;
     size_t offset;
-    unsigned required, optional; /* masks of mica_attention */
+    unsigned required, optional; /* masks of mica_attention_kind */
     uint64_t minimum, maximum, absent;
 } integer_key;
 

@@ -1,0 +1,26 @@
+/* base/pool.h: a set of threads that stand ready: the phases of a forward pass are too short to start threads for each.
+ * One thread (the one that created it) gives work; it takes part as index 0. Waiting spins, then yields, then sleeps, so that a pool without
+ * work costs nothing. */
+#ifndef MICA_BASE_POOL_H
+#define MICA_BASE_POOL_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef struct mica_pool mica_pool;
+
+mica_status mica_pool_create(uint32_t threads, mica_pool **pool, mica_error *error) MICA_CHECKED; /* threads, the caller included: at least 1 */
+void mica_pool_free(mica_pool *pool); /* NULL is fine */
+uint32_t mica_pool_threads(const mica_pool *pool);
+
+/* Runs body(context, index) once for each index below mica_pool_threads; returns when all have. What was written before is seen by all, what
+ * they write by the caller. */
+void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context);
+
+/* Runs body(context, first, last) over pieces of [0, count), each at most `grain` long and beginning at a multiple of it, on whatever thread
+ * is free: for bodies whose results do not depend on the cut. */
+void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index),
+                    void *context);
+
+#endif

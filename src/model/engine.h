@@ -1,0 +1,80 @@
+/* model/engine.h: a model's computation: weights in memory or streamed, sessions, and the forward pass.
+ *
+ * Everything but the routed experts is read at opening and stays; routed experts live in a cache (model/expert_cache.h). What is
+ * computed depends on the tokens, the precision and the size of the batches, on nothing else: not on memory, policy or threads.
+ * One thread calls; the engine has compute and reading threads of its own. After opening, a step allocates nothing. */
+#ifndef MICA_MODEL_ENGINE_H
+#define MICA_MODEL_ENGINE_H
+
+#include "model/expert_cache.h"
+#include "model/model.h"
+#include "numerics/product.h"
+
+typedef struct mica_engine mica_engine;
+typedef struct mica_session mica_session;
+
+typedef struct mica_engine_options {
+    mica_precision precision;
+    uint32_t threads;         /* 0: all processors */
+    uint32_t reading_threads; /* 0: 4 */
+    uint64_t memory_bytes;    /* of the whole process; 0: four fifths of what the machine has to give */
+    uint64_t context;         /* positions a session can hold; 0: 4096, or what the model has */
+    uint64_t batch;           /* tokens computed at a time; 0: 512 */
+    const char *policy;       /* of the cache; NULL: the default */
+    bool lookahead;           /* prefetch what the next layer's router would choose now */
+    bool layer_at_a_time;     /* the session holds one layer's keys and values: for mica_engine_layer alone */
+} mica_engine_options;
+
+/* What is told of a pass while it runs, on the calling thread; every function may be NULL. Arrays are valid during the call.
+ * Rows of activations belong to the tokens of the step, in their order. */
+typedef struct mica_observer {
+    void *context;
+    /* Weight W is about to be multiplied with x [tokens][stride], of which `selection` [tokens] (NULL: all in order) takes part. */
+    void (*input)(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens);
+    /* The router of a layer: its scores [tokens][experts], the chosen ids and weights [tokens][top_k]. */
+    void (*routing)(void *context, uint64_t layer, uint64_t tokens, const float *scores, const uint32_t *ids, const float *weights);
+    /* One expert's work on `count` tokens: which, their gate weights, silu(gate) * up [count][moe_intermediate_size], outputs before weighting
+     * [count][hidden]. expert -1: the shared experts, or a dense layer's feed-forward (weights NULL). */
+    void (*expert)(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
+                   const float *outputs);
+    /* The residual stream [tokens][hidden] before layer `layer` (the embedding before 0; behind the last layer, layer == num_hidden_layers). */
+    void (*hidden)(void *context, uint64_t layer, uint64_t tokens, const float *x);
+} mica_observer;
+
+/* Opens the model for computation; it stays the caller's and must outlive the engine. BAD_INPUT for a model that is not computed or lacks
+ * something, USAGE for a budget below what is resident (the message says how much is needed). */
+mica_status mica_engine_open(const mica_model *model, const mica_engine_options *options, mica_engine **engine, mica_error *error) MICA_CHECKED;
+void mica_engine_close(mica_engine *engine); /* NULL is fine */
+const mica_model *mica_engine_model(const mica_engine *engine);
+uint64_t mica_engine_batch(const mica_engine *engine);
+uint64_t mica_engine_context(const mica_engine *engine);
+void mica_engine_observe(mica_engine *engine, const mica_observer *observer); /* copied; NULL: nobody */
+
+/* The one session: how many positions it holds, and back to fewer (0: from the start). */
+uint64_t mica_engine_position(const mica_engine *engine);
+void mica_engine_rewind(mica_engine *engine, uint64_t position);
+
+/* Computes `count` tokens (at most the batch) behind those of the session. BAD_INPUT for ids outside the vocabulary, a context that is full, weights that
+ * are not finite (named). */
+mica_status mica_engine_step(mica_engine *engine, const int64_t *ids, uint64_t count, mica_error *error) MICA_CHECKED;
+/* The same for any count, in batches; stops with INTERRUPTED when `go_on` (may be NULL) says false between two of them. */
+mica_status mica_engine_prefill(mica_engine *engine, const int64_t *ids, uint64_t count, bool (*go_on)(void *context), void *context,
+                                mica_error *error) MICA_CHECKED;
+/* Logits [count][vocab_size] of tokens [first, first + count) of the last step. */
+mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t count, float *logits, mica_error *error) MICA_CHECKED;
+
+/* Layer by layer, for passes over many sequences: x [count][hidden] is the caller's. The session is at `position`. */
+mica_status mica_engine_embed(mica_engine *engine, const int64_t *ids, uint64_t count, float *x, mica_error *error) MICA_CHECKED;
+mica_status mica_engine_attention(mica_engine *engine, uint64_t layer, uint64_t position, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
+mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t layer, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
+
+typedef struct mica_engine_meters {
+    mica_expert_meters experts;
+    uint64_t resident_bytes, resident_read; /* in memory; read at opening */
+    double resident_seconds;
+    uint64_t slots, expert_count, slot_bytes; /* of the cache; routed experts in all */
+    uint64_t working_set;                     /* experts that one token uses: layers x top_k */
+} mica_engine_meters;
+mica_engine_meters mica_engine_meters_get(const mica_engine *engine);
+
+#endif

@@ -1,0 +1,378 @@
+/* model/expert_cache.c: the mechanism; see the header. One mutex guards slots, queues and meters; one condition wakes readers, one the engine.
+ * A slot's buffer belongs to the reader while it is LOADING, to the engine while it is pinned and READY. The buffers are touched first when
+ * they are first filled, by the reading threads, and never given back.
+ * Judged by tests/model/test_expert_cache.c. */
+#include "model/expert_cache.h"
+
+#include <math.h>
+#include <stdatomic.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "model/weight_layout.h"
+
+#define EXTENTS (MICA_PROJECTION_COUNT * MICA_EXTENTS_PER_WEIGHT)
+
+enum { FREE, WAITING, LOADING, READY, FAILED }; /* of a slot; WAITING: in a queue */
+
+typedef struct slot {
+    atomic_int state;
+    uint32_t pins;
+    bool prefetch; /* and not yet used */
+    uint64_t owner; /* index of the expert it holds or gets */
+    uint8_t *buffer;
+    mica_matrix matrices[MICA_PROJECTION_COUNT];
+    mica_error error; /* when FAILED */
+} slot;
+
+typedef struct queue { /* of slots, a ring that has room for all */
+    uint32_t *slots;
+    uint64_t head, count;
+} queue;
+
+struct mica_expert_cache {
+    const mica_model *model;
+    const mica_cache_policy *policy;
+    uint64_t experts_per_layer, entry_count, slot_count, slot_bytes;
+    uint8_t *buffers;
+    slot *slots;
+    int64_t *where;        /* [layer * experts_per_layer + expert]: its slot, or -1 */
+    mica_expert_use *uses; /* likewise */
+    double clock;          /* tokens */
+    queue demands, prefetches;
+    uint64_t free_from; /* slots from here on have never been used */
+    bool leave;
+    pthread_mutex_t mutex;
+    pthread_cond_t work, done;
+    mica_threads *readers;
+    mica_expert_meters meters;
+};
+
+static void gather_weights(const mica_model *model, uint64_t layer, uint64_t expert, const mica_weight *weights[MICA_PROJECTION_COUNT]) {
+    for (int i = 0; i < MICA_PROJECTION_COUNT; i++)
+        weights[i] = model->layers[layer].experts[expert * MICA_PROJECTION_COUNT + i];
+}
+
+uint64_t mica_expert_count(const mica_model *model) {
+    uint64_t count = 0;
+    for (uint64_t layer = 0; layer < model->config.num_hidden_layers; layer++)
+        count += model->layers[layer].moe ? model->config.n_routed_experts : 0;
+    return count;
+}
+
+uint64_t mica_expert_slot_bytes(const mica_model *model) {
+    uint64_t largest = 0;
+    for (uint64_t layer = 0; layer < model->config.num_hidden_layers; layer++)
+        for (uint64_t expert = 0; model->layers[layer].moe && expert < model->config.n_routed_experts; expert++) {
+            const mica_weight *weights[MICA_PROJECTION_COUNT];
+            mica_extent extents[EXTENTS];
+            mica_layout_read reads[EXTENTS];
+            uint64_t extent_count, read_count, bytes;
+            gather_weights(model, layer, expert, weights);
+            mica_layout_weights(weights, MICA_PROJECTION_COUNT, extents, &extent_count, reads, &read_count, &bytes);
+            largest = bytes > largest ? bytes : largest;
+        }
+    return largest;
+}
+
+static void push(queue *to, uint64_t capacity, uint32_t number) {
+    to->slots[(to->head + to->count++) % capacity] = number;
+}
+
+static uint32_t pop(queue *from, uint64_t capacity) {
+    uint32_t number = from->slots[from->head];
+    from->head = (from->head + 1) % capacity;
+    from->count--;
+    return number;
+}
+
+/* ---- reading threads */
+
+static mica_status read_expert(mica_expert_cache *cache, slot *target, uint64_t *bytes_read, mica_error *error) {
+    const mica_weight *weights[MICA_PROJECTION_COUNT];
+    mica_extent extents[EXTENTS];
+    mica_layout_read reads[EXTENTS];
+    uint64_t extent_count, read_count, bytes;
+    gather_weights(cache->model, target->owner / cache->experts_per_layer, target->owner % cache->experts_per_layer, weights);
+    mica_layout_weights(weights, MICA_PROJECTION_COUNT, extents, &extent_count, reads, &read_count, &bytes);
+    for (uint64_t i = 0; i < read_count; i++) {
+        const uint8_t *data;
+        mica_status status = mica_file_read_window(cache->model->source->shards[reads[i].shard].file, reads[i].offset, reads[i].bytes,
+                                                   target->buffer + reads[i].place, &data, error);
+        if (status != MICA_OK)
+            return mica_fail_context(error, status, "%s", weights[0]->name);
+        *bytes_read += reads[i].bytes;
+    }
+    return mica_layout_matrices(cache->model, weights, extents, extent_count, target->buffer, target->matrices, error);
+}
+
+static void read_experts(void *context, uint32_t index) {
+    mica_expert_cache *cache = context;
+    (void)index;
+    pthread_mutex_lock(&cache->mutex);
+    for (;;) {
+        while (!cache->leave && cache->demands.count + cache->prefetches.count == 0)
+            pthread_cond_wait(&cache->work, &cache->mutex);
+        if (cache->leave)
+            break;
+        slot *target = &cache->slots[pop(cache->demands.count ? &cache->demands : &cache->prefetches, cache->slot_count)];
+        atomic_store(&target->state, LOADING);
+        pthread_mutex_unlock(&cache->mutex);
+        uint64_t bytes = 0;
+        double begin = mica_seconds_now();
+        mica_status status = read_expert(cache, target, &bytes, &target->error);
+        double seconds = mica_seconds_now() - begin;
+        pthread_mutex_lock(&cache->mutex);
+        cache->meters.bytes_read += bytes;
+        cache->meters.reads++;
+        cache->meters.seconds_reading += seconds;
+        atomic_store(&target->state, status == MICA_OK ? READY : FAILED);
+        pthread_cond_broadcast(&cache->done);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+static void send_home(void *context) {
+    mica_expert_cache *cache = context;
+    pthread_mutex_lock(&cache->mutex);
+    cache->leave = true;
+    pthread_cond_broadcast(&cache->work);
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+/* ---- opening */
+
+static mica_status allocate(mica_expert_cache *cache, mica_error *error) {
+    uint64_t bytes;
+    cache->slots = mica_calloc(cache->slot_count, sizeof *cache->slots);
+    cache->where = mica_calloc(cache->entry_count, sizeof *cache->where);
+    cache->uses = mica_calloc(cache->entry_count, sizeof *cache->uses);
+    cache->demands.slots = mica_calloc(cache->slot_count, sizeof *cache->demands.slots);
+    cache->prefetches.slots = mica_calloc(cache->slot_count, sizeof *cache->prefetches.slots);
+    if (mica_mul_u64(cache->slot_count, cache->slot_bytes, &bytes))
+        cache->buffers = mica_alloc_aligned(bytes);
+    if (!cache->slots || !cache->where || !cache->uses || !cache->demands.slots || !cache->prefetches.slots || !cache->buffers)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for %llu experts of %llu bytes", cache->model->source->path,
+                         (unsigned long long)cache->slot_count, (unsigned long long)cache->slot_bytes);
+    for (uint64_t i = 0; i < cache->slot_count; i++)
+        cache->slots[i].buffer = cache->buffers + i * cache->slot_bytes;
+    for (uint64_t i = 0; i < cache->entry_count; i++) {
+        cache->where[i] = -1;
+        cache->uses[i].value = -INFINITY;
+    }
+    return MICA_OK;
+}
+
+mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint32_t reading_threads, const mica_cache_policy *policy,
+                                   mica_expert_cache **result, mica_error *error) {
+    mica_expert_cache *cache = mica_calloc(1, sizeof *cache);
+    if (!cache)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the cache of experts", model->source->path);
+    cache->model = model;
+    cache->policy = policy;
+    cache->experts_per_layer = model->config.n_routed_experts;
+    cache->entry_count = model->config.num_hidden_layers * cache->experts_per_layer;
+    cache->slot_count = slots;
+    cache->slot_bytes = mica_expert_slot_bytes(model);
+    pthread_mutex_init(&cache->mutex, NULL);
+    pthread_cond_init(&cache->work, NULL);
+    pthread_cond_init(&cache->done, NULL);
+    mica_status status = allocate(cache, error);
+    if (status == MICA_OK)
+        status = mica_threads_start(reading_threads, read_experts, send_home, cache, &cache->readers, error);
+    if (status == MICA_OK)
+        *result = cache;
+    else
+        mica_expert_cache_close(cache);
+    return status;
+}
+
+void mica_expert_cache_close(mica_expert_cache *cache) {
+    if (!cache)
+        return;
+    if (cache->readers)
+        send_home(cache);
+    mica_threads_join(cache->readers);
+    pthread_cond_destroy(&cache->done);
+    pthread_cond_destroy(&cache->work);
+    pthread_mutex_destroy(&cache->mutex);
+    mica_free_aligned(cache->buffers);
+    mica_free(cache->prefetches.slots);
+    mica_free(cache->demands.slots);
+    mica_free(cache->uses);
+    mica_free(cache->where);
+    mica_free(cache->slots);
+    mica_free(cache);
+}
+
+uint64_t mica_expert_cache_slots(const mica_expert_cache *cache) {
+    return cache->slot_count;
+}
+
+/* ---- the engine's side */
+
+static uint64_t entry_of(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    return layer * cache->experts_per_layer + expert;
+}
+
+void mica_expert_cache_advance(mica_expert_cache *cache, uint64_t tokens) {
+    cache->clock += (double)tokens;
+}
+
+void mica_expert_cache_use(mica_expert_cache *cache, uint64_t layer, uint64_t expert, uint64_t count, uint64_t span) {
+    cache->policy->use(&cache->uses[entry_of(cache, layer, expert)], cache->clock, (double)count, (double)span);
+}
+
+/* A slot to fill: one never used, else the one of least value that is not pinned and not being read; a failed one at once. -1: none, or none below `limit`.
+ * Linear in the slots: a miss costs a read of megabytes. */
+static int64_t free_slot(mica_expert_cache *cache, double limit) {
+    int64_t best = -1;
+    double least = INFINITY;
+    if (cache->free_from < cache->slot_count)
+        return (int64_t)cache->free_from++;
+    for (uint64_t i = 0; i < cache->slot_count; i++) {
+        const slot *candidate = &cache->slots[i];
+        int state = atomic_load_explicit(&candidate->state, memory_order_relaxed);
+        if (candidate->pins || state == WAITING || state == LOADING)
+            continue;
+        double value = state == READY ? cache->uses[candidate->owner].value : -INFINITY;
+        if (best < 0 || value < least) {
+            best = (int64_t)i;
+            least = value;
+        }
+    }
+    if (best < 0 || least > limit)
+        return -1;
+    if (atomic_load(&cache->slots[best].state) != FREE)
+        cache->where[cache->slots[best].owner] = -1;
+    return best;
+}
+
+static void fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool prefetch) {
+    slot *target = &cache->slots[number];
+    target->owner = entry;
+    target->prefetch = prefetch;
+    atomic_store(&target->state, WAITING);
+    cache->where[entry] = number;
+    push(prefetch ? &cache->prefetches : &cache->demands, cache->slot_count, (uint32_t)number);
+    pthread_cond_signal(&cache->work);
+}
+
+/* Moves a slot from one queue to the other; it may have left the first. */
+static void promote(mica_expert_cache *cache, uint32_t number) {
+    queue *from = &cache->prefetches;
+    for (uint64_t left = from->count; left > 0; left--) {
+        uint32_t next = pop(from, cache->slot_count);
+        push(next == number ? &cache->demands : from, cache->slot_count, next);
+    }
+}
+
+bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    return cache->where[entry_of(cache, layer, expert)] >= 0;
+}
+
+/* Unpinned and on its way: it will be free. */
+static bool any_prefetching(const mica_expert_cache *cache) {
+    for (uint64_t i = 0; i < cache->slot_count; i++) {
+        int state = atomic_load_explicit(&cache->slots[i].state, memory_order_relaxed);
+        if (!cache->slots[i].pins && (state == WAITING || state == LOADING))
+            return true;
+    }
+    return false;
+}
+
+bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    uint64_t entry = entry_of(cache, layer, expert);
+    pthread_mutex_lock(&cache->mutex);
+    int64_t number = cache->where[entry];
+    bool present = number >= 0;
+    while (!present && (number = free_slot(cache, INFINITY)) < 0 && any_prefetching(cache))
+        pthread_cond_wait(&cache->done, &cache->mutex);
+    if (!present && number >= 0)
+        fill(cache, number, entry, false);
+    if (number >= 0) {
+        slot *target = &cache->slots[number];
+        int state = atomic_load(&target->state);
+        if (present && state == WAITING && target->prefetch)
+            promote(cache, (uint32_t)number);
+        target->pins++;
+        cache->meters.uses++;
+        cache->meters.hits += present && state == READY;
+        cache->meters.prefetch_used += present && target->prefetch;
+        target->prefetch = false;
+    }
+    pthread_mutex_unlock(&cache->mutex);
+    return number >= 0;
+}
+
+static bool is_done(const slot *target) {
+    int state = atomic_load_explicit(&target->state, memory_order_acquire);
+    return state == READY || state == FAILED;
+}
+
+bool mica_expert_cache_ready(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    return is_done(&cache->slots[cache->where[entry_of(cache, layer, expert)]]);
+}
+
+static bool any_done(const mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++)
+        if (mica_expert_cache_ready(cache, layer, experts[i]))
+            return true;
+    return count == 0;
+}
+
+void mica_expert_cache_wait(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
+    if (any_done(cache, layer, experts, count))
+        return;
+    double begin = mica_seconds_now();
+    pthread_mutex_lock(&cache->mutex);
+    while (!any_done(cache, layer, experts, count))
+        pthread_cond_wait(&cache->done, &cache->mutex);
+    cache->meters.seconds_stalled += mica_seconds_now() - begin;
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint64_t expert, const mica_matrix **matrices,
+                                  mica_error *error) {
+    slot *target = &cache->slots[cache->where[entry_of(cache, layer, expert)]];
+    if (atomic_load(&target->state) == FAILED) {
+        if (error)
+            *error = target->error;
+        return target->error.status;
+    }
+    *matrices = target->matrices;
+    return MICA_OK;
+}
+
+void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    pthread_mutex_lock(&cache->mutex);
+    uint64_t entry = entry_of(cache, layer, expert);
+    slot *target = &cache->slots[cache->where[entry]];
+    if (--target->pins == 0 && atomic_load(&target->state) == FAILED) { /* the next demand tries again */
+        cache->where[entry] = -1;
+        atomic_store(&target->state, FREE);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    uint64_t entry = entry_of(cache, layer, expert);
+    pthread_mutex_lock(&cache->mutex);
+    mica_expert_use use = cache->uses[entry];
+    cache->policy->use(&use, cache->clock, 1, 1);
+    int64_t number = cache->where[entry] >= 0 ? -1 : free_slot(cache, use.value);
+    if (number >= 0) {
+        cache->meters.prefetched++;
+        fill(cache, number, entry, true);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache) {
+    mica_expert_cache *shared = (mica_expert_cache *)cache;
+    pthread_mutex_lock(&shared->mutex);
+    mica_expert_meters meters = cache->meters;
+    pthread_mutex_unlock(&shared->mutex);
+    return meters;
+}

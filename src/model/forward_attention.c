@@ -1,0 +1,403 @@
+/* model/forward_attention.c: attention of one layer, latent (MLA) or grouped (GQA).
+ *
+ * Latent, few new tokens: absorbed. Queries are taken to the latents (k_b), every head attends to the same rows [latent | rope], and the
+ * weighted latents are taken to values (v_b). Many new tokens: expanded. Keys and values of a block of positions are made from their
+ * latents, head by head. Which is cheaper follows from the work of both (reference in docs/engine.md); the choice depends on the tokens and the position alone.
+ * Several threads share a long context in parts whose borders depend on its length alone, so that results do not depend on threads.
+ * Judged by tests/model/test_forward.c. */
+#include <math.h>
+#include <string.h>
+
+#include "model/engine_internal.h"
+#include "numerics/elementwise.h"
+
+#define PART_POSITIONS 512
+#define GROUP_QUERIES 32
+
+typedef struct attention_job {
+    mica_engine *engine;
+    const engine_layer *layer;
+    uint8_t *rows;                 /* of the cache, this layer's */
+    uint64_t position, count, end; /* end: positions after this step */
+    /* attending */
+    const float *queries;
+    uint64_t first_token, tokens, query_stride; /* tokens held in queries */
+    float *out;
+    uint64_t out_stride;
+    uint64_t parts, part_positions, group, groups; /* groups of queries a token */
+    /* expanding */
+    uint64_t block, block_end;
+    mica_operand latents;
+} attention_job;
+
+static product_task *add_task(mica_engine *engine, uint64_t *count, const mica_matrix *matrix, const mica_operand *x, float *out, uint64_t stride,
+                              const float *bias) {
+    product_task *task = &engine->work.tasks[(*count)++];
+    *task = (product_task){matrix, 0, matrix->rows, x, out, stride, bias, 0};
+    return task;
+}
+
+static void observe(const mica_engine *engine, const mica_weight *weight, const float *x, uint64_t stride, uint64_t tokens) {
+    if (engine->observer.input && weight)
+        engine->observer.input(engine->observer.context, weight, x, stride, NULL, tokens);
+}
+
+static uint8_t *cache_row(const attention_job *job, uint64_t position) {
+    return job->rows + position * job->engine->sizes.kv_row * mica_dtype_bytes(job->engine->cache_dtype);
+}
+
+static void store_row(const attention_job *job, uint64_t position, uint64_t column, const float *values, uint64_t count) {
+    uint8_t *row = cache_row(job, position);
+    if (job->engine->cache_dtype == MICA_F32)
+        memcpy(row + column * sizeof(float), values, count * sizeof(float));
+    else
+        mica_bf16_of_float(values, count, (uint16_t *)row + column);
+}
+
+static void rotate(const mica_engine *engine, float *x, uint64_t token) {
+    uint64_t pairs = engine->rope.pairs;
+    const float *cosines = engine->work.cosines + token * pairs, *sines = engine->work.sines + token * pairs;
+    if (engine->model->config.rope_interleaved)
+        mica_rope_interleaved(x, cosines, sines, pairs);
+    else
+        mica_rope_half_split(x, cosines, sines, pairs);
+}
+
+/* ---- attending: queries [tokens][heads] over the cache, in parts */
+
+static void attend_piece(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    const mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    bool latent = sizes->rank > 0;
+    uint64_t element = mica_dtype_bytes(engine->cache_dtype), queries = job->tokens * sizes->heads;
+    for (uint64_t piece = first; piece < last; piece++) {
+        uint64_t part = piece / (job->tokens * job->groups), at = piece % (job->tokens * job->groups), token = at / job->groups;
+        uint64_t group = at % job->groups, head = group * job->group, count = sizes->heads - head < job->group ? sizes->heads - head : job->group;
+        uint64_t query = token * sizes->heads + head;
+        uint64_t key = latent ? 0 : group * sizes->width, value = latent ? 0 : sizes->key_value_heads * sizes->width + key;
+        mica_attention attention = {.dtype = engine->cache_dtype,
+                                    .keys = job->rows + key * element,
+                                    .key_width = latent ? sizes->rank + sizes->rope : sizes->width,
+                                    .key_stride = sizes->kv_row,
+                                    .values = job->rows + value * element,
+                                    .value_width = latent ? sizes->rank : sizes->value_width,
+                                    .value_stride = sizes->kv_row,
+                                    .scale = engine->rope.softmax_scale,
+                                    .heads = count,
+                                    .visible = job->position + job->first_token + token + 1};
+        uint64_t begin = part * job->part_positions, end = begin + job->part_positions < job->end ? begin + job->part_positions : job->end;
+        float *out = job->parts > 1 ? engine->work.part_out + (part * queries + query) * attention.value_width : job->out + query * job->out_stride;
+        mica_attend(&attention, begin, end, job->queries + query * job->query_stride, job->query_stride, count, out,
+                    job->parts > 1 ? attention.value_width : job->out_stride, engine->work.part_sums + part * queries + query,
+                    mica_engine_scratch(job->engine, thread));
+    }
+}
+
+static void combine_parts(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    const engine_sizes *sizes = &job->engine->sizes;
+    const engine_workspace *work = &job->engine->work;
+    uint64_t queries = job->tokens * sizes->heads, width = sizes->rank ? sizes->rank : sizes->value_width;
+    (void)thread;
+    for (uint64_t i = first; i < last; i++)
+        mica_attention_combine(work->part_out + i * width, queries * width, work->part_sums + i, queries, job->parts, width,
+                               job->out + i * job->out_stride);
+}
+
+static void attend(attention_job *job) {
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    uint64_t queries = job->tokens * sizes->heads;
+    job->group = sizes->rank ? (sizes->heads < GROUP_QUERIES ? (sizes->heads + 1) / 2 : GROUP_QUERIES) : sizes->heads / sizes->key_value_heads;
+    job->groups = (sizes->heads + job->group - 1) / job->group;
+    job->parts = queries >= 512 ? 1 : (job->end + PART_POSITIONS - 1) / PART_POSITIONS;
+    if (job->parts > MICA_PARTS_MAX)
+        job->parts = MICA_PARTS_MAX;
+    job->part_positions = (job->end + job->parts - 1) / job->parts;
+    mica_pool_each(engine->pool, job->parts * job->tokens * job->groups, 1, attend_piece, job);
+    if (job->parts > 1)
+        mica_pool_each(engine->pool, queries, 8, combine_parts, job);
+}
+
+/* ---- latent attention */
+
+static void finish_latent_rows(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    const float eps = (float)engine->model->config.latent_norm_eps;
+    (void)thread;
+    for (uint64_t t = first; t < last; t++) {
+        float *latent = engine->work.key_latent + t * (sizes->rank + sizes->rope);
+        mica_rms_norm(latent, job->layer->vectors[MICA_PART_KV_A_NORM], sizes->rank, eps, latent);
+        rotate(engine, latent + sizes->rank, t);
+        store_row(job, job->position + t, 0, latent, sizes->rank + sizes->rope);
+        if (sizes->query_rank) {
+            float *query = engine->work.query_latent + t * sizes->query_rank;
+            mica_rms_norm(query, job->layer->vectors[MICA_PART_Q_A_NORM], sizes->query_rank, eps, query);
+        }
+    }
+}
+
+static void rotate_queries(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    const engine_sizes *sizes = &job->engine->sizes;
+    (void)thread;
+    for (uint64_t i = first; i < last; i++)
+        rotate(job->engine, job->engine->work.query + i * sizes->width + sizes->nope, i / sizes->heads);
+}
+
+static void copy_rotated(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    const engine_sizes *sizes = &job->engine->sizes;
+    (void)thread;
+    for (uint64_t i = first; i < last; i++)
+        memcpy(job->engine->work.absorbed_query + i * (sizes->rank + sizes->rope) + sizes->rank,
+               job->engine->work.query + (job->first_token * sizes->heads + i) * sizes->width + sizes->nope, sizes->rope * sizeof(float));
+}
+
+/* One product per head, over that head's rows of an operand [tokens * heads]. */
+static void multiply_heads(mica_engine *engine, const mica_matrix *matrix, uint64_t first, uint64_t step, uint64_t rows, const mica_operand *x,
+                           uint64_t tokens, float *out, uint64_t out_step, uint64_t stride) {
+    mica_operand *selected = engine->work.selected;
+    for (uint64_t h = 0; h < engine->sizes.heads; h++) {
+        selected[h] = mica_operand_select(x, engine->work.head_rows + h * MICA_ABSORBED_TOKENS, tokens);
+        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &selected[h], out + h * out_step, stride, NULL, 0};
+    }
+    mica_products_run(engine, engine->sizes.heads);
+}
+
+static void attend_absorbed(attention_job *job) {
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    engine_workspace *work = &engine->work;
+    uint64_t row = sizes->rank + sizes->rope;
+    for (job->first_token = 0; job->first_token < job->count; job->first_token += job->tokens) {
+        uint64_t left = job->count - job->first_token, queries;
+        job->tokens = left < MICA_ABSORBED_TOKENS ? left : MICA_ABSORBED_TOKENS;
+        queries = job->tokens * sizes->heads;
+        mica_operand x;
+        mica_operand_init(&x, engine->options.precision, work->query + job->first_token * sizes->heads * sizes->width, sizes->width, queries,
+                          sizes->nope, work->head_storage);
+        mica_operand_prepare_all(engine, &x);
+        multiply_heads(engine, &job->layer->absorbed, 0, sizes->rank, sizes->rank, &x, job->tokens, work->absorbed_query, row,
+                       sizes->heads * row);
+        mica_pool_each(engine->pool, queries, 512, copy_rotated, job);
+        job->queries = work->absorbed_query;
+        job->query_stride = row;
+        job->out = work->latent_out;
+        job->out_stride = sizes->rank;
+        attend(job);
+        mica_operand_init(&x, engine->options.precision, work->latent_out, sizes->rank, queries, sizes->rank, work->latent_storage);
+        mica_operand_prepare_all(engine, &x);
+        multiply_heads(engine, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, &x, job->tokens, work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width,
+                       sizes->heads * sizes->value_width);
+    }
+}
+
+/* The latents of a block of positions, as float32. */
+static void load_latents(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    attention_job *job = context;
+    const mica_engine *engine = job->engine;
+    uint64_t rank = engine->sizes.rank;
+    (void)thread;
+    for (uint64_t i = first; i < last; i++) {
+        const uint8_t *row = cache_row(job, job->block + i);
+        if (engine->cache_dtype == MICA_F32)
+            memcpy(engine->work.latents + i * rank, row, rank * sizeof(float));
+        else
+            mica_float_of_bf16((const uint16_t *)row, rank, engine->work.latents + i * rank);
+    }
+    mica_operand_prepare(&job->latents, first, last - first);
+}
+
+/* mean (weight sums[0]) and another (sums[1]) become their common mean, in place. */
+static void merge_means(float *mean, mica_attention_sum *sum, const float *other, mica_attention_sum other_sum, uint64_t width) {
+    float largest = fmaxf(sum->largest, other_sum.largest);
+    float a = sum->sum * expf(sum->largest - largest), b = other_sum.sum * expf(other_sum.largest - largest);
+    for (uint64_t i = 0; i < width; i++)
+        mean[i] = (a * mean[i] + b * other[i]) / (a + b);
+    *sum = (mica_attention_sum){largest, a + b};
+}
+
+/* Rows [key without rope | rope | value] of a block of positions, for one head. */
+static const void *expand_head(const attention_job *job, uint64_t head, float *rows, uint16_t *halves, void *scratch) {
+    const engine_sizes *sizes = &job->engine->sizes;
+    const mica_matrix *both = job->layer->parts[MICA_PART_KV_B];
+    uint64_t first = head * (sizes->nope + sizes->value_width), stride = sizes->key_row;
+    mica_product(both, first, sizes->nope, &job->latents, rows, stride, scratch);
+    mica_product(both, first + sizes->nope, sizes->value_width, &job->latents, rows + sizes->width, stride, scratch);
+    for (uint64_t i = 0; i < job->block_end - job->block; i++) {
+        const uint8_t *row = cache_row(job, job->block + i);
+        float *rope = rows + i * stride + sizes->nope;
+        if (job->engine->cache_dtype == MICA_F32)
+            memcpy(rope, row + sizes->rank * sizeof(float), sizes->rope * sizeof(float));
+        else
+            mica_float_of_bf16((const uint16_t *)row + sizes->rank, sizes->rope, rope);
+    }
+    if (job->engine->cache_dtype == MICA_F32)
+        return rows;
+    mica_bf16_of_float(rows, (job->block_end - job->block) * stride, halves);
+    return halves;
+}
+
+static void attend_expanded_head(void *context, uint64_t head, uint64_t last, uint32_t thread) {
+    attention_job *job = context;
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    engine_workspace *work = &engine->work;
+    uint8_t *scratch = mica_engine_scratch(engine, thread), *own = scratch + work->expanded_offset;
+    float *rows = (float *)own, *means = rows + work->expanded_floats;
+    mica_attention_sum *sums = (mica_attention_sum *)(means + sizes->batch * sizes->value_width), *totals;
+    uint16_t *halves = (uint16_t *)(sums + sizes->batch);
+    for (; head < last; head++) {
+        const uint8_t *keys = expand_head(job, head, rows, halves, scratch);
+        uint64_t skipped = job->block > job->position ? job->block - job->position : 0; /* tokens before the block see nothing of it */
+        uint64_t stride = sizes->heads * sizes->value_width, count = job->count - skipped;
+        float *out = work->joined + skipped * stride + head * sizes->value_width;
+        mica_attention attention = {.dtype = engine->cache_dtype,
+                                    .keys = keys,
+                                    .key_width = sizes->width,
+                                    .key_stride = sizes->key_row,
+                                    .values = keys + sizes->width * mica_dtype_bytes(engine->cache_dtype),
+                                    .value_width = sizes->value_width,
+                                    .value_stride = sizes->key_row,
+                                    .scale = engine->rope.softmax_scale,
+                                    .heads = 1,
+                                    .visible = job->position + skipped + 1 - job->block};
+        totals = work->part_sums + head * sizes->batch + skipped;
+        bool fresh = job->block == 0;
+        mica_attend(&attention, 0, job->block_end - job->block, work->query + (skipped * sizes->heads + head) * sizes->width,
+                    sizes->heads * sizes->width, count, fresh ? out : means, fresh ? stride : sizes->value_width, fresh ? totals : sums, scratch);
+        for (uint64_t t = 0; !fresh && t < count; t++)
+            merge_means(out + t * stride, &totals[t], means + t * sizes->value_width, sums[t], sizes->value_width);
+    }
+}
+
+static void attend_expanded(attention_job *job) {
+    mica_engine *engine = job->engine;
+    for (job->block = 0; job->block < job->end; job->block = job->block_end) {
+        job->block_end = job->end - job->block < MICA_EXPANDED_POSITIONS ? job->end : job->block + MICA_EXPANDED_POSITIONS;
+        mica_operand_init(&job->latents, engine->options.precision, engine->work.latents, engine->sizes.rank, job->block_end - job->block,
+                          engine->sizes.rank, engine->work.latent_storage);
+        mica_pool_each(engine->pool, job->block_end - job->block, 32, load_latents, job);
+        mica_pool_each(engine->pool, engine->sizes.heads, 1, attend_expanded_head, job);
+    }
+}
+
+/* Multiplications of each way for one head: absorbed 2 rank + rope a pair of token and position, and (nope + value) rank a token;
+ * expanded width + value a pair, and (nope + value) rank a position. */
+static bool expanding_pays(const attention_job *job) {
+    const engine_sizes *sizes = &job->engine->sizes;
+    double pairs = (double)job->count * (double)job->end, row = (double)((sizes->nope + sizes->value_width) * sizes->rank);
+    double absorbed = pairs * (double)(2 * sizes->rank + sizes->rope) + (double)job->count * row;
+    double expanded = pairs * (double)(sizes->width + sizes->value_width) + (double)job->end * row;
+    return job->layer->parts[MICA_PART_KV_B] && job->count > MICA_PRODUCT_FEW && expanded < absorbed;
+}
+
+static void attend_latent(attention_job *job, const mica_operand *x, const mica_layer *weights) {
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    const engine_layer *layer = job->layer;
+    engine_workspace *work = &engine->work;
+    mica_operand query;
+    uint64_t tasks = 0;
+    add_task(engine, &tasks, layer->parts[MICA_PART_KV_A], x, work->key_latent, sizes->rank + sizes->rope, layer->vectors[MICA_PART_KV_A_BIAS]);
+    observe(engine, weights->parts[MICA_PART_KV_A], work->normed, sizes->hidden, job->count);
+    if (sizes->query_rank) {
+        observe(engine, weights->parts[MICA_PART_Q_A], work->normed, sizes->hidden, job->count);
+        add_task(engine, &tasks, layer->parts[MICA_PART_Q_A], x, work->query_latent, sizes->query_rank, layer->vectors[MICA_PART_Q_A_BIAS]);
+    } else {
+        observe(engine, weights->parts[MICA_PART_Q], work->normed, sizes->hidden, job->count);
+        add_task(engine, &tasks, layer->parts[MICA_PART_Q], x, work->query, sizes->heads * sizes->width, layer->vectors[MICA_PART_Q_BIAS]);
+    }
+    mica_products_run(engine, tasks);
+    mica_pool_each(engine->pool, job->count, 8, finish_latent_rows, job);
+    if (sizes->query_rank) {
+        observe(engine, weights->parts[MICA_PART_Q_B], work->query_latent, sizes->query_rank, job->count);
+        mica_operand_init(&query, engine->options.precision, work->query_latent, sizes->query_rank, job->count, sizes->query_rank, work->query_storage);
+        mica_operand_prepare_all(engine, &query);
+        tasks = 0;
+        add_task(engine, &tasks, layer->parts[MICA_PART_Q_B], &query, work->query, sizes->heads * sizes->width, NULL);
+        mica_products_run(engine, tasks);
+    }
+    if (engine->observer.input && weights->parts[MICA_PART_KV_B])
+        observe(engine, weights->parts[MICA_PART_KV_B], work->key_latent, sizes->rank + sizes->rope, job->count);
+    mica_pool_each(engine->pool, job->count * sizes->heads, 512, rotate_queries, job);
+    if (expanding_pays(job))
+        attend_expanded(job);
+    else
+        attend_absorbed(job);
+}
+
+/* ---- grouped attention */
+
+static void finish_grouped_rows(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const attention_job *job = context;
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    const float eps = (float)engine->model->config.rms_norm_eps;
+    const float *query_norm = job->layer->vectors[MICA_PART_Q_NORM], *key_norm = job->layer->vectors[MICA_PART_K_NORM];
+    (void)thread;
+    for (uint64_t t = first; t < last; t++) {
+        float *queries = engine->work.query + t * sizes->heads * sizes->width, *keys = engine->work.key_latent + t * sizes->kv_row;
+        for (uint64_t h = 0; h < sizes->heads + sizes->key_value_heads; h++) {
+            bool query = h < sizes->heads;
+            float *x = query ? queries + h * sizes->width : keys + (h - sizes->heads) * sizes->width;
+            const float *norm = query ? query_norm : key_norm;
+            if (norm)
+                mica_rms_norm(x, norm, sizes->width, eps, x);
+            rotate(engine, x, t);
+        }
+        store_row(job, job->position + t, 0, keys, sizes->kv_row);
+    }
+}
+
+static void attend_grouped(attention_job *job, const mica_operand *x, const mica_layer *weights) {
+    static const mica_part parts[] = {MICA_PART_Q, MICA_PART_K, MICA_PART_V}, biases[] = {MICA_PART_Q_BIAS, MICA_PART_K_BIAS, MICA_PART_V_BIAS};
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    engine_workspace *work = &engine->work;
+    uint64_t tasks = 0, queries = sizes->heads * sizes->width;
+    float *const outs[] = {work->query, work->key_latent, work->key_latent + sizes->key_value_heads * sizes->width};
+    for (int i = 0; i < 3; i++) {
+        observe(engine, weights->parts[parts[i]], work->normed, sizes->hidden, job->count);
+        add_task(engine, &tasks, job->layer->parts[parts[i]], x, outs[i], i ? sizes->kv_row : queries, job->layer->vectors[biases[i]]);
+    }
+    mica_products_run(engine, tasks);
+    mica_pool_each(engine->pool, job->count, 8, finish_grouped_rows, job);
+    job->tokens = job->count;
+    job->queries = work->query;
+    job->query_stride = sizes->width;
+    job->out = work->joined;
+    job->out_stride = sizes->value_width;
+    attend(job);
+}
+
+mica_status mica_engine_attention(mica_engine *engine, uint64_t number, uint64_t position, float *x, uint64_t count, mica_error *error) {
+    (void)error;
+    const engine_sizes *sizes = &engine->sizes;
+    engine_workspace *work = &engine->work;
+    const mica_layer *weights = &engine->model->layers[number];
+    const engine_layer *layer = &engine->layers[number];
+    attention_job job = {.engine = engine, .layer = layer, .position = position, .count = count, .end = position + count};
+    mica_operand operand;
+    uint64_t tasks = 0;
+    job.rows = engine->session.rows + number % engine->session.layers * engine->session.layer_bytes;
+    for (uint64_t t = 0; t < count; t++)
+        mica_rope_angles(&engine->rope, position + t, work->cosines + t * engine->rope.pairs, work->sines + t * engine->rope.pairs);
+    mica_hidden_operand(engine, x, layer->vectors[MICA_PART_INPUT_NORM], count, &operand);
+    if (sizes->rank)
+        attend_latent(&job, &operand, weights);
+    else
+        attend_grouped(&job, &operand, weights);
+    uint64_t joined = sizes->heads * sizes->value_width;
+    observe(engine, weights->parts[MICA_PART_O], work->joined, joined, count);
+    mica_operand_init(&operand, engine->options.precision, work->joined, joined, count, joined, work->joined_storage);
+    mica_operand_prepare_all(engine, &operand);
+    add_task(engine, &tasks, layer->parts[MICA_PART_O], &operand, work->normed, sizes->hidden, layer->vectors[MICA_PART_O_BIAS]);
+    mica_products_run(engine, tasks);
+    mica_add(x, work->normed, count * sizes->hidden, x);
+    return MICA_OK;
+}

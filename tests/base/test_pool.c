@@ -1,0 +1,86 @@
+/* test_pool.c: every index once a phase, every piece once, whatever the number of threads; what was written is seen; idle pools and pools
+ * that could not be started end cleanly. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/pool.h"
+
+typedef struct counts {
+    atomic_uint calls[8];
+    uint64_t phase;
+    atomic_uint wrong;
+    uint8_t touched[1000];
+} counts;
+
+static void count_call(void *context, uint32_t index) {
+    counts *seen = context;
+    atomic_fetch_add(&seen->calls[index], 1);
+    if (seen->phase == 0)
+        atomic_fetch_add(&seen->wrong, 1);
+}
+
+static void test_phases(void **state) {
+    (void)state;
+    for (uint32_t threads = 1; threads <= 8; threads++) {
+        counts seen = {0};
+        mica_pool *pool;
+        assert_int_equal(mica_pool_create(threads, &pool, NULL), MICA_OK);
+        assert_int_equal(mica_pool_threads(pool), threads);
+        for (seen.phase = 1; seen.phase <= 500; seen.phase++) {
+            mica_pool_run(pool, count_call, &seen);
+            for (uint32_t i = 0; i < threads; i++)
+                assert_int_equal(atomic_load(&seen.calls[i]), seen.phase);
+            if (seen.phase % 250 == 0) /* long enough for the workers to fall asleep */
+                nanosleep(&(struct timespec){0, 20000000}, NULL);
+        }
+        assert_int_equal(atomic_load(&seen.wrong), 0);
+        mica_pool_free(pool);
+    }
+    mica_pool_free(NULL);
+}
+
+static void touch(void *context, uint64_t first, uint64_t last, uint32_t index) {
+    counts *seen = context;
+    (void)index;
+    for (uint64_t i = first; i < last; i++)
+        seen->touched[i]++;
+}
+
+static void test_pieces(void **state) {
+    (void)state;
+    mica_pool *pool;
+    assert_int_equal(mica_pool_create(3, &pool, NULL), MICA_OK);
+    static const uint64_t sizes[] = {0, 1, 63, 64, 65, 999, 1000}, grains[] = {1, 16, 64, 1000, 5000};
+    for (size_t i = 0; i < 7; i++)
+        for (size_t j = 0; j < 5; j++) {
+            counts seen = {0};
+            mica_pool_each(pool, sizes[i], grains[j], touch, &seen);
+            for (uint64_t at = 0; at < 1000; at++)
+                assert_int_equal(seen.touched[at], at < sizes[i]);
+        }
+    mica_pool_free(pool);
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    mica_pool *pool = NULL;
+    mica_error error;
+    for (uint64_t n = 1; n <= 2; n++) {
+        mica_memory_fail_after(n);
+        assert_int_equal(mica_pool_create(2, &pool, &error), MICA_NO_MEMORY);
+    }
+    mica_memory_fail_after(0);
+    assert_null(pool);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_phases), cmocka_unit_test(test_pieces), cmocka_unit_test(test_no_memory)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

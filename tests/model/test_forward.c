@@ -1,0 +1,236 @@
+/* test_forward.c: the engine against the fixtures' float64 truths, in exact arithmetic (logits and hidden states within 2e-5, the same experts,
+ * weights within 1e-5) and in the fast one (the same argmax where the margin allows, KL at most 1e-3); the same numbers for every budget, policy,
+ * number of threads, and way of cutting a sequence into steps; damage and misuse in one line; nothing allocated once open. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "golden.h"
+#include "model/engine.h"
+
+typedef struct seen { /* what an observer gathered of one sequence */
+    const mica_model *model;
+    uint64_t tokens, moe_layers, offset;
+    float *hidden;
+    int32_t *ids;
+    float *weights;
+} seen;
+
+static void see_hidden(void *context, uint64_t layer, uint64_t tokens, const float *x) {
+    seen *into = context;
+    uint64_t width = into->model->config.hidden_size;
+    memcpy(into->hidden + (layer * into->tokens + into->offset) * width, x, tokens * width * sizeof *x);
+    into->moe_layers = layer == 0 ? 0 : into->moe_layers;
+}
+
+static void see_routing(void *context, uint64_t layer, uint64_t tokens, const float *scores, const uint32_t *ids, const float *weights) {
+    seen *into = context;
+    uint64_t top_k = into->model->config.num_experts_per_tok, at = (into->moe_layers++ * into->tokens + into->offset) * top_k;
+    (void)layer;
+    (void)scores;
+    memcpy(into->ids + at, ids, tokens * top_k * sizeof *ids);
+    memcpy(into->weights + at, weights, tokens * top_k * sizeof *weights);
+}
+
+static void *zeros(uint64_t count, size_t bytes) {
+    void *made = calloc(count + 1, bytes);
+    assert_non_null(made);
+    return made;
+}
+
+/* Runs a sequence in steps of `step` tokens; logits [tokens][vocabulary] are the caller's. */
+static float *run(mica_engine *engine, const int64_t *ids, uint64_t tokens, uint64_t step, seen *into) {
+    const mica_config *config = &mica_engine_model(engine)->config;
+    float *logits = zeros(tokens * config->vocab_size, sizeof *logits);
+    mica_error error;
+    mica_observer observer = {.context = into, .hidden = see_hidden, .routing = see_routing};
+    if (into) {
+        *into = (seen){.model = mica_engine_model(engine), .tokens = tokens};
+        into->hidden = zeros((config->num_hidden_layers + 1) * tokens * config->hidden_size, sizeof(float));
+        into->ids = zeros(config->num_hidden_layers * tokens * config->num_experts_per_tok, sizeof(int32_t));
+        into->weights = zeros(config->num_hidden_layers * tokens * config->num_experts_per_tok, sizeof(float));
+        mica_engine_observe(engine, &observer);
+    }
+    mica_engine_rewind(engine, 0);
+    for (uint64_t done = 0; done < tokens; done += step) {
+        uint64_t count = tokens - done < step ? tokens - done : step;
+        if (into)
+            into->offset = done;
+        if (mica_engine_step(engine, ids + done, count, &error) != MICA_OK)
+            fail_msg("%s", error.message);
+        assert_int_equal(mica_engine_logits(engine, 0, count, logits + done * config->vocab_size, &error), MICA_OK);
+    }
+    mica_engine_observe(engine, NULL);
+    assert_int_equal(mica_engine_position(engine), tokens);
+    return logits;
+}
+
+static void release_seen(seen *into) {
+    free(into->hidden);
+    free(into->ids);
+    free(into->weights);
+}
+
+static mica_engine *open_engine(const mica_model *model, const mica_engine_options *options) {
+    mica_engine *engine = NULL;
+    mica_error error;
+    if (mica_engine_open(model, options, &engine, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    return engine;
+}
+
+static double compare(const char *name, const char *what, const float *got, const float *expected, uint64_t count, double tolerance) {
+    double worst = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        double difference = fabs((double)got[i] - (double)expected[i]);
+        if (!(difference <= tolerance))
+            fail_msg("%s: %s [%lu]: expected %.9g, got %.9g", name, what, i, (double)expected[i], (double)got[i]);
+        worst = fmax(worst, difference);
+    }
+    return worst;
+}
+
+/* KL(expected || got) of a row, in nats; and whether the argmax agrees, or the margin is too small to say. */
+static double divergence(const float *expected, const float *got, uint64_t width, bool *agrees) {
+    double top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, kl = 0, second = -INFINITY;
+    uint64_t best[2] = {0, 0};
+    const float *rows[2] = {expected, got};
+    for (int r = 0; r < 2; r++) {
+        for (uint64_t i = 0; i < width; i++)
+            if ((double)rows[r][i] > top[r]) {
+                top[r] = (double)rows[r][i];
+                best[r] = i;
+            }
+        for (uint64_t i = 0; i < width; i++)
+            sum[r] += exp((double)rows[r][i] - top[r]);
+    }
+    for (uint64_t i = 0; i < width; i++) {
+        double p = (double)expected[i] - top[0] - log(sum[0]), q = (double)got[i] - top[1] - log(sum[1]);
+        kl += exp(p) * (p - q);
+        if (i != best[0])
+            second = fmax(second, (double)expected[i]);
+    }
+    *agrees = best[0] == best[1] || top[0] - second < 0.05;
+    return kl;
+}
+
+typedef struct sequence {
+    const json_t *golden;
+    int64_t *ids;
+    uint64_t tokens;
+    float *logits, *hidden;
+    int32_t *router_ids;
+    float *router_weights;
+} sequence;
+
+static sequence load_sequence(const mica_model *model, const char *directory, const json_t *golden) {
+    const mica_config *config = &model->config;
+    sequence loaded = {.golden = golden};
+    loaded.tokens = golden_ids(golden, &loaded.ids);
+    loaded.logits = golden_raw(directory, json_object_get(golden, "logits"), loaded.tokens * config->vocab_size);
+    if (json_object_get(golden, "hidden"))
+        loaded.hidden = golden_raw(directory, json_object_get(golden, "hidden"),
+                                   (config->num_hidden_layers + 1) * loaded.tokens * config->hidden_size);
+    if (config->n_routed_experts) {
+        const json_t *router = json_object_get(golden, "router");
+        uint64_t count = (config->num_hidden_layers - config->first_k_dense_replace) * loaded.tokens * config->num_experts_per_tok;
+        loaded.router_ids = golden_raw(directory, json_object_get(router ? router : golden, router ? "ids" : "router_ids"), count);
+        loaded.router_weights = golden_raw(directory, json_object_get(router ? router : golden, router ? "weights" : "router_weights"), count);
+    }
+    return loaded;
+}
+
+static void release_sequence(sequence *loaded) {
+    free(loaded->ids);
+    mica_free(loaded->logits);
+    mica_free(loaded->hidden);
+    mica_free(loaded->router_ids);
+    mica_free(loaded->router_weights);
+}
+
+static void judge_exact(const char *name, mica_engine *engine, const sequence *truth, uint64_t step) {
+    const mica_config *config = &mica_engine_model(engine)->config;
+    seen got;
+    float *logits = run(engine, truth->ids, truth->tokens, step, &got);
+    double worst = compare(name, "logits", logits, truth->logits, truth->tokens * config->vocab_size, 2e-5), hidden = 0;
+    if (truth->hidden)
+        hidden = compare(name, "hidden", got.hidden, truth->hidden, (config->num_hidden_layers + 1) * truth->tokens * config->hidden_size, 2e-5);
+    uint64_t choices = got.moe_layers * truth->tokens * config->num_experts_per_tok;
+    if (choices) {
+        assert_memory_equal(got.ids, truth->router_ids, choices * sizeof *got.ids);
+        compare(name, "router weights", got.weights, truth->router_weights, choices, 1e-5);
+    }
+    print_message("%s, steps of %lu: logits within %.1e, hidden states within %.1e\n", name, step, worst, hidden);
+    free(logits);
+    release_seen(&got);
+}
+
+static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, uint64_t step) {
+    uint64_t width = mica_engine_model(engine)->config.vocab_size;
+    float *logits = run(engine, truth->ids, truth->tokens, step, NULL);
+    double mean = 0;
+    for (uint64_t t = 0; t < truth->tokens; t++) {
+        bool agrees;
+        mean += divergence(truth->logits + t * width, logits + t * width, width, &agrees) / (double)truth->tokens;
+        if (!agrees)
+            fail_msg("%s: token %lu: another argmax", name, t);
+    }
+    print_message("%s, steps of %lu, fast: KL %.1e\n", name, step, mean);
+    assert_true(mean <= 1e-3);
+    free(logits);
+}
+
+static void judge(const char *name, const char *directory, const char *raw, const json_t *sequences) {
+    static const uint64_t steps[] = {1, 7, 512};
+    mica_model *model;
+    mica_error error;
+    assert_int_equal(mica_model_open(directory, NULL, &model, &error), MICA_OK);
+    for (int fast = 0; fast < 2; fast++) {
+        const mica_engine_options options = {.precision = fast ? MICA_PRECISION_FAST : MICA_PRECISION_EXACT, .threads = 2};
+        mica_engine *engine = open_engine(model, &options);
+        const char *key;
+        json_t *golden;
+        json_object_foreach((json_t *)sequences, key, golden) {
+            sequence truth = load_sequence(model, raw, golden);
+            for (size_t i = 0; i < 3; i++)
+                (fast ? judge_fast : judge_exact)(name, engine, &truth, steps[i]);
+            release_sequence(&truth);
+        }
+        mica_engine_close(engine);
+    }
+    mica_model_close(model);
+}
+
+static json_t *open_fixture(const char *kind, char directory[512]) {
+    char path[600];
+    snprintf(directory, 512, "%s/%s", FIXTURES, kind);
+    snprintf(path, sizeof path, "%s/golden.json", directory);
+    return golden_open(path);
+}
+
+static void test_fixtures(void **state) {
+    (void)state;
+    if (!mica_path_is_directory(FIXTURES))
+        skip();
+    for (size_t i = 0; i < FIXTURE_KINDS; i++) {
+        char directory[512];
+        json_t *golden = open_fixture(fixture_kinds[i], directory);
+        judge(fixture_kinds[i], directory, directory, json_object_get(golden, "sequences"));
+        json_decref(golden);
+    }
+}
+
+static void test_tiny_k2(void **state) {
+    (void)state;
+    json_t *golden = golden_open(TINY_K2 "/golden/golden.json");
+    judge("tiny-k2", TINY_K2, TINY_K2 "/golden", json_object_get(golden, "sequences"));
+    json_decref(golden);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures), cmocka_unit_test(test_tiny_k2)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
