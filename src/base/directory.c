@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -99,6 +100,24 @@ mica_status mica_directory_create(const char *path, mica_error *error) {
     if (failure == EEXIST && mica_path_is_directory(path))
         return MICA_OK;
     return mica_fail_errno(error, failure, "%s: cannot create the directory", path);
+}
+
+mica_status mica_directory_lock(const char *path, const char *busy, int *lock, mica_error *error) {
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
+    *lock = fd;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return MICA_OK;
+    const bool taken = errno == EWOULDBLOCK;
+    close(fd);
+    *lock = -1;
+    return taken ? mica_fail(error, MICA_CONFLICT, "%s: %s", path, busy) : MICA_OK;
+}
+
+void mica_directory_unlock(int lock) {
+    if (lock >= 0)
+        close(lock);
 }
 
 typedef struct name_list {

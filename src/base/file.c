@@ -18,6 +18,7 @@
 struct mica_file {
     int fd;
     int direct_fd; /* the same file with O_DIRECT, or -1 */
+    bool direct_writes; /* direct_fd can be written to */
     uint64_t bytes;
     char path[];
 };
@@ -62,8 +63,8 @@ static int open_retrying(const char *path, int flags) {
 }
 
 /* A second descriptor, which bypasses the page cache. Any failure means: none. */
-static int open_direct(const char *path, const struct stat *opened) {
-    int fd = open_retrying(path, O_RDONLY | O_DIRECT);
+static int open_direct(const char *path, int flags, const struct stat *opened) {
+    int fd = open_retrying(path, flags | O_DIRECT);
     struct stat status;
     if (fd >= 0 && (io->fstat(fd, &status) != 0 || status.st_dev != opened->st_dev || status.st_ino != opened->st_ino)) {
         io->close(fd); /* the name means another file by now */
@@ -79,6 +80,7 @@ static mica_status open_regular(const char *path, int flags, bool direct, mica_f
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     memcpy(opened->path, path, path_bytes);
     opened->direct_fd = -1;
+    opened->direct_writes = false;
     opened->fd = open_retrying(path, flags);
     if (opened->fd < 0) {
         int failure = errno;
@@ -100,7 +102,7 @@ static mica_status open_regular(const char *path, int flags, bool direct, mica_f
     }
     opened->bytes = (uint64_t)status.st_size;
     if (direct)
-        opened->direct_fd = open_direct(path, &status);
+        opened->direct_fd = open_direct(path, O_RDONLY, &status);
     *file = opened;
     return MICA_OK;
 }
@@ -115,6 +117,19 @@ mica_status mica_file_create(const char *path, mica_file **file, mica_error *err
 
 mica_status mica_file_open_update(const char *path, mica_file **file, mica_error *error) {
     return open_regular(path, O_RDWR, false, file, error);
+}
+
+void mica_file_write_directly(mica_file *file) {
+    struct stat status;
+    if (file->direct_writes || io->fstat(file->fd, &status) != 0)
+        return;
+    const int fd = open_direct(file->path, O_RDWR, &status);
+    if (fd < 0)
+        return;
+    if (file->direct_fd >= 0)
+        io->close(file->direct_fd);
+    file->direct_fd = fd;
+    file->direct_writes = true;
 }
 
 const char *mica_file_path(const mica_file *file) {
@@ -200,12 +215,22 @@ mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64
     return status;
 }
 
+static bool is_aligned(uint64_t bits) {
+    return (bits & (WINDOW_BYTES - 1)) == 0;
+}
+
 mica_status mica_file_write(mica_file *file, uint64_t offset, const void *buffer, uint64_t bytes, mica_error *error) {
     mica_status status = check_range(file, "write", offset, bytes, error);
     uint64_t done = 0;
     while (status == MICA_OK && done < bytes) {
         uint64_t part = bytes - done < CALL_BYTES_MAX ? bytes - done : CALL_BYTES_MAX;
-        ssize_t put = io->pwrite(file->fd, (const uint8_t *)buffer + done, (size_t)part, (off_t)(offset + done));
+        const uint8_t *from = (const uint8_t *)buffer + done;
+        const bool direct = file->direct_writes && is_aligned((uintptr_t)from | (offset + done) | part);
+        ssize_t put = io->pwrite(direct ? file->direct_fd : file->fd, from, (size_t)part, (off_t)(offset + done));
+        if (put < 0 && direct && errno == EINVAL) { /* a file system that refuses late */
+            file->direct_writes = false;
+            continue;
+        }
         if (put > 0) {
             done += (uint64_t)put;
         } else if (put == 0) {

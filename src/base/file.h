@@ -36,6 +36,10 @@ mica_status mica_file_open(const char *path, bool direct, mica_file **file, mica
 mica_status mica_file_create(const char *path, mica_file **file, mica_error *error) MICA_CHECKED;
 mica_status mica_file_open_update(const char *path, mica_file **file, mica_error *error) MICA_CHECKED;
 
+/* From now on a write whose buffer, offset and length are multiples of 4096 bypasses the page cache, where the file system lets it; any
+ * other, and everywhere else, is buffered, silently: the bytes are the same. mica_file_sync is needed either way. */
+void mica_file_write_directly(mica_file *file);
+
 const char *mica_file_path(const mica_file *file);
 uint64_t mica_file_bytes(const mica_file *file); /* size when opened, or as extended by writes */
 
@@ -61,6 +65,10 @@ mica_status mica_file_remove(const char *path, mica_error *error);              
 
 mica_status mica_directory_create(const char *path, mica_error *error) MICA_CHECKED; /* existing is fine; parents are not made */
 mica_status mica_directory_sync(const char *path, mica_error *error) MICA_CHECKED; /* makes new and removed names durable */
+/* One process at a time works in a directory: flock, which a killed process gives back. *lock is for mica_directory_unlock; -1 where the file
+ * system has no locks. CONFLICT when another has it: "PATH: " and `busy`. */
+mica_status mica_directory_lock(const char *path, const char *busy, int *lock, mica_error *error) MICA_CHECKED;
+void mica_directory_unlock(int lock); /* -1 is fine */
 bool mica_path_exists(const char *path);
 bool mica_path_is_directory(const char *path);
 char *mica_path_link_target(const char *path); /* what a symbolic link says (mica_free); NULL when it is none */

@@ -146,6 +146,28 @@ size_t mica_utf8_unfinished(const char *text, uint64_t length) {
     return 0;
 }
 
+/* A mismatch goes back to the last star, which takes one byte more: never further, since an earlier one would gain nothing. */
+bool mica_glob_matches(const char *pattern, const char *text) {
+    const char *star = NULL, *from = NULL;
+    while (*text) {
+        if (*pattern == '*') {
+            star = ++pattern;
+            from = text;
+        } else if (*pattern == *text || *pattern == '?') {
+            pattern++;
+            text++;
+        } else if (star) {
+            pattern = star;
+            text = ++from;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*')
+        pattern++;
+    return *pattern == '\0';
+}
+
 char *mica_path_join(const char *directory, const char *name) {
     size_t length = strlen(directory);
     mica_text path = MICA_TEXT_INIT;

@@ -34,6 +34,9 @@ uint64_t mica_utf8_prefix(const char *text, uint64_t length);
 /* How many bytes (0..3) at the end of `text` begin a character that further bytes could complete. */
 size_t mica_utf8_unfinished(const char *text, uint64_t length);
 
+/* Does the pattern, in which * stands for any text and ? for any one byte, match the whole of `text`? */
+bool mica_glob_matches(const char *pattern, const char *text);
+
 /* "directory/name" in fresh memory (mica_free), NULL when out of memory. */
 char *mica_path_join(const char *directory, const char *name);
 

@@ -15,6 +15,9 @@ typedef struct mica_option_values {
     uint32_t features, threads, spectra, full_spectrum; /* the last two: MICA_SPECTRA_* */
     uint64_t memory_bytes;
     const char *output, *layers, *hashes, *ids, *file;
+    bool link; /* of a store */
+    uint64_t pack_bytes;
+    const char *as, *include, *exclude, *match;
     const char *operand; /* the path the verb works on */
     const char *second;  /* what stands behind it; NULL when it was left out */
 } mica_option_values;

@@ -16,6 +16,7 @@ typedef struct mica_verb {
 extern const mica_verb *const mica_verbs[]; /* ended by NULL */
 
 extern const mica_verb mica_verb_inspect, mica_verb_index, mica_verb_stats, mica_verb_tokenize, mica_verb_verify;
+extern const mica_verb mica_verb_import, mica_verb_ls;
 
 /* Options that several verbs have. */
 #define FIELD(name) offsetof(mica_option_values, name)

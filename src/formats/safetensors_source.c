@@ -199,8 +199,50 @@ static mica_status load_file(const mica_tensor_source *source, const char *name,
     return status;
 }
 
-static const mica_source_kind directory_kind = {"safetensors directory", true, has_file, load_file, NULL};
-static const mica_source_kind bare_kind = {"safetensors file", false, NULL, NULL, NULL};
+static bool ends_with(const char *name, const char *suffix) {
+    const size_t length = strlen(name), tail = strlen(suffix);
+    return length >= tail && strcmp(name + length - tail, suffix) == 0;
+}
+
+/* What goes with the tensors: no weights in any format, no index of them, no hidden file, no record of ours. */
+static bool is_companion(const char *name) {
+    static const char *const weights[] = {SUFFIX, ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
+                                          ".h5", ".msgpack", ".onnx", ".partial"};
+    for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
+        if (ends_with(name, weights[i]))
+            return false;
+    return name[0] != '.' && strcmp(name, "mica.sha256") != 0;
+}
+
+static mica_status list_files(const mica_tensor_source *source, char ***names, uint64_t *count, mica_error *error) {
+    char **list = NULL;
+    uint64_t listed = 0, kept = 0;
+    mica_status status = mica_directory_list(source->directory, &list, &listed, error);
+    for (uint64_t i = 0; status == MICA_OK && i < listed; i++) {
+        char *path = mica_path_join(source->directory, list[i]);
+        struct stat found;
+        if (!path)
+            status = out_of_memory(source, error);
+        else if (is_companion(list[i]) && stat(path, &found) == 0 && S_ISREG(found.st_mode)) {
+            char *name = list[kept];
+            list[kept++] = list[i];
+            list[i] = name;
+        }
+        mica_free(path);
+    }
+    if (status != MICA_OK) {
+        mica_directory_names_free(list, listed);
+        return status;
+    }
+    for (uint64_t i = kept; i < listed; i++)
+        mica_free(list[i]);
+    *names = list;
+    *count = kept;
+    return MICA_OK;
+}
+
+static const mica_source_kind directory_kind = {"safetensors directory", true, has_file, load_file, list_files, NULL};
+static const mica_source_kind bare_kind = {"safetensors file", false, NULL, NULL, NULL, NULL};
 
 mica_status mica_safetensors_source_open(mica_tensor_source *source, mica_error *error) {
     bool directory = mica_path_is_directory(source->path);

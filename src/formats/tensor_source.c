@@ -24,13 +24,19 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", path);
     }
     bool gguf = ends_with(path, ".gguf") && !mica_path_is_directory(path);
-    mica_status status = gguf ? mica_gguf_source_open(opened, error) : mica_safetensors_source_open(opened, error);
+    mica_status status = mica_store_is_named(path) ? mica_store_source_open(opened, error)
+                         : gguf                    ? mica_gguf_source_open(opened, error)
+                                                   : mica_safetensors_source_open(opened, error);
     if (status != MICA_OK) {
         mica_tensor_source_close(opened);
         return status;
     }
     *source = opened;
     return MICA_OK;
+}
+
+bool mica_tensor_source_is_model(const char *path) {
+    return mica_path_is_directory(path) || mica_store_is_named(path);
 }
 
 void mica_tensor_source_close(mica_tensor_source *source) {
@@ -56,6 +62,25 @@ const mica_tensor *mica_tensor_source_find(const mica_tensor_source *source, con
     return source->tensor_count ? bsearch(&key, source->tensors, source->tensor_count, sizeof key, mica_tensor_compare) : NULL;
 }
 
+mica_status mica_tensor_source_digest(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
+    mica_text text = MICA_TEXT_INIT;
+    for (uint64_t i = 0; i < source->tensor_count; i++) {
+        const mica_tensor *tensor = &source->tensors[i];
+        mica_text_printf(&text, "%s %s", tensor->name, mica_dtype_name(tensor->dtype));
+        for (uint32_t d = 0; d < tensor->rank; d++)
+            mica_text_printf(&text, " %llu", (unsigned long long)tensor->shape[d]);
+        mica_text_puts(&text, "\n");
+    }
+    uint8_t digest[MICA_SHA256_BYTES];
+    const mica_status status = mica_text_failed(&text) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the names of %llu tensors",
+                                                                   (unsigned long long)source->tensor_count)
+                                                       : mica_sha256_of(text.bytes ? text.bytes : "", text.length, digest, error);
+    mica_text_release(&text);
+    if (status == MICA_OK)
+        mica_sha256_hex(digest, hex);
+    return status;
+}
+
 bool mica_tensor_source_has_file(const mica_tensor_source *source, const char *name) {
     return source->kind->has_files && source->kind->has_file(source, name);
 }
@@ -65,6 +90,12 @@ mica_status mica_tensor_source_load(const mica_tensor_source *source, const char
     if (!source->kind->has_files)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint with %s, got a %s", source->path, name, source->kind->name);
     return source->kind->load_file(source, name, limit, bytes, length, error);
+}
+
+mica_status mica_tensor_source_list_files(const mica_tensor_source *source, char ***names, uint64_t *count, mica_error *error) {
+    *names = NULL;
+    *count = 0;
+    return source->kind->has_files ? source->kind->list_files(source, names, count, error) : MICA_OK;
 }
 
 char *mica_tensor_source_file_path(const mica_tensor_source *source, const char *name) {

@@ -117,7 +117,10 @@ mica_status mica_index(const char *checkpoint, const char *directory, const mica
     mica_status status = mica_model_open(checkpoint, &(mica_model_options){.strict = false}, &model, error);
     if (status != MICA_OK)
         return status;
-    status = mica_index_plan_make(model, options, &plan, error);
+    if (options->hash_source && mica_store_is_named(checkpoint))
+        status = mica_fail(error, MICA_USAGE, "--hash-source: expected a checkpoint's own files, got a model of a store, which has recorded hashes");
+    if (status == MICA_OK)
+        status = mica_index_plan_make(model, options, &plan, error);
     if (status == MICA_OK) {
         status = run_plan(directory, options, &plan, text, json, error);
         mica_index_plan_release(&plan);

@@ -7,7 +7,6 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "formats/gguf.h"
 #include "operations/index.h"
 
 
@@ -31,50 +30,7 @@ void mica_index_write_options(mica_json_writer *writer, const mica_index_plan *p
     mica_json_close_object(writer);
 }
 
-/* SHA-256 over one line per tensor, by name: "name DTYPE d0 d1 …\n". */
-static mica_status hash_tensor_list(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
-    mica_text text = MICA_TEXT_INIT;
-    for (uint64_t i = 0; i < source->tensor_count; i++) {
-        const mica_tensor *tensor = &source->tensors[i];
-        mica_text_printf(&text, "%s %s", tensor->name, mica_dtype_name(tensor->dtype));
-        for (uint32_t d = 0; d < tensor->rank; d++)
-            mica_text_printf(&text, " %llu", (unsigned long long)tensor->shape[d]);
-        mica_text_puts(&text, "\n");
-    }
-    uint8_t digest[MICA_SHA256_BYTES];
-    const mica_status status = mica_text_failed(&text) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the names of %llu tensors",
-                                                                   (unsigned long long)source->tensor_count)
-                                                       : mica_sha256_of(text.bytes ? text.bytes : "", text.length, digest, error);
-    mica_text_release(&text);
-    if (status == MICA_OK)
-        mica_sha256_hex(digest, hex);
-    return status;
-}
-
-/* A GGUF's configuration is its metadata, but for the keys that say how it is cut into files. */
-static mica_status hash_metadata(const mica_gguf *gguf, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
-    mica_sha256 hash;
-    uint8_t digest[MICA_SHA256_BYTES];
-    mica_status status = mica_sha256_init(&hash, error);
-    if (status != MICA_OK)
-        return status;
-    for (uint64_t i = 0; i < gguf->entry_count; i++) {
-        const mica_gguf_entry *entry = &gguf->entries[i];
-        if (strncmp(entry->key, "split.", 6) == 0)
-            continue;
-        const uint8_t kind[2] = {(uint8_t)entry->type, entry->is_array};
-        mica_sha256_update(&hash, entry->key, strlen(entry->key) + 1);
-        mica_sha256_update(&hash, kind, sizeof kind);
-        mica_sha256_update(&hash, entry->bytes, entry->length);
-    }
-    mica_sha256_final(&hash, digest);
-    mica_sha256_hex(digest, hex);
-    return MICA_OK;
-}
-
 static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
-    if (mica_gguf_of_source(source))
-        return hash_metadata(mica_gguf_of_source(source), hex, error);
     char *bytes = NULL;
     uint64_t length;
     uint8_t digest[MICA_SHA256_BYTES];
@@ -91,7 +47,7 @@ mica_status mica_index_write_source(mica_json_writer *writer, const mica_index_p
     char config[MICA_SHA256_HEX_BYTES] = "", tensors[MICA_SHA256_HEX_BYTES] = "";
     mica_status status = hash_config(plan->model->source, config, error);
     if (status == MICA_OK)
-        status = hash_tensor_list(plan->model->source, tensors, error);
+        status = mica_tensor_source_digest(plan->model->source, tensors, error);
     mica_json_open_object(writer, "source");
     mica_json_string(writer, "config_sha256", config);
     mica_json_u64(writer, "tensor_count", plan->model->source->tensor_count);

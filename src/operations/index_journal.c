@@ -1,11 +1,7 @@
 /* operations/index_journal.c: the directory while it is being filled: the lock, journal.mica, the .bin files, and going on after a kill.
  * Invariants: 1. journal.mica stands before any other file is made or removed; 2. a unit's record reaches the journal only after its
  * values were synced; 3. no file is removed that a vindex does not have. Judged by test_index_resume.c, tests/faults/kill_resume.sh. */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -22,16 +18,7 @@ static mica_status no_memory(mica_error *error) {
 
 /* One run at a time in a directory; a killed one leaves no lock. */
 static mica_status lock_directory(mica_index_run *run, mica_error *error) {
-    if (run->lock >= 0)
-        return MICA_OK;
-    run->lock = open(run->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->lock < 0)
-        return mica_fail_errno(error, errno, "%s: cannot open the directory", run->directory);
-    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0)
-        return MICA_OK;
-    if (errno == EWOULDBLOCK)
-        return mica_fail(error, MICA_CONFLICT, "%s: another index is being written there", run->directory);
-    return MICA_OK; /* a file system without locks */
+    return run->lock >= 0 ? MICA_OK : mica_directory_lock(run->directory, "another index is being written there", &run->lock, error);
 }
 
 void mica_index_close(mica_index_run *run) {
@@ -43,8 +30,7 @@ void mica_index_close(mica_index_run *run) {
         }
     mica_journal_close(run->journal);
     run->journal = NULL;
-    if (run->lock >= 0)
-        close(run->lock);
+    mica_directory_unlock(run->lock);
     run->lock = -1;
 }
 

@@ -176,8 +176,47 @@ static void directories(void **state) {
     assert_non_null(strstr(error.message, "absent"));
 }
 
+/* Aligned or not, past the page cache or through it: the same bytes. */
+static void test_direct_writes(void **state) {
+    (void)state;
+    uint8_t *bytes = mica_alloc_aligned(3 * 4096), back[3 * 4096 + 5];
+    mica_file *file = NULL;
+    for (int i = 0; i < 3 * 4096; i++)
+        bytes[i] = (uint8_t)(i * 7);
+    assert_int_equal(mica_file_create(scratch("direct"), &file, &error), MICA_OK);
+    mica_file_write_directly(file);
+    assert_int_equal(mica_file_write(file, 0, bytes, 2 * 4096, &error), MICA_OK);
+    assert_int_equal(mica_file_write(file, 2 * 4096, bytes + 1, 4096, &error), MICA_OK); /* the buffer is off the grid */
+    assert_int_equal(mica_file_write(file, 3 * 4096, bytes, 5, &error), MICA_OK);
+    assert_int_equal(mica_file_write(file, 4096, bytes, 4096, &error), MICA_OK);
+    assert_int_equal(mica_file_bytes(file), 3 * 4096 + 5);
+    assert_int_equal(mica_file_sync(file, &error), MICA_OK);
+    assert_int_equal(mica_file_read(file, 0, back, sizeof back, &error), MICA_OK);
+    assert_memory_equal(back, bytes, 4096);
+    assert_memory_equal(back + 4096, bytes, 4096);
+    assert_memory_equal(back + 2 * 4096, bytes + 1, 4096);
+    assert_memory_equal(back + 3 * 4096, bytes, 5);
+    assert_int_equal(mica_file_close(file, &error), MICA_OK);
+    mica_free_aligned(bytes);
+}
+
+static void test_lock(void **state) {
+    (void)state;
+    int lock = -1, second = -1;
+    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &lock, &error), MICA_OK);
+    assert_true(lock >= 0);
+    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &second, &error), MICA_CONFLICT);
+    assert_non_null(strstr(error.message, ": busy"));
+    mica_directory_unlock(lock);
+    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &second, &error), MICA_OK);
+    mica_directory_unlock(second);
+    mica_directory_unlock(-1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_direct_writes),
+        cmocka_unit_test(test_lock),
         cmocka_unit_test(writes_and_reads_back),         cmocka_unit_test(what_is_not_there_is_said),
         cmocka_unit_test(only_regular_files_open),       cmocka_unit_test(windows_hold_the_wanted_bytes),
         cmocka_unit_test(replacement_is_whole),          cmocka_unit_test(directories),

@@ -117,8 +117,22 @@ static void utf8_prefixes(void **state) {
     }
 }
 
+static void test_glob(void **state) {
+    (void)state;
+    static const struct {
+        const char *pattern, *text;
+        bool matches;
+    } rows[] = {{"", "", true},         {"", "a", false},          {"*", "", true},           {"*", "abc", true},
+                {"a*c", "abbc", true},  {"a*c", "abcd", false},    {"*.1.*", "a.1.b", true},  {"*.1.*", "a.11.b", false},
+                {"a?c", "abc", true},   {"a?c", "ac", false},      {"**a**", "bab", true},    {"a*b*c", "a-b-b-c", true},
+                {"a*b*c", "a-c", false}, {"*aab", "aaaaaab", true}, {"a[b]", "a[b]", true},    {"?", "", false}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        assert_int_equal(mica_glob_matches(rows[i].pattern, rows[i].text), rows[i].matches);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_glob),
         cmocka_unit_test(it_grows_and_stays_terminated),     cmocka_unit_test(lengths_around_the_capacity),
         cmocka_unit_test(a_failure_is_told_once_at_the_end), cmocka_unit_test(paths),
         cmocka_unit_test(utf8),                              cmocka_unit_test(utf8_prefixes),

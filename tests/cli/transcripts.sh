@@ -17,7 +17,7 @@ mkdir "$scratch/bin"
 ln -s "$program" "$scratch/bin/mica"
 cat >"$scratch/bin/mask" <<'END'
 #!/bin/sh
-exec sed -E 's/ *[0-9.]+e-[0-9]+/ …/g; s/\b[0-9.]+ (s|MB at most|hours)\b/… \1/g; s/\b[0-9.]+%/…%/g; s/\b[0-9]+ bytes/… bytes/g; s/[0-9a-f]{16}…/#/g'
+exec sed -E 's/ *[0-9.]+e-[0-9]+/ …/g; s/\b[0-9.]+ (s|MB at most|MiB at most|hours)\b/… \1/g; s/\b[0-9.]+%/…%/g; s/\b[0-9]+ bytes/… bytes/g; s/[0-9a-f]{16}…/#/g'
 END
 chmod +x "$scratch/bin/mask"
 PATH=$scratch/bin:$PATH
