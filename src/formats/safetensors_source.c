@@ -211,7 +211,7 @@ static bool is_companion(const char *name) {
     for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++)
         if (ends_with(name, weights[i]))
             return false;
-    return name[0] != '.' && strcmp(name, "mica.sha256") != 0;
+    return name[0] != '.' && strcmp(name, "mica.sha256") != 0 && strcmp(name, "journal.mica") != 0;
 }
 
 static mica_status list_files(const mica_tensor_source *source, char ***names, uint64_t *count, mica_error *error) {

@@ -11,7 +11,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "operations/import.h"
-#include "operations/index.h"
+#include "operations/source_identity.h"
 
 #define FILE_BYTES_MAX ((uint64_t)256 << 20) /* of a file kept verbatim */
 #define NAME_BYTES_MAX 255
@@ -63,22 +63,6 @@ static mica_status open_source(mica_import_run *run, mica_error *error) {
     return mica_tensor_source_open(run->checkpoint, &run->source, error);
 }
 
-static void write_shards(mica_json_writer *writer, const mica_tensor_source *source) {
-    mica_json_open_array(writer, "files");
-    for (uint32_t i = 0; i < source->shard_count; i++) {
-        struct stat status;
-        char modified[48] = "unknown";
-        if (stat(mica_file_path(source->shards[i].file), &status) == 0)
-            snprintf(modified, sizeof modified, "%lld.%09ld", (long long)status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
-        mica_json_open_object(writer, NULL);
-        mica_json_string(writer, "name", source->shards[i].name);
-        mica_json_u64(writer, "bytes", mica_file_bytes(source->shards[i].file));
-        mica_json_string(writer, "modified", modified);
-        mica_json_close_object(writer);
-    }
-    mica_json_close_array(writer);
-}
-
 /* SHA-256 over what becomes of each tensor: "name target alias" lines. */
 static mica_status digest_map(const mica_import_run *run, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
     mica_text text = MICA_TEXT_INIT;
@@ -106,7 +90,7 @@ static mica_status describe_job(mica_import_run *run, mica_error *error) {
     mica_json_u64(&writer, "tensor_count", run->plan.item_count);
     mica_json_string(&writer, "tensor_list_sha256", tensors);
     mica_json_string(&writer, "mapping_sha256", map);
-    write_shards(&writer, run->source);
+    mica_source_write_shards(&writer, run->source);
     mica_json_close_object(&writer);
     run->job = mica_json_finish(&writer, NULL);
     return status == MICA_OK && !run->job ? no_memory(run, error) : status;
@@ -122,7 +106,7 @@ static mica_status compare_job(const mica_import_run *run, const mica_stored_mod
     if (status == MICA_OK)
         status = mica_json_parse(where, run->job, strlen(run->job), &today, error);
     if (status == MICA_OK)
-        status = mica_index_identity_compare(where, recorded, today, error);
+        status = mica_identity_compare(where, recorded, today, true, error);
     json_decref(recorded);
     json_decref(today);
     return status;

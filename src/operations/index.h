@@ -100,9 +100,6 @@ mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_ind
 /* The identity of a job, as one JSON object: {"options", "source", "arithmetic", "shards"}. The first two are in moe_config.json too. */
 mica_status mica_index_identity(const mica_index_plan *plan, char **json, uint64_t *length, mica_error *error) MICA_CHECKED;
 void mica_index_write_options(mica_json_writer *writer, const mica_index_plan *plan);
-mica_status mica_index_write_source(mica_json_writer *writer, const mica_index_plan *plan, mica_error *error) MICA_CHECKED;
-/* CONFLICT naming the first key whose value differs, what `where` has and what today has. "shards" is not compared here. */
-mica_status mica_index_identity_compare(const char *where, const json_t *recorded, const json_t *today, mica_error *error) MICA_CHECKED;
 
 /* SHA-256 of a file's first `bytes` bytes; without a context the file has to be read for it. */
 typedef struct mica_running_hash {

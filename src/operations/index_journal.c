@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "operations/index.h"
+#include "operations/source_identity.h"
 #include "operations/stream.h"
 
 #define RECORD_UNIT 1u
@@ -214,7 +215,7 @@ static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payl
     const mica_status status = mica_json_parse(context->path, (const char *)payload, bytes, &context->recorded, error);
     if (status != MICA_OK)
         return status;
-    return mica_index_identity_compare(context->path, context->recorded, context->today, error);
+    return mica_identity_compare(context->path, context->recorded, context->today, false, error);
 }
 
 static mica_status check_tensor(const replay *context, const mica_tensor *tensor, const uint8_t recorded[MICA_SHA256_BYTES],
@@ -341,7 +342,7 @@ mica_status mica_index_check_finished(mica_index_run *run, mica_error *error) {
     }
     if (status == MICA_OK) {
         json_object_del(today, "arithmetic"); /* what is finished needs no more of it */
-        status = mica_index_identity_compare(path, recorded, today, error);
+        status = mica_identity_compare(path, recorded, today, false, error);
     }
     json_decref(recorded);
     json_decref(today);

@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "numerics/spectrum.h"
+#include "operations/source_identity.h"
 
 void mica_report_open(mica_json_writer *writer) {
     mica_json_open_object(writer, NULL);
@@ -271,7 +272,7 @@ mica_status mica_report_config(const mica_report *report, mica_json_writer *writ
     write_weights(report, writer);
     write_accounts(model, writer);
     mica_index_write_options(writer, report->plan);
-    const mica_status status = mica_index_write_source(writer, report->plan, error);
+    const mica_status status = mica_source_write_identity(writer, report->plan->model->source, error);
     mica_json_string(writer, "arithmetic", mica_svd_arithmetic());
     mica_json_close_object(writer);
     return status;

@@ -387,12 +387,59 @@ static void test_bad_fixtures(void **state) {
     assert_true(count >= 45);
 }
 
+/* What goes with the tensors: every plain file but weights, their index, hidden files and our own records. */
+static void test_companions(void **state) {
+    (void)state;
+    static const char *const others[] = {".hidden", "mica.sha256", "journal.mica", "pytorch_model.bin", "x.gguf", "y.safetensors.partial"};
+    static const char *const kept[] = {"README.md", "config.json", "tokenizer.json"};
+    assert_int_equal(scratch_remove(NULL), 0); /* what the tests before left */
+    assert_int_equal(mkdir(scratch_directory, 0777), 0);
+    write_checkpoint(good_index);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        scratch_write(others[i], "x", 1);
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
+        scratch_write(kept[i], "x", 1);
+    assert_int_equal(mkdir(scratch("figures"), 0777), 0);
+    mica_tensor_source *source = NULL;
+    char **names = NULL;
+    uint64_t count = 0;
+    assert_int_equal(mica_tensor_source_open(scratch_directory, &source, &error), MICA_OK);
+    assert_int_equal(mica_tensor_source_list_files(source, &names, &count, &error), MICA_OK);
+    assert_int_equal(count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_string_equal(names[i], kept[i]);
+    mica_directory_names_free(names, count);
+    /* printf 'a U8 8\nb U8 8\nc U8 8\nd U8 8\n' | sha256sum */
+    char digest[MICA_SHA256_HEX_BYTES];
+    assert_int_equal(mica_tensor_source_digest(source, digest, &error), MICA_OK);
+    assert_string_equal(digest, "93720a6a6b4675f0ad82de95fdbdf7f731870997341f9e49703393e0e0532d35");
+    mica_tensor_source_close(source);
+    for (uint64_t left = 1;; left++) {
+        mica_memory_fail_after(left);
+        mica_tensor_source *opened = NULL;
+        mica_status status = mica_tensor_source_open(scratch_directory, &opened, &error);
+        if (status == MICA_OK)
+            status = mica_tensor_source_list_files(opened, &names, &count, &error);
+        mica_memory_fail_after(0);
+        if (status == MICA_OK)
+            mica_directory_names_free(names, count);
+        mica_tensor_source_close(opened);
+        if (status == MICA_OK)
+            break;
+        assert_int_equal(status, MICA_NO_MEMORY);
+    }
+    assert_int_equal(mica_tensor_source_open(scratch("one.safetensors"), &source, &error), MICA_OK); /* a bare file has none */
+    assert_int_equal(mica_tensor_source_list_files(source, &names, &count, &error), MICA_OK);
+    assert_int_equal(count, 0);
+    mica_tensor_source_close(source);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_opens),         cmocka_unit_test(test_unlisted),      cmocka_unit_test(test_index_freedoms),
         cmocka_unit_test(test_index_refusals), cmocka_unit_test(test_shard_refusals), cmocka_unit_test(test_links),
         cmocka_unit_test(test_single_file),   cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_tiny_k2),
-        cmocka_unit_test(test_bad_fixtures), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_bad_fixtures), cmocka_unit_test(test_files),    cmocka_unit_test(test_companions),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
