@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/byte_level.h"
 #include "model/tokenizer_build.h"
 
 static mica_status out_of_memory(const char *name, mica_error *error) {
@@ -122,6 +123,9 @@ void mica_tokenizer_add_end(mica_tokenizer *tokenizer, uint32_t id) {
 }
 
 mica_status mica_tokenizer_open_files(const mica_token_files *files, mica_tokenizer **tokenizer, mica_error *error) {
+    const mica_gguf *gguf = files->source ? mica_gguf_of_source(files->source) : NULL;
+    if (gguf)
+        return mica_tokenizer_from_gguf(gguf, tokenizer, error);
     bool ranks = mica_token_file_exists(files, MICA_TOKENIZER_RANKS_FILE);
     const char *file = ranks ? MICA_TOKENIZER_RANKS_FILE : MICA_TOKENIZER_JSON_FILE;
     char *bytes = NULL, *path = mica_token_file_path(files, file);
@@ -263,13 +267,13 @@ static bool is_all_space(const mica_tokenizer *tokenizer, uint32_t id) {
     return true;
 }
 
-/* Text without special tokens. tiktoken defines what bytes mean that are not UTF-8 (CoreBPE::_encode_bytes), and so do we: the text before them
- * is split as ever; its last piece (where that begins with white space, with the tokens of white space before it) and everything from the first
- * ill-formed sequence on are one piece. */
-static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
-                                  mica_error *error) {
+/* tiktoken defines what bytes mean that are not UTF-8 (CoreBPE::_encode_bytes), and so do we: the text before them, `valid` bytes, is split as
+ * ever; its last piece (where that begins with white space, with the tokens of white space before it) and everything from the first ill-formed
+ * sequence on are one piece. */
+static mica_status encode_bytes(const mica_tokenizer *tokenizer, const char *text, uint64_t length, uint64_t valid, mica_token_list *ids,
+                                mica_error *error) {
     segment_encoder encoder = {tokenizer, ids, ids->count};
-    uint64_t first = ids->count, valid = mica_utf8_prefix(text, length);
+    uint64_t first = ids->count;
     mica_status status = mica_splitter_split(&tokenizer->splitter, text, valid, encode_piece, &encoder, error);
     if (status != MICA_OK || valid == length)
         return status;
@@ -282,6 +286,25 @@ static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *t
         start -= tokenizer->spans[ids->ids[i]].length;
     ids->count = kept;
     return mica_piece_encode(tokenizer, text + start, length - start, ids, error);
+}
+
+/* Text without special tokens. */
+static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
+                                  mica_error *error) {
+    uint64_t valid = mica_utf8_prefix(text, length);
+    mica_text composed = MICA_TEXT_INIT;
+    bool differs = false;
+    mica_status status = tokenizer->compose ? mica_compose(text, valid, &composed, &differs, error) : MICA_OK;
+    if (status == MICA_OK && differs) {
+        uint64_t composed_valid = composed.length;
+        mica_text_append(&composed, text + valid, length - valid);
+        status = mica_text_failed(&composed) ? out_of_memory(tokenizer->name, error)
+                                             : encode_bytes(tokenizer, composed.bytes, composed.length, composed_valid, ids, error);
+    } else if (status == MICA_OK) {
+        status = encode_bytes(tokenizer, text, length, valid, ids, error);
+    }
+    mica_text_release(&composed);
+    return status;
 }
 
 /* The longest special token that `text` begins with; NONE. */

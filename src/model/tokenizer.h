@@ -21,8 +21,8 @@ typedef struct mica_token_files {
 /* True where there is a tokenizer that mica_tokenizer_open_files would take up. */
 bool mica_token_files_exist(const mica_token_files *files);
 
-/* tiktoken.model or tokenizer.json, with tokenizer_config.json, chat_template.jinja, config.json and generation_config.json where they are.
- * Where config.json is, its vocab_size is the number of ids. */
+/* tiktoken.model or tokenizer.json, or the vocabulary of a GGUF file, with tokenizer_config.json, chat_template.jinja, config.json and generation_config.json where they are.
+ * Where config.json is, its vocab_size is the number of ids. A GGUF says all of that itself. */
 mica_status mica_tokenizer_open_files(const mica_token_files *files, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_open_source(const mica_tensor_source *source, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 
@@ -51,6 +51,18 @@ bool mica_tokenizer_ends(const mica_tokenizer *tokenizer, uint32_t id);
 uint32_t mica_tokenizer_special(const mica_tokenizer *tokenizer, const char *text);
 /* The text of the chat template; NULL when the files have none. */
 const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer);
+
+/* ---- what a GGUF file says of a byte-level vocabulary, for those who write one */
+
+/* GGUF's name of the way it cuts text (tokenizer.ggml.pre); NULL: GGUF has none for it. */
+const char *mica_tokenizer_pre_type(const mica_tokenizer *tokenizer);
+/* Appends an id's text as it stands in tokenizer.ggml.tokens: bytes as characters (byte_level.h), special tokens as they are. */
+void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text);
+/* The merges, the first to be tried first: an array, the caller's (mica_free). */
+typedef struct mica_token_merge {
+    uint32_t left, right, both;
+} mica_token_merge;
+mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_merge **merges, uint64_t *count, mica_error *error) MICA_CHECKED;
 
 /* A growing list of ids. Appends after an out-of-memory do nothing and `failed` stays. */
 typedef struct mica_token_list {

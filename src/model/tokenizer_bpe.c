@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/byte_level.h"
 #include "model/tokenizer_build.h"
 
 #define SHORT_BYTES 96 /* up to here the scan is faster, or as fast */
@@ -212,4 +213,33 @@ mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t
     mica_token_list_release(&parts);
     mica_free(order);
     return status;
+}
+
+static uint32_t find_token(const mica_tokenizer *tokenizer, const char *bytes, uint64_t length) {
+    uint32_t id = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+    return id != MICA_TOKEN_NONE ? id : mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+}
+
+mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left, uint64_t left_length, const char *right,
+                                     uint64_t right_length, uint32_t rank, mica_text *scratch, mica_error *error) {
+    const mica_pair_slot *slot;
+    mica_text_clear(scratch);
+    bool read = mica_byte_level_read(scratch, left, left_length);
+    size_t middle = scratch->length;
+    read = read && mica_byte_level_read(scratch, right, right_length);
+    if (mica_text_failed(scratch))
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name);
+    read = read && middle > 0 && scratch->length > middle;
+    uint32_t first = read ? find_token(tokenizer, scratch->bytes, middle) : MICA_TOKEN_NONE;
+    uint32_t second = read ? find_token(tokenizer, scratch->bytes + middle, scratch->length - middle) : MICA_TOKEN_NONE;
+    uint32_t both = read ? find_token(tokenizer, scratch->bytes, scratch->length) : MICA_TOKEN_NONE;
+    const char *expected = first == MICA_TOKEN_NONE || second == MICA_TOKEN_NONE || both == MICA_TOKEN_NONE
+                               ? "two tokens that are one token together"
+                               : "a pair that no merge before has";
+    if (both == MICA_TOKEN_NONE || first == MICA_TOKEN_NONE || second == MICA_TOKEN_NONE ||
+        !mica_pair_table_insert(&tokenizer->merges, first, second, (uint64_t)rank << 32 | both, &slot)) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: merges: number %" PRIu32 ": expected %s, got \"%.*s %.*s\"", tokenizer->name, rank, expected,
+                         (int)(left_length < 60 ? left_length : 60), left, (int)(right_length < 60 ? right_length : 60), right);
+    }
+    return MICA_OK;
 }

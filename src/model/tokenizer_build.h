@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "formats/gguf.h"
 #include "model/token_table.h"
 #include "model/tokenizer.h"
 
@@ -59,6 +60,9 @@ void mica_tokenizer_add_end(mica_tokenizer *tokenizer, uint32_t id); /* NONE is 
  * one pair ever does: what merging its own bytes leaves, where that is two parts. (Before a token comes to be inside a text, whatever merged within
  * it did so in the order of its own bytes alone, since nothing crossed its ends.) So the shortest first, each by the merges of shorter ones. */
 mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t rank_count, mica_error *error) MICA_CHECKED;
+/* One merge of a list, its two parts written in characters of byte_level.h; `merges` has room. `scratch` is the caller's, for many calls. */
+mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left, uint64_t left_length, const char *right,
+                                     uint64_t right_length, uint32_t rank, mica_text *scratch, mica_error *error) MICA_CHECKED;
 /* Appends the ids of one piece. */
 mica_status mica_piece_encode(const mica_tokenizer *tokenizer, const char *piece, uint64_t length, mica_token_list *ids,
                               mica_error *error) MICA_CHECKED;
@@ -76,13 +80,21 @@ mica_status mica_splitter_split(const mica_splitter *splitter, const char *text,
                                 mica_error *error) MICA_CHECKED;
 void mica_splitter_release(mica_splitter *splitter);
 
+/* Patterns of tokenizers that are not written out in a tokenizer.json. */
+#define MICA_PATTERN_GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define MICA_PATTERN_DIGIT "\\p{N}"
+#define MICA_PATTERN_DIGITS "\\p{N}+"
+
 /* A known set of patterns, by GGUF's name for it (tokenizer.ggml.pre); NULL when there is none. */
 typedef struct mica_split_row {
     const char *pre_type;
     const char *patterns[MICA_SPLIT_STAGES_MAX]; /* ended by NULL */
     bool whole_pieces, compose;
+    bool add_bos; /* where a GGUF does not say */
 } mica_split_row;
 const mica_split_row *mica_split_row_find(const char *pre_type);
+/* The pre_type of the row that has just these patterns, each with a NUL behind it; NULL. */
+const char *mica_split_row_match(const char *patterns, uint64_t length);
 mica_status mica_splitter_make(mica_splitter *splitter, const mica_split_row *row, mica_error *error) MICA_CHECKED;
 
 /* ---- tokenizer_config.c: what stands beside either kind of vocabulary */
@@ -118,6 +130,7 @@ char *mica_token_file_path(const mica_token_files *files, const char *name); /* 
 /* ---- the kinds */
 mica_status mica_tokenizer_from_ranks(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                       mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
+mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_from_json(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                      mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 

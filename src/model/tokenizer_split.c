@@ -19,6 +19,11 @@
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+/* The letters with case below U+1E944, as DeepSeek's first tokenizers list them. */
+#define DEEPSEEK_LETTERS                                                                                                                      \
+    "µÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"                            \
+    "ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+
 static const mica_split_row split_rows[] = {
     {"kimi-k2",
      {"[\\p{Han}]+"
@@ -26,14 +31,37 @@ static const mica_split_row split_rows[] = {
       "|[^\\r\\n\\p{L}\\p{N}]?[^" NOT_UPPER_OR_HAN "]+[^" NOT_LOWER_OR_HAN "]*" CONTRACTION "?"
       "|\\p{N}{1,3}"
       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES},
-     true,
-     false},
+     true, false, false},
+    {"deepseek-v3",
+     {"\\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+      "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+      "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"},
+     false, false, false},
+    {"deepseek-llm",
+     {"[\r\n]", "\\s?[A-Za-z" DEEPSEEK_LETTERS "]+", "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$", "[一-龥ࠀ-一가-퟿]+", MICA_PATTERN_DIGIT},
+     false, false, false},
+    {"llama-bpe", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, true, false, true},
+    {"llama3", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, true, false, true},
+    {"qwen2", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, false, true, false},
+    {"gpt-2", {MICA_PATTERN_GPT2}, false, false, false},
 };
 
 const mica_split_row *mica_split_row_find(const char *pre_type) {
     for (size_t i = 0; i < sizeof split_rows / sizeof split_rows[0]; i++) {
         if (strcmp(split_rows[i].pre_type, pre_type) == 0)
             return &split_rows[i];
+    }
+    return NULL;
+}
+
+const char *mica_split_row_match(const char *patterns, uint64_t length) {
+    for (size_t i = 0; i < sizeof split_rows / sizeof split_rows[0]; i++) {
+        uint64_t at = 0;
+        const char *const *pattern = split_rows[i].patterns;
+        for (; *pattern && at < length && strcmp(patterns + at, *pattern) == 0; pattern++)
+            at += strlen(*pattern) + 1;
+        if (!*pattern && at == length)
+            return split_rows[i].pre_type;
     }
     return NULL;
 }

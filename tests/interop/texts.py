@@ -1,6 +1,9 @@
-"""tests/interop/texts.py: texts on which tokenizers differ, if they do: many scripts, code, emoji, numbers, every kind of white space, and bytes that
+"""tests/interop/texts.py: for the scripts that compare tokenizers: the ids of ours, and texts on which tokenizers differ, if they do: many scripts, code, emoji, numbers, every kind of white space, and bytes that
 are no UTF-8. A function of the seed alone."""
+import os
 import random
+import struct
+import subprocess
 import sys
 import unicodedata
 
@@ -85,3 +88,40 @@ def break_bytes(generator, data, share):
 
 def generator(seed):
     return random.Random(seed)
+
+
+class Judge:
+    """Compares, counts, and says what differs."""
+
+    def __init__(self, program):
+        self.helper = os.path.join(os.path.dirname(os.path.abspath(program)), "tests", "tokenize_texts")
+        self.checks = self.failures = 0
+
+    def check(self, holds, what):
+        self.checks += 1
+        if not holds:
+            self.failures += 1
+            if self.failures < 20:
+                print(f"failed: {what}")
+
+    def encode(self, checkpoint, items):
+        """The ids of each (special, bytes)."""
+        stream = b"".join(struct.pack("<BQ", special, len(data)) + data for special, data in items)
+        done = subprocess.run([self.helper, checkpoint], input=stream, capture_output=True)
+        if done.returncode:
+            sys.exit(f"failed: tokenize_texts {checkpoint}: {done.stderr.decode()}")
+        at, ids = 0, []
+        for _ in items:
+            count, = struct.unpack_from("<Q", done.stdout, at)
+            ids.append(list(struct.unpack_from(f"<{count}I", done.stdout, at + 8)))
+            at += 8 + 4 * count
+        return ids
+
+    def compare(self, checkpoint, what, items, expected):
+        for (_, data), ours, theirs in zip(items, self.encode(checkpoint, items), expected):
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+            self.check(ours == theirs, f"{checkpoint}: {what}: {data[:80]!r}: id {at}: {ours[at:at + 6]}, the peer has {theirs[at:at + 6]}")
+
+    def finish(self):
+        print(f"{self.checks} comparisons, {self.failures} failed")
+        sys.exit(self.failures > 0)

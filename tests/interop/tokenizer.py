@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import texts  # noqa: E402
 
 MICA = os.path.abspath(sys.argv[1])
-HELPER = os.path.join(os.path.dirname(MICA), "tests", "tokenize_texts")
-failures = checks = 0
+judge = texts.Judge(MICA)
 
 # As Kimi's own tokenizer has it.
 KIMI_PATTERN = "|".join([
@@ -35,29 +33,6 @@ KIMI_PATTERN = "|".join([
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
-
-
-def check(holds, what):
-    global failures, checks
-    checks += 1
-    if not holds:
-        failures += 1
-        if failures < 20:
-            print(f"failed: {what}")
-
-
-def encode(checkpoint, items):
-    """The ids of each (special, bytes)."""
-    stream = b"".join(struct.pack("<BQ", special, len(data)) + data for special, data in items)
-    done = subprocess.run([HELPER, checkpoint], input=stream, capture_output=True)
-    if done.returncode:
-        sys.exit(f"failed: tokenize_texts {checkpoint}: {done.stderr.decode()}")
-    at, ids = 0, []
-    for _ in items:
-        count, = struct.unpack_from("<Q", done.stdout, at)
-        ids.append(list(struct.unpack_from(f"<{count}I", done.stdout, at + 8)))
-        at += 8 + 4 * count
-    return ids
 
 
 def tiktoken_of(directory):
@@ -71,12 +46,6 @@ def tiktoken_of(directory):
     return tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
-def compare(checkpoint, what, items, expected):
-    for (_, data), ours, theirs in zip(items, encode(checkpoint, items), expected):
-        at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-        check(ours == theirs, f"{checkpoint}: {what}: {data[:80]!r}: id {at}: {ours[at:at + 6]}, tiktoken has {theirs[at:at + 6]}")
-
-
 def check_texts(checkpoint, peer, generator):
     whole = texts.text(generator, 700000)
     print(f"{checkpoint}: {len(whole.encode()) / 1e6:.2f} MB of mixed text")
@@ -84,11 +53,11 @@ def check_texts(checkpoint, peer, generator):
     strings += [texts.text(generator, generator.randrange(1, 60)) for _ in range(5000)]
     strings += ["".join(texts.character(generator) for _ in range(generator.randrange(1, 30))) for _ in range(5000)]
     strings += [first + second for first in texts.SPACES + "aA1.'漢\u0301" for second in texts.SPACES + "aA1.'漢\u0301"]
-    compare(checkpoint, "text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
+    judge.compare(checkpoint, "text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
     every = [character for group in texts.GROUPS.values() for character in group]
     for frame in ("{}", "a{}b", " {} ", "{}'s\n", "A{}1{}漢"):
         line = "".join(frame.replace("{}", character) for character in every)
-        compare(checkpoint, f"every character in {frame!r}", [(0, line.encode())], [peer.encode_ordinary(line)])
+        judge.compare(checkpoint, f"every character in {frame!r}", [(0, line.encode())], [peer.encode_ordinary(line)])
     return whole
 
 
@@ -97,14 +66,14 @@ def check_bytes(checkpoint, peer, generator, whole):
     items += [texts.break_bytes(generator, texts.text(generator, generator.randrange(1, 80)).encode(), 0.05) for _ in range(3000)]
     items += [bytes(generator.randrange(256) for _ in range(generator.randrange(1, 40))) for _ in range(1000)]
     items += [(space * 3).encode() + b"\xff" + b" x" for space in texts.SPACES] + [b"a \n \xe2\x82", b"\xff", b"\xf4\x90\x80\x80", b"\xed\xa0\x80"]
-    compare(checkpoint, "bytes", [(0, data) for data in items], [peer._encode_bytes(data) for data in items])
+    judge.compare(checkpoint, "bytes", [(0, data) for data in items], [peer._encode_bytes(data) for data in items])
 
 
 def check_special(checkpoint, peer, generator):
     names = sorted(peer.special_tokens_set)
     strings = ["".join(generator.choice([generator.choice(names), texts.part(generator), "<|im_", "[EO"]) for _ in range(12)) for _ in range(1000)]
-    compare(checkpoint, "special", [(1, string.encode()) for string in strings], [peer.encode(string, allowed_special="all") for string in strings])
-    compare(checkpoint, "special as text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
+    judge.compare(checkpoint, "special", [(1, string.encode()) for string in strings], [peer.encode(string, allowed_special="all") for string in strings])
+    judge.compare(checkpoint, "special as text", [(0, string.encode()) for string in strings], [peer.encode_ordinary(string) for string in strings])
 
 
 def check_verb(checkpoint, peer, whole):
@@ -114,10 +83,10 @@ def check_verb(checkpoint, peer, whole):
         file.flush()
         run = subprocess.run([MICA, "tokenize", checkpoint, "-f", file.name, "--json"], capture_output=True, check=True)
     ids = json.loads(run.stdout)["ids"]
-    check(ids == peer.encode_ordinary(whole), f"{checkpoint}: mica tokenize --json")
+    judge.check(ids == peer.encode_ordinary(whole), f"{checkpoint}: mica tokenize --json")
     some = ",".join(map(str, ids[:2000]))
     run = subprocess.run([MICA, "tokenize", checkpoint, "--ids", some], capture_output=True, check=True)
-    check(run.stdout == peer.decode_bytes(ids[:2000]), f"{checkpoint}: mica tokenize --ids")
+    judge.check(run.stdout == peer.decode_bytes(ids[:2000]), f"{checkpoint}: mica tokenize --ids")
 
 
 def check_kimi(directory, seed):
@@ -139,8 +108,7 @@ def main():
             check_kimi(directory, 2)
     else:
         print(f"without the real vocabulary: {real} is not there")
-    print(f"{checks} comparisons, {failures} failed")
-    sys.exit(failures > 0)
+    judge.finish()
 
 
 main()

@@ -1,0 +1,231 @@
+/* model/tokenizer_gguf.c: the vocabulary that a GGUF file has in it: tokenizer.ggml.* keys, where the model is "gpt2" (byte-level BPE) and the way to
+ * cut text is one that is known here. And the same facts of a tokenizer of ours, for those who write a GGUF.
+ * Refuses other models and unknown names of patterns. Judged by tests/model/test_tokenizer_gguf.c and tests/interop/tokenizer.py (llama.cpp). */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/byte_level.h"
+#include "model/tokenizer_build.h"
+
+#define KEY(name) "tokenizer.ggml." name
+
+static mica_status out_of_memory(const mica_gguf *gguf, mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the tokenizer", gguf->name);
+}
+
+static bool text_is(mica_gguf_string text, const char *expected) {
+    return text.length == strlen(expected) && memcmp(text.bytes, expected, text.length) == 0;
+}
+
+/* ---- tokens and merges */
+
+static mica_status read_type(const mica_gguf *gguf, const mica_gguf_entry *types, uint32_t id, mica_token_type *type, mica_error *error) {
+    int64_t value = types ? mica_gguf_integer_at(types, id) : MICA_TOKEN_NORMAL;
+    if (value < MICA_TOKEN_NORMAL || value > MICA_TOKEN_BYTE) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": id %" PRIu32 ": expected 1 to 6, got %" PRId64, gguf->name, id,
+                         value);
+    }
+    *type = (mica_token_type)value;
+    return MICA_OK;
+}
+
+/* A normal token that is not written in bytes as characters cannot come of text. */
+static mica_status set_token(mica_tokenizer *tokenizer, uint32_t id, mica_gguf_string text, mica_token_type type, mica_text *scratch,
+                             mica_error *error) {
+    mica_text_clear(scratch);
+    if (type != MICA_TOKEN_NORMAL)
+        return mica_tokenizer_set(tokenizer, id, text.bytes, text.length, type, error);
+    bool bytes = mica_byte_level_read(scratch, text.bytes, text.length);
+    if (mica_text_failed(scratch))
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the tokenizer", tokenizer->name);
+    return bytes ? mica_tokenizer_set(tokenizer, id, scratch->bytes, scratch->length, type, error)
+                 : mica_tokenizer_set(tokenizer, id, text.bytes, text.length, MICA_TOKEN_UNUSED, error);
+}
+
+static mica_status read_tokens(const mica_gguf *gguf, const mica_gguf_entry *tokens, mica_tokenizer *tokenizer, mica_error *error) {
+    const mica_gguf_entry *types = NULL;
+    mica_gguf_string text;
+    mica_text scratch = MICA_TEXT_INIT;
+    uint64_t at = 0;
+    mica_status status = MICA_OK;
+    if (mica_gguf_find(gguf, KEY("token_type")))
+        status = mica_gguf_array(gguf, KEY("token_type"), MICA_GGUF_INT32, &types, error);
+    if (status == MICA_OK && types && types->count != tokens->count) {
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": expected one for each of %" PRIu64 " tokens, got %" PRIu64,
+                           gguf->name, tokens->count, types->count);
+    }
+    for (uint32_t id = 0; status == MICA_OK && mica_gguf_next_string(tokens, &at, &text); id++) {
+        mica_token_type type = MICA_TOKEN_NORMAL;
+        status = read_type(gguf, types, id, &type, error);
+        if (status == MICA_OK)
+            status = set_token(tokenizer, id, text, type, &scratch, error);
+    }
+    mica_text_release(&scratch);
+    return status == MICA_OK ? mica_tokenizer_index(tokenizer, error) : status;
+}
+
+/* "left right"; parts have no space in them. */
+static mica_status read_merges(const mica_gguf *gguf, mica_tokenizer *tokenizer, mica_error *error) {
+    const mica_gguf_entry *merges;
+    mica_gguf_string text;
+    mica_text scratch = MICA_TEXT_INIT;
+    uint64_t at = 0;
+    mica_status status = mica_gguf_array(gguf, KEY("merges"), MICA_GGUF_STRING, &merges, error);
+    if (status == MICA_OK && (merges->count > UINT32_MAX / 4 || !mica_pair_table_init(&tokenizer->merges, merges->count)))
+        status = out_of_memory(gguf, error);
+    for (uint32_t rank = 0; status == MICA_OK && mica_gguf_next_string(merges, &at, &text); rank++) {
+        const char *space = text.length > 0 ? memchr(text.bytes, ' ', text.length) : NULL;
+        uint64_t left = space ? (uint64_t)(space - text.bytes) : text.length, right = space ? left + 1 : left;
+        status = mica_tokenizer_add_merge(tokenizer, text.bytes, left, text.bytes + right, text.length - right, rank, &scratch, error);
+    }
+    mica_text_release(&scratch);
+    return status;
+}
+
+/* ---- roles */
+
+/* Absent: untouched. */
+static mica_status read_role(const mica_gguf *gguf, const char *key, const mica_tokenizer *tokenizer, uint32_t *id, mica_error *error) {
+    mica_status status = mica_gguf_u32_if_present(gguf, key, id, error);
+    if (status == MICA_OK && *id != MICA_TOKEN_NONE && *id >= tokenizer->count) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected an id below %" PRIu32 ", got %" PRIu32, gguf->name, key, tokenizer->count,
+                         *id);
+    }
+    return status;
+}
+
+static mica_status read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) {
+    mica_token_roles *roles = &tokenizer->roles;
+    mica_gguf_string chat_template = {0};
+    uint32_t end_of_turn = MICA_TOKEN_NONE;
+    roles->add_bos = add_bos;
+    mica_status status = read_role(gguf, KEY("bos_token_id"), tokenizer, &roles->bos, error);
+    if (status == MICA_OK)
+        status = read_role(gguf, KEY("eos_token_id"), tokenizer, &roles->eos, error);
+    if (status == MICA_OK)
+        status = read_role(gguf, KEY("unknown_token_id"), tokenizer, &roles->unknown, error);
+    if (status == MICA_OK)
+        status = read_role(gguf, KEY("padding_token_id"), tokenizer, &roles->padding, error);
+    if (status == MICA_OK)
+        status = read_role(gguf, KEY("eot_token_id"), tokenizer, &end_of_turn, error);
+    if (status == MICA_OK)
+        status = mica_gguf_bool_if_present(gguf, KEY("add_bos_token"), &roles->add_bos, error);
+    if (status == MICA_OK)
+        status = mica_gguf_bool_if_present(gguf, KEY("add_eos_token"), &roles->add_eos, error);
+    if (status == MICA_OK)
+        status = mica_gguf_text_if_present(gguf, "tokenizer.chat_template", &chat_template, error);
+    if (status == MICA_OK && chat_template.bytes) {
+        tokenizer->chat_template = mica_strndup(chat_template.bytes, chat_template.length);
+        status = tokenizer->chat_template ? MICA_OK : out_of_memory(gguf, error);
+    }
+    roles->add_bos = roles->add_bos && roles->bos != MICA_TOKEN_NONE;
+    roles->add_eos = roles->add_eos && roles->eos != MICA_TOKEN_NONE;
+    mica_tokenizer_add_end(tokenizer, roles->eos);
+    mica_tokenizer_add_end(tokenizer, end_of_turn);
+    return status;
+}
+
+/* ---- all of it */
+
+static mica_status find_row(const mica_gguf *gguf, const mica_split_row **row, mica_error *error) {
+    mica_gguf_string model, pre;
+    char name[64];
+    mica_status status = mica_gguf_text(gguf, KEY("model"), &model, error);
+    if (status == MICA_OK && !text_is(model, "gpt2")) {
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("model") ": expected gpt2, got %.*s", gguf->name,
+                           (int)(model.length < 60 ? model.length : 60), model.bytes);
+    }
+    if (status == MICA_OK)
+        status = mica_gguf_text(gguf, KEY("pre"), &pre, error);
+    if (status != MICA_OK)
+        return status;
+    size_t length = pre.length < sizeof name ? pre.length : sizeof name - 1;
+    memcpy(name, pre.bytes, length);
+    name[length] = 0;
+    *row = mica_split_row_find(name);
+    return *row ? MICA_OK
+                : mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("pre") ": expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got %s",
+                            gguf->name, name);
+}
+
+static mica_status fill(const mica_gguf *gguf, const mica_split_row *row, const mica_gguf_entry *tokens, mica_tokenizer *tokenizer,
+                        mica_error *error) {
+    mica_status status = read_tokens(gguf, tokens, tokenizer, error);
+    if (status == MICA_OK)
+        status = read_merges(gguf, tokenizer, error);
+    if (status == MICA_OK)
+        status = read_roles(gguf, row->add_bos, tokenizer, error);
+    if (status == MICA_OK)
+        status = mica_splitter_make(&tokenizer->splitter, row, error);
+    tokenizer->pre_type = row->pre_type;
+    tokenizer->whole_pieces = row->whole_pieces;
+    tokenizer->compose = row->compose;
+    return status;
+}
+
+mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) {
+    const mica_split_row *row = NULL;
+    const mica_gguf_entry *tokens;
+    mica_tokenizer *made = NULL;
+    mica_status status = find_row(gguf, &row, error);
+    if (status == MICA_OK)
+        status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, &tokens, error);
+    if (status == MICA_OK && (tokens->count == 0 || tokens->count > MICA_TOKENS_MAX)) {
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("tokens") ": expected 1 to %u tokens, got %" PRIu64, gguf->name,
+                           MICA_TOKENS_MAX, tokens->count);
+    }
+    if (status == MICA_OK)
+        status = mica_tokenizer_new(gguf->name, (uint32_t)tokens->count, &made, error);
+    if (status == MICA_OK)
+        status = fill(gguf, row, tokens, made, error);
+    if (status == MICA_OK)
+        *tokenizer = made;
+    else
+        mica_tokenizer_close(made);
+    return status;
+}
+
+/* ---- for those who write one */
+
+const char *mica_tokenizer_pre_type(const mica_tokenizer *tokenizer) {
+    return tokenizer->pre_type;
+}
+
+void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text) {
+    uint64_t length = 0;
+    const char *bytes = mica_tokenizer_bytes(tokenizer, id, &length);
+    if (mica_tokenizer_type(tokenizer, id) == MICA_TOKEN_NORMAL)
+        mica_byte_level_write(text, bytes, length);
+    else if (bytes)
+        mica_text_append(text, bytes, length);
+}
+
+static int compare_merges(const void *a, const void *b) {
+    uint64_t left = ((const mica_pair_slot *)a)->merge, right = ((const mica_pair_slot *)b)->merge;
+    return left < right ? -1 : left > right;
+}
+
+mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_merge **merges, uint64_t *count, mica_error *error) {
+    uint64_t taken = 0, capacity = tokenizer->merges.count + 1;
+    mica_pair_slot *slots = mica_calloc(capacity, sizeof *slots);
+    mica_token_merge *made = mica_calloc(capacity, sizeof *made);
+    for (uint64_t i = 0; slots && made && tokenizer->merges.slots && i <= tokenizer->merges.mask; i++) {
+        if (tokenizer->merges.slots[i].merge != MICA_NO_MERGE)
+            slots[taken++] = tokenizer->merges.slots[i];
+    }
+    if (taken > 0)
+        qsort(slots, taken, sizeof *slots, compare_merges);
+    for (uint64_t i = 0; i < taken; i++)
+        made[i] = (mica_token_merge){(uint32_t)(slots[i].pair >> 32), (uint32_t)slots[i].pair, (uint32_t)slots[i].merge};
+    bool failed = !slots || !made;
+    mica_free(slots);
+    if (failed) {
+        mica_free(made);
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name);
+    }
+    *merges = made;
+    *count = taken;
+    return MICA_OK;
+}

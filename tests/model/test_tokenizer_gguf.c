@@ -1,0 +1,228 @@
+/* test_tokenizer_gguf.c: tiny-k2's vocabulary written as a GGUF has it, and read back: the same ids, types, merges and roles; and what is refused of a
+ * vocabulary in a GGUF. tests/interop/tokenizer.py has llama.cpp read such a file. */
+#include "formats/gguf_bytes.h"
+#include "model/byte_level.h"
+#include "model/tokenizer_build.h"
+
+#define TINY_K2 MICA_SOURCE_DIR "/models/tiny-k2"
+
+static mica_error error;
+
+static void put_array(mica_text *file, const char *key, mica_gguf_type type, uint64_t count) {
+    put_key(file, key, MICA_GGUF_ARRAY);
+    put(file, type, 4);
+    put(file, count, 8);
+}
+
+static void put_bytes(mica_text *file, const char *bytes, uint64_t length) {
+    put(file, length, 8);
+    mica_text_append(file, bytes, length);
+}
+
+/* What the exporter writes of a tokenizer. */
+static void put_tokenizer(mica_text *file, const mica_tokenizer *tokenizer) {
+    mica_token_merge *merges;
+    uint64_t merge_count;
+    mica_text text = MICA_TEXT_INIT;
+    const mica_token_roles *roles = mica_tokenizer_roles(tokenizer);
+    uint32_t count = mica_tokenizer_count(tokenizer);
+    put_text(file, "tokenizer.ggml.model", "gpt2");
+    put_text(file, "tokenizer.ggml.pre", mica_tokenizer_pre_type(tokenizer));
+    put_array(file, "tokenizer.ggml.tokens", MICA_GGUF_STRING, count);
+    for (uint32_t id = 0; id < count; id++) {
+        mica_text_clear(&text);
+        mica_tokenizer_gguf_text(tokenizer, id, &text);
+        put_bytes(file, text.bytes, text.length);
+    }
+    put_array(file, "tokenizer.ggml.token_type", MICA_GGUF_INT32, count);
+    for (uint32_t id = 0; id < count; id++)
+        put(file, mica_tokenizer_type(tokenizer, id), 4);
+    assert_int_equal(mica_tokenizer_merges(tokenizer, &merges, &merge_count, &error), MICA_OK);
+    put_array(file, "tokenizer.ggml.merges", MICA_GGUF_STRING, merge_count);
+    for (uint64_t i = 0; i < merge_count; i++) {
+        mica_text_clear(&text);
+        mica_tokenizer_gguf_text(tokenizer, merges[i].left, &text);
+        mica_text_append(&text, " ", 1);
+        mica_tokenizer_gguf_text(tokenizer, merges[i].right, &text);
+        put_bytes(file, text.bytes, text.length);
+    }
+    put_u32(file, "tokenizer.ggml.bos_token_id", roles->bos);
+    put_u32(file, "tokenizer.ggml.eos_token_id", roles->eos);
+    put_text(file, "tokenizer.chat_template", "a template");
+    mica_free(merges);
+    mica_text_release(&text);
+}
+
+static mica_status read_back(const mica_text *file, mica_tokenizer **tokenizer) {
+    mica_gguf gguf;
+    if (mica_gguf_parse("x.gguf", (const uint8_t *)file->bytes, file->length, file->length, &gguf, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    mica_status status = mica_tokenizer_from_gguf(&gguf, tokenizer, &error);
+    mica_gguf_release(&gguf);
+    return status;
+}
+
+static void there_and_back(void **state) {
+    (void)state;
+    const mica_token_files files = {NULL, TINY_K2};
+    mica_tokenizer *ours, *theirs;
+    mica_text file = MICA_TEXT_INIT;
+    assert_int_equal(mica_tokenizer_open_files(&files, &ours, &error), MICA_OK);
+    assert_string_equal(mica_tokenizer_pre_type(ours), "kimi-k2");
+    put_start(&file, 0, 8);
+    put_tokenizer(&file, ours);
+    assert_int_equal(read_back(&file, &theirs), MICA_OK);
+    assert_int_equal(theirs->count, ours->count);
+    for (uint32_t id = 0; id < ours->count; id++) {
+        assert_int_equal(theirs->types[id], ours->types[id]);
+        assert_int_equal(theirs->spans[id].length, ours->spans[id].length);
+        assert_memory_equal(theirs->names.bytes + theirs->spans[id].start, ours->names.bytes + ours->spans[id].start, ours->spans[id].length);
+    }
+    mica_token_merge *our_merges, *their_merges;
+    uint64_t our_count, their_count;
+    assert_int_equal(mica_tokenizer_merges(ours, &our_merges, &our_count, &error), MICA_OK);
+    assert_int_equal(mica_tokenizer_merges(theirs, &their_merges, &their_count, &error), MICA_OK);
+    assert_int_equal(our_count, 3840 - 256);
+    assert_int_equal(their_count, our_count);
+    assert_memory_equal(our_merges, their_merges, our_count * sizeof *our_merges);
+    mica_free(our_merges);
+    mica_free(their_merges);
+    assert_int_equal(theirs->roles.bos, 3840);
+    assert_true(mica_tokenizer_ends(theirs, 3841));
+    assert_false(theirs->roles.add_bos);
+    assert_string_equal(mica_tokenizer_chat_template(theirs), "a template");
+    static const char text[] = "[BOS]The capital of <|im_end|>Fran\xc3\xa7" "aise  \n12345 \xe6\xbc\xa2\xff\0x";
+    for (int special = 0; special < 2; special++) {
+        mica_token_list our_ids = {0}, their_ids = {0};
+        assert_int_equal(mica_tokenizer_append(ours, text, sizeof text, special, &our_ids, &error), MICA_OK);
+        assert_int_equal(mica_tokenizer_append(theirs, text, sizeof text, special, &their_ids, &error), MICA_OK);
+        assert_int_equal(our_ids.count, their_ids.count);
+        assert_memory_equal(our_ids.ids, their_ids.ids, our_ids.count * sizeof *our_ids.ids);
+        mica_token_list_release(&our_ids);
+        mica_token_list_release(&their_ids);
+    }
+    mica_text_release(&file);
+    mica_tokenizer_close(ours);
+    mica_tokenizer_close(theirs);
+}
+
+/* A small vocabulary with something changed. */
+typedef struct small_vocabulary {
+    const char *model, *pre, *extra_token, *merge;
+    int types, extra_type;
+    uint32_t bos;
+} small_vocabulary;
+
+static void put_small(mica_text *file, small_vocabulary small) {
+    mica_text text = MICA_TEXT_INIT;
+    put_start(file, 0, small.types ? 6 : 5);
+    put_text(file, "tokenizer.ggml.model", small.model ? small.model : "gpt2");
+    put_text(file, "tokenizer.ggml.pre", small.pre ? small.pre : "llama-bpe");
+    put_array(file, "tokenizer.ggml.tokens", MICA_GGUF_STRING, 258);
+    for (int byte = 0; byte < 256; byte++) {
+        const char single = (char)byte;
+        mica_text_clear(&text);
+        mica_byte_level_write(&text, &single, 1);
+        put_bytes(file, text.bytes, text.length);
+    }
+    put_string(file, "ab");
+    put_string(file, small.extra_token ? small.extra_token : "<s>");
+    put_array(file, "tokenizer.ggml.merges", MICA_GGUF_STRING, 1);
+    put_string(file, small.merge ? small.merge : "a b");
+    put_u32(file, "tokenizer.ggml.bos_token_id", small.bos);
+    if (small.types)
+        put_array(file, "tokenizer.ggml.token_type", MICA_GGUF_INT32, (uint64_t)small.types);
+    for (int id = 0; id < small.types; id++)
+        put(file, id == 257 ? (uint64_t)small.extra_type : MICA_TOKEN_NORMAL, 4);
+    mica_text_release(&text);
+}
+
+static void small_vocabularies(void **state) {
+    (void)state;
+    mica_text file = MICA_TEXT_INIT;
+    mica_tokenizer *tokenizer;
+    put_small(&file, (small_vocabulary){.types = 258, .extra_type = MICA_TOKEN_USER_DEFINED, .bos = 257});
+    assert_int_equal(read_back(&file, &tokenizer), MICA_OK);
+    assert_true(mica_tokenizer_roles(tokenizer)->add_bos); /* llama-bpe, where the file does not say */
+    mica_token_list ids = {0};
+    assert_int_equal(mica_tokenizer_append(tokenizer, "ab<s>b", 6, false, &ids, &error), MICA_OK);
+    assert_int_equal(ids.count, 3);
+    assert_memory_equal(ids.ids, ((const uint32_t[]){256, 257, 'b'}), 12);
+    mica_token_list_release(&ids);
+    mica_tokenizer_close(tokenizer);
+    mica_text_clear(&file);
+    put_small(&file, (small_vocabulary){.pre = "qwen2", .bos = 257, .extra_token = "\xe6\xbc\xa2"}); /* no types: all normal, this one no bytes */
+    assert_int_equal(read_back(&file, &tokenizer), MICA_OK);
+    assert_int_equal(mica_tokenizer_type(tokenizer, 257), MICA_TOKEN_UNUSED);
+    assert_true(tokenizer->compose);
+    mica_tokenizer_close(tokenizer);
+    mica_text_release(&file);
+}
+
+static void what_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        small_vocabulary small;
+        const char *message;
+    } rows[] = {
+        {{.model = "bert"}, "x.gguf: key tokenizer.ggml.model: expected gpt2, got bert"},
+        {{.pre = "tekken"}, "x.gguf: key tokenizer.ggml.pre: expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got tekken"},
+        {{.bos = 258}, "x.gguf: key tokenizer.ggml.bos_token_id: expected an id below 258, got 258"},
+        {{.merge = "a c"}, "x.gguf: merges: number 0: expected two tokens that are one token together, got \"a c\""},
+        {{.merge = "ab"}, "x.gguf: merges: number 0: expected two tokens that are one token together, got \"ab \""},
+        {{.merge = ""}, "x.gguf: merges: number 0: expected two tokens that are one token together, got \" \""},
+        {{.types = 257}, "x.gguf: key tokenizer.ggml.token_type: expected one for each of 258 tokens, got 257"},
+        {{.types = 258, .extra_type = 7}, "x.gguf: key tokenizer.ggml.token_type: id 257: expected 1 to 6, got 7"},
+        {{.types = 258, .extra_type = -1}, "x.gguf: key tokenizer.ggml.token_type: id 257: expected 1 to 6, got -1"},
+        {{.extra_token = "ab"}, "x.gguf: expected tokens that differ, got the same bytes for the ids 256 and 257"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        mica_text file = MICA_TEXT_INIT;
+        mica_tokenizer *tokenizer;
+        put_small(&file, rows[i].small);
+        assert_int_equal(read_back(&file, &tokenizer), MICA_BAD_INPUT);
+        assert_string_equal(error.message, rows[i].message);
+        mica_text_release(&file);
+    }
+    mica_text file = MICA_TEXT_INIT;
+    mica_tokenizer *tokenizer;
+    put_start(&file, 0, 1);
+    put_text(&file, "general.architecture", "llama");
+    assert_int_equal(read_back(&file, &tokenizer), MICA_BAD_INPUT);
+    assert_string_equal(error.message, "x.gguf: key tokenizer.ggml.model: expected string, got absent");
+    mica_text_release(&file);
+}
+
+static void memory_runs_out_anywhere(void **state) {
+    (void)state;
+    mica_text file = MICA_TEXT_INIT;
+    mica_gguf gguf;
+    put_small(&file, (small_vocabulary){.types = 258, .extra_type = MICA_TOKEN_CONTROL, .bos = 257});
+    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
+    mica_status status = MICA_NO_MEMORY;
+    for (uint64_t allowed = 0; status != MICA_OK; allowed++) {
+        mica_tokenizer *tokenizer = NULL;
+        mica_token_merge *merges = NULL;
+        uint64_t count;
+        mica_memory_fail_after(allowed + 1);
+        status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
+        if (status == MICA_OK)
+            status = mica_tokenizer_merges(tokenizer, &merges, &count, &error);
+        mica_memory_fail_after(0);
+        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+        mica_free(merges);
+        mica_tokenizer_close(tokenizer);
+    }
+    mica_gguf_release(&gguf);
+    mica_text_release(&file);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(there_and_back),
+        cmocka_unit_test(small_vocabularies),
+        cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(memory_runs_out_anywhere),
+    };
+    return cmocka_run_group_tests_name("tokenizer_gguf", tests, NULL, NULL);
+}
