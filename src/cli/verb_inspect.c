@@ -19,7 +19,8 @@ static const mica_option inspect_options[] = {
 
 const mica_verb mica_verb_inspect = {
     "inspect", "tell what a checkpoint is, from its headers alone", "CHECKPOINT [options]",
-    "Opens a checkpoint (a directory with config.json and its shards, or one .safetensors\n"
-    "file), accounts for every tensor, and prints what was found. Reads no tensor's data.\n",
+    "Opens a checkpoint (a directory with config.json and its shards, a GGUF file or the\n"
+    "first of its splits, or one .safetensors file), accounts for every tensor, and prints\n"
+    "what was found. Reads no tensor's data.\n",
     {inspect_options, "CHECKPOINT", NULL, false}, run_inspect,
 };

@@ -336,7 +336,8 @@ static int compare_tensors(const void *a, const void *b) {
 
 static mica_status sort_tensors(parser *p) {
     mica_gguf *out = p->out;
-    qsort(out->tensors, out->tensor_count, sizeof *out->tensors, compare_tensors);
+    if (out->tensor_count > 0)
+        qsort(out->tensors, out->tensor_count, sizeof *out->tensors, compare_tensors);
     for (uint64_t i = 1; i < out->tensor_count; i++)
         if (compare_tensors(&out->tensors[i - 1], &out->tensors[i]) == 0) {
             char shown[MICA_NAME_SHOW_BYTES];

@@ -35,10 +35,6 @@ mica_status mica_tensor_source_open(const char *path, mica_tensor_source **sourc
     return MICA_OK;
 }
 
-bool mica_tensor_source_is_model(const char *path) {
-    return mica_path_is_directory(path) || mica_store_is_named(path);
-}
-
 void mica_tensor_source_close(mica_tensor_source *source) {
     if (!source)
         return;

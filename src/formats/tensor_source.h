@@ -54,9 +54,6 @@ struct mica_tensor_source {
 mica_status mica_tensor_source_open(const char *path, mica_tensor_source **source, mica_error *error) MICA_CHECKED;
 void mica_tensor_source_close(mica_tensor_source *source); /* NULL is fine */
 
-/* Is what `path` names more than one file of tensors: a directory, or a model of a store? */
-bool mica_tensor_source_is_model(const char *path);
-
 /* NULL when absent. O(log n). */
 const mica_tensor *mica_tensor_source_find(const mica_tensor_source *source, const char *name);
 

@@ -34,6 +34,9 @@ DIMENSION(latent_query_width, config->num_attention_heads *(config->qk_nope_head
 DIMENSION(latent_with_rope, config->kv_lora_rank + config->qk_rope_head_dim)
 DIMENSION(latent_key_value_width, config->num_attention_heads *(config->qk_nope_head_dim + config->v_head_dim))
 DIMENSION(latent_value_width, config->num_attention_heads *config->v_head_dim)
+DIMENSION(nope_width, config->qk_nope_head_dim)
+DIMENSION(value_width, config->v_head_dim)
+DIMENSION(half_head_width, config->head_dim / 2)
 /* sparse attention's indexer (DeepSeek-V3.2, V4) */
 DIMENSION(index_heads, config->index_n_heads)
 DIMENSION(index_width, config->index_head_dim)
@@ -66,6 +69,7 @@ PRESENCE(without_query_rank, config->q_lora_rank == 0)
 PRESENCE(with_attention_bias, config->attention_bias)
 PRESENCE(with_query_rank_bias, config->attention_bias && config->q_lora_rank > 0)
 PRESENCE(with_mlp_bias, config->mlp_bias)
+PRESENCE(with_split_kv_b, config->split_kv_b)
 PRESENCE(with_index, config->index_n_heads > 0)
 PRESENCE(hashed, layer < config->num_hash_layers)
 PRESENCE(not_hashed, layer >= config->num_hash_layers)
@@ -75,6 +79,22 @@ PRESENCE(compressed_with_index, config->compress_ratios[layer] == 4)
 static mica_need unless_tied(const mica_config *config, uint64_t layer) {
     (void)layer;
     return config->tie_word_embeddings ? MICA_NEED_OPTIONAL : MICA_NEED_REQUIRED;
+}
+
+static mica_need may_be(const mica_config *config, uint64_t layer) {
+    (void)config;
+    (void)layer;
+    return MICA_NEED_OPTIONAL;
+}
+
+static mica_need may_be_in_moe(const mica_config *config, uint64_t layer) {
+    return mica_config_layer_is_moe(config, layer) ? MICA_NEED_OPTIONAL : MICA_NEED_NONE;
+}
+
+/* Some files have it beside its two halves. */
+static mica_need unless_split_kv_b(const mica_config *config, uint64_t layer) {
+    (void)layer;
+    return config->split_kv_b ? MICA_NEED_OPTIONAL : MICA_NEED_REQUIRED;
 }
 
 /* Only the auxiliary-loss-free router has the bias; DeepSeek-V2's has none. */
@@ -206,6 +226,77 @@ static const mica_tensor_row qwen3_rows[] = {DENSE_ROWS, HEAD_NORM_ROWS, END};
 static const mica_tensor_row gemma2_rows[] = {DENSE_ROWS, FEEDFORWARD_NORM_ROWS, END};
 static const mica_tensor_row gemma3_rows[] = {DENSE_ROWS, FEEDFORWARD_NORM_ROWS, HEAD_NORM_ROWS, END};
 
+/* ---- GGUF: names of their own; experts are slices; llama.cpp's conversion is in docs/formats.md */
+
+#define BLOCK "blk.{L}."
+#define HEADS(pattern, part, heads, rows, columns, need) \
+    {pattern, MICA_ROLE_ATTENTION, MICA_GATE, MICA_PART_##part, {heads, rows, columns}, need}
+#define GGUF_ROWS                                                              \
+    ROW("token_embd.weight", EMBEDDING, vocabulary, hidden, NULL),             \
+    ROW("output_norm.weight", FINAL_NORM, hidden, NULL, NULL),                 \
+    ROW("output.weight", HEAD, vocabulary, hidden, may_be),                    \
+    PART(BLOCK "attn_norm.weight", NORM, INPUT_NORM, hidden, NULL, NULL),      \
+    PART(BLOCK "ffn_norm.weight", NORM, POST_NORM, hidden, NULL, NULL)
+
+static const mica_tensor_row gguf_deepseek2_rows[] = {
+    GGUF_ROWS,
+    PART(BLOCK "attn_q.weight", ATTENTION, Q, latent_query_width, hidden, without_query_rank),
+    PART(BLOCK "attn_q_a.weight", ATTENTION, Q_A, query_rank, hidden, with_query_rank),
+    PART(BLOCK "attn_q_a_norm.weight", NORM, Q_A_NORM, query_rank, NULL, with_query_rank),
+    PART(BLOCK "attn_q_b.weight", ATTENTION, Q_B, latent_query_width, query_rank, with_query_rank),
+    PART(BLOCK "attn_kv_a_mqa.weight", ATTENTION, KV_A, latent_with_rope, hidden, NULL),
+    PART(BLOCK "attn_kv_a_norm.weight", NORM, KV_A_NORM, latent_rank, NULL, NULL),
+    PART(BLOCK "attn_kv_b.weight", ATTENTION, KV_B, latent_key_value_width, latent_rank, unless_split_kv_b),
+    HEADS(BLOCK "attn_k_b.weight", K_B, heads, latent_rank, nope_width, with_split_kv_b),
+    HEADS(BLOCK "attn_v_b.weight", V_B, heads, value_width, latent_rank, with_split_kv_b),
+    PART(BLOCK "attn_output.weight", ATTENTION, O, hidden, latent_value_width, NULL),
+    PROJECTION(BLOCK "ffn_gate.weight", DENSE, GATE, dense_width, hidden, in_dense),
+    PROJECTION(BLOCK "ffn_up.weight", DENSE, UP, dense_width, hidden, in_dense),
+    PROJECTION(BLOCK "ffn_down.weight", DENSE, DOWN, hidden, dense_width, in_dense),
+    ROW(BLOCK "ffn_gate_inp.weight", ROUTER, experts, hidden, in_moe),
+    ROW(BLOCK "exp_probs_b.bias", ROUTER_BIAS, experts, NULL, may_be_in_moe),
+    PROJECTION(BLOCK "ffn_gate_exps.weight[{E}]", EXPERT, GATE, expert_width, hidden, in_moe),
+    PROJECTION(BLOCK "ffn_up_exps.weight[{E}]", EXPERT, UP, expert_width, hidden, in_moe),
+    PROJECTION(BLOCK "ffn_down_exps.weight[{E}]", EXPERT, DOWN, hidden, expert_width, in_moe),
+    PROJECTION(BLOCK "ffn_gate_shexp.weight", SHARED_EXPERT, GATE, shared_width, hidden, with_shared),
+    PROJECTION(BLOCK "ffn_up_shexp.weight", SHARED_EXPERT, UP, shared_width, hidden, with_shared),
+    PROJECTION(BLOCK "ffn_down_shexp.weight", SHARED_EXPERT, DOWN, hidden, shared_width, with_shared),
+    END,
+};
+
+#define GGUF_DENSE_ROWS                                                                          \
+    GGUF_ROWS,                                                                                   \
+    PART(BLOCK "attn_q.weight", ATTENTION, Q, query_width, hidden, NULL),                        \
+    PART(BLOCK "attn_k.weight", ATTENTION, K, key_value_width, hidden, NULL),                    \
+    PART(BLOCK "attn_v.weight", ATTENTION, V, key_value_width, hidden, NULL),                    \
+    PART(BLOCK "attn_output.weight", ATTENTION, O, hidden, query_width, NULL),                   \
+    PART(BLOCK "attn_q.bias", ATTENTION, Q_BIAS, query_width, NULL, may_be),                     \
+    PART(BLOCK "attn_k.bias", ATTENTION, K_BIAS, key_value_width, NULL, may_be),                 \
+    PART(BLOCK "attn_v.bias", ATTENTION, V_BIAS, key_value_width, NULL, may_be),                 \
+    PART(BLOCK "attn_output.bias", ATTENTION, O_BIAS, hidden, NULL, may_be),                     \
+    PROJECTION(BLOCK "ffn_gate.weight", DENSE, GATE, dense_width, hidden, NULL),                 \
+    PROJECTION(BLOCK "ffn_up.weight", DENSE, UP, dense_width, hidden, NULL),                     \
+    PROJECTION(BLOCK "ffn_down.weight", DENSE, DOWN, hidden, dense_width, NULL),                 \
+    PART(BLOCK "ffn_gate.bias", OTHER, GATE_BIAS, dense_width, NULL, may_be),                    \
+    PART(BLOCK "ffn_up.bias", OTHER, UP_BIAS, dense_width, NULL, may_be),                        \
+    PART(BLOCK "ffn_down.bias", OTHER, DOWN_BIAS, hidden, NULL, may_be)
+
+static const mica_tensor_row gguf_llama_rows[] = {
+    GGUF_DENSE_ROWS,
+    ROW("rope_freqs.weight", ROPE_FACTORS, half_head_width, NULL, may_be),
+    END,
+};
+static const mica_tensor_row gguf_qwen3_rows[] = {
+    GGUF_DENSE_ROWS,
+    PART(BLOCK "attn_q_norm.weight", NORM, Q_NORM, head_width, NULL, NULL),
+    PART(BLOCK "attn_k_norm.weight", NORM, K_NORM, head_width, NULL, NULL),
+    END,
+};
+
+static const mica_ignore_row ignored_gguf_names[] = {
+    {"blk.*.attn_rot_embd.weight", "rotary frequencies"},
+    {NULL, NULL},
+};
 static const mica_ignore_row ignored_names[] = {
     {"model.layers.{MTP}.*", "multi-token prediction"},
     {"model.layers.*.rotary_emb.inv_freq", "rotary frequencies"},
@@ -228,23 +319,41 @@ static const char gemma_not_run[] = "Gemma's norms, scaled embeddings and capped
 #define GROUPED MICA_ATTENTION_GROUPED
 #define COMPRESSED MICA_ATTENTION_COMPRESSED
 #define INVERSE "weight_scale_inv"
-/* model_type, family, attention, prefix, text_config, mixture, tied, suffix of fp8 scales, not run, rows, ignored */
+/* model_type, family, attention, prefix, text_config, mixture, tied, suffix of fp8 scales, not run, interleaved, rows, ignored */
 static const mica_architecture architectures[] = {
-    {"deepseek_v3", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
-    {"kimi_k2", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
-    {"kimi_k25", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
-    {"kimi_vl", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
-    {"deepseek_v32", "deepseek_v3", LATENT, "", false, true, false, INVERSE, indexer_not_run, deepseek_v3_rows, ignored_names},
-    {"deepseek_v2", "deepseek_v2", LATENT, "", false, true, false, INVERSE, NULL, deepseek_v3_rows, ignored_names},
-    {"deepseek_v4", "deepseek_v4", COMPRESSED, "", false, true, false, "scale", v4_not_run, deepseek_v4_rows, ignored_v4_names},
-    {"llama", "llama", GROUPED, "", false, false, false, INVERSE, NULL, llama_rows, ignored_names},
-    {"mistral", "mistral", GROUPED, "", false, false, false, INVERSE, window_not_run, llama_rows, ignored_names},
-    {"qwen3", "qwen3", GROUPED, "", false, false, false, INVERSE, NULL, qwen3_rows, ignored_names},
-    {"gemma", "gemma", GROUPED, "", false, false, true, INVERSE, gemma_not_run, llama_rows, ignored_names},
-    {"gemma2", "gemma2", GROUPED, "", false, false, true, INVERSE, gemma_not_run, gemma2_rows, ignored_names},
-    {"gemma3_text", "gemma3", GROUPED, "", false, false, true, INVERSE, gemma_not_run, gemma3_rows, ignored_names},
-    {"gemma3", "gemma3", GROUPED, "language_model.", true, false, true, INVERSE, gemma_not_run, gemma3_rows, ignored_names},
+    {"deepseek_v3", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, false, deepseek_v3_rows, ignored_names},
+    {"kimi_k2", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, false, deepseek_v3_rows, ignored_names},
+    {"kimi_k25", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, false, deepseek_v3_rows, ignored_names},
+    {"kimi_vl", "deepseek_v3", LATENT, "language_model.", true, true, false, INVERSE, NULL, false, deepseek_v3_rows, ignored_names},
+    {"deepseek_v32", "deepseek_v3", LATENT, "", false, true, false, INVERSE, indexer_not_run, false, deepseek_v3_rows, ignored_names},
+    {"deepseek_v2", "deepseek_v2", LATENT, "", false, true, false, INVERSE, NULL, false, deepseek_v3_rows, ignored_names},
+    {"deepseek_v4", "deepseek_v4", COMPRESSED, "", false, true, false, "scale", v4_not_run, false, deepseek_v4_rows, ignored_v4_names},
+    {"llama", "llama", GROUPED, "", false, false, false, INVERSE, NULL, false, llama_rows, ignored_names},
+    {"mistral", "mistral", GROUPED, "", false, false, false, INVERSE, window_not_run, false, llama_rows, ignored_names},
+    {"qwen3", "qwen3", GROUPED, "", false, false, false, INVERSE, NULL, false, qwen3_rows, ignored_names},
+    {"gemma", "gemma", GROUPED, "", false, false, true, INVERSE, gemma_not_run, false, llama_rows, ignored_names},
+    {"gemma2", "gemma2", GROUPED, "", false, false, true, INVERSE, gemma_not_run, false, gemma2_rows, ignored_names},
+    {"gemma3_text", "gemma3", GROUPED, "", false, false, true, INVERSE, gemma_not_run, false, gemma3_rows, ignored_names},
+    {"gemma3", "gemma3", GROUPED, "language_model.", true, false, true, INVERSE, gemma_not_run, false, gemma3_rows, ignored_names},
 };
+
+/* By general.architecture. llama's query and key rows are stored for pairs (2i, 2i + 1), in another order than in a checkpoint. */
+static const struct {
+    bool sigmoid;
+    mica_architecture architecture;
+} gguf_architectures[] = {
+    {true, {"deepseek2", "deepseek_v3", LATENT, "", false, true, false, INVERSE, NULL, true, gguf_deepseek2_rows, ignored_gguf_names}},
+    {false, {"deepseek2", "deepseek_v2", LATENT, "", false, true, false, INVERSE, NULL, true, gguf_deepseek2_rows, ignored_gguf_names}},
+    {false, {"llama", "llama", GROUPED, "", false, false, false, INVERSE, NULL, true, gguf_llama_rows, ignored_gguf_names}},
+    {false, {"qwen3", "qwen3", GROUPED, "", false, false, false, INVERSE, NULL, false, gguf_qwen3_rows, ignored_gguf_names}},
+};
+
+const mica_architecture *mica_architecture_find_gguf(const char *name, bool sigmoid) {
+    for (size_t i = 0; i < sizeof gguf_architectures / sizeof *gguf_architectures; i++)
+        if (strcmp(gguf_architectures[i].architecture.model_type, name) == 0 && gguf_architectures[i].sigmoid == sigmoid)
+            return &gguf_architectures[i].architecture;
+    return NULL;
+}
 
 const mica_architecture *mica_architecture_at(uint64_t index) {
     return index < sizeof architectures / sizeof *architectures ? &architectures[index] : NULL;

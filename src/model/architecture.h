@@ -13,6 +13,7 @@ typedef enum mica_role {
     MICA_ROLE_EMBEDDING, MICA_ROLE_FINAL_NORM, MICA_ROLE_HEAD, MICA_ROLE_NORM, MICA_ROLE_ATTENTION,
     MICA_ROLE_ROUTER, MICA_ROLE_ROUTER_BIAS, MICA_ROLE_HASH_TABLE,
     MICA_ROLE_EXPERT, MICA_ROLE_SHARED_EXPERT, MICA_ROLE_DENSE, /* with a projection */
+    MICA_ROLE_ROPE_FACTORS, /* what llama3's scaling divides each frequency by, where a file has it as a tensor */
     MICA_ROLE_OTHER
 } mica_role;
 
@@ -41,12 +42,13 @@ typedef mica_need (*mica_presence)(const struct mica_config *config, uint64_t la
 
 typedef struct mica_tensor_row {
     /* Below the prefix; {L} = layer, {E} = expert, as decimal numbers. "….weight" names a weight, which may be stored plain or in the
-     * model's quantised encoding (then with its scales beside it). */
+     * model's quantised encoding (then with its scales beside it). "….weight[{E}]": the expert's slice of one tensor of all experts. */
     const char *pattern;
     mica_role role;
     mica_projection projection;
     mica_part part;
-    mica_dimension shape[2]; /* second NULL: a vector; a dimension of 0 is not checked */
+    /* second NULL: a vector; with a third the first two are rows. A dimension of 0 is not checked. Of a slice: without the experts. */
+    mica_dimension shape[3];
     mica_presence need;      /* NULL: required, in every layer */
 } mica_tensor_row;
 
@@ -69,11 +71,14 @@ typedef struct mica_architecture {
     bool tied;                       /* tie_word_embeddings where the configuration does not say */
     const char *expert_scale;        /* suffix of an fp8 scale: "weight_scale_inv" or "scale" */
     const char *not_run;             /* why there is no forward pass of it; NULL: there is one */
+    bool interleaved;                /* a GGUF's: its rotary embedding turns pairs (2i, 2i + 1); llama's rows are stored in an order for that */
     const mica_tensor_row *rows;     /* ends with pattern NULL */
     const mica_ignore_row *ignored;  /* ends with pattern NULL */
 } mica_architecture;
 
 const mica_architecture *mica_architecture_find(const char *model_type); /* NULL when unknown */
+/* Those of GGUF files, by general.architecture; `sigmoid`: the router's function, which tells DeepSeek-V3 from V2. model_type is the name. */
+const mica_architecture *mica_architecture_find_gguf(const char *name, bool sigmoid);
 const mica_architecture *mica_architecture_at(uint64_t index);           /* NULL past the end */
 
 #endif

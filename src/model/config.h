@@ -8,7 +8,10 @@
 #include "base/error.h"
 #include "model/architecture.h"
 
-typedef enum mica_quantisation { MICA_QUANTISATION_NONE, MICA_QUANTISATION_FP8, MICA_QUANTISATION_INT4 } mica_quantisation;
+/* BLOCKS: ggml's, chosen tensor by tensor. */
+typedef enum mica_quantisation {
+    MICA_QUANTISATION_NONE, MICA_QUANTISATION_FP8, MICA_QUANTISATION_INT4, MICA_QUANTISATION_BLOCKS
+} mica_quantisation;
 
 #define MICA_EOS_MAX 8
 
@@ -35,6 +38,7 @@ typedef struct mica_config {
     char scoring_func[32], topk_method[32];
     /* multi-head latent attention */
     uint64_t q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim; /* q_lora_rank 0: plain q_proj */
+    bool split_kv_b; /* keys and values of a latent are two tensors: MICA_PART_K_B and V_B (GGUF) */
     /* DeepSeek-V4 */
     uint64_t o_groups, o_lora_rank, index_n_heads, index_head_dim, hc_mult;
     uint64_t compress_ratios[512], compress_ratio_count; /* [layer] */
@@ -44,7 +48,7 @@ typedef struct mica_config {
     double rope_beta_fast, rope_beta_slow, rope_mscale, rope_mscale_all_dim, rope_attention_factor; /* yarn; the last 0: by mscale */
     double rope_low_freq_factor, rope_high_freq_factor;                                             /* llama3 */
     uint64_t rope_original_context; /* original_max_position_embeddings */
-    bool rope_interleaved;          /* pairs (2i, 2i + 1), not (i, i + width / 2) */
+    bool rope_interleaved;          /* pairs (2i, 2i + 1), not (i, i + width / 2): as the weights are stored, so true of a llama's GGUF */
     /* quantization_config */
     mica_quantisation quantisation;
     uint64_t weight_block_rows, weight_block_columns; /* fp8 */

@@ -10,6 +10,8 @@
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "formats/gguf.h"
+#include "model/config_gguf.h"
 #include "model/model_build.h"
 
 static mica_status no_memory(const char *path, mica_error *error) {
@@ -46,11 +48,15 @@ static mica_status name_weight(mica_model *model, mica_weight *weight, mica_erro
     return weight->name ? MICA_OK : no_memory(model->source->path, error);
 }
 
-/* The slots hold the weights in the order of their data tensors: closes the gaps; sorts where the names of int4 weights require it. */
+/* The slots hold the weights in the order of their data tensors: closes the gaps, adds the slices; sorts where they, or the names of int4
+ * weights, require it. */
 static mica_status collect_weights(mica_model_builder *builder, mica_error *error) {
     mica_model *model = builder->model;
-    bool sorted = true;
-    model->weights = builder->slots;
+    bool sorted = builder->slice_count == 0;
+    mica_weight *weights = mica_reallocarray(builder->slots, model->source->tensor_count + builder->slice_count + 1, sizeof *weights);
+    if (!weights)
+        return no_memory(model->source->path, error);
+    model->weights = weights;
     builder->slots = NULL;
     for (uint64_t i = 0; i < model->source->tensor_count; i++) {
         if (!model->weights[i].data)
@@ -61,6 +67,11 @@ static mica_status collect_weights(mica_model_builder *builder, mica_error *erro
         if (status != MICA_OK)
             return status;
         sorted = sorted && (model->weight_count == 0 || strcmp(weight[-1].name, weight->name) < 0);
+        model->weight_count++;
+    }
+    for (uint64_t i = 0; i < builder->slice_count; i++) {
+        model->weights[model->weight_count] = builder->slices[i];
+        model->weights[model->weight_count].name = builder->slices[i].data->name;
         model->weight_count++;
     }
     if (!sorted)
@@ -75,6 +86,7 @@ static void link_weight(mica_model *model, const mica_weight *weight) {
     case MICA_ROLE_EMBEDDING: model->embedding = weight; break;
     case MICA_ROLE_FINAL_NORM: model->final_norm = weight; break;
     case MICA_ROLE_HEAD: model->head = weight; break;
+    case MICA_ROLE_ROPE_FACTORS: model->rope_factors = weight; break;
     default: break;
     }
     if (weight->layer < 0)
@@ -130,7 +142,9 @@ static mica_status warn_unlisted(mica_model *model, mica_error *error) {
 
 static mica_status build(mica_model *model, const mica_model_options *options, mica_error *error) {
     uint64_t count = model->source->tensor_count;
-    mica_model_builder builder = {model, mica_calloc(count + 1, sizeof *builder.claimed), mica_calloc(count + 1, sizeof *builder.slots)};
+    mica_model_builder builder = {.model = model,
+                                  .claimed = mica_calloc(count + 1, sizeof *builder.claimed),
+                                  .slots = mica_calloc(count + 1, sizeof *builder.slots)};
     model->accounts = mica_calloc(count + 1, sizeof *model->accounts);
     mica_status status = builder.claimed && builder.slots && model->accounts ? MICA_OK : no_memory(model->source->path, error);
     if (status == MICA_OK)
@@ -153,10 +167,24 @@ static mica_status build(mica_model *model, const mica_model_options *options, m
         status = link_layers(model, error);
     mica_free(builder.claimed);
     mica_free(builder.slots);
+    mica_free(builder.slices);
+    return status;
+}
+
+/* What a GGUF's tensors say of its configuration, and its metadata does not. */
+static mica_status load_gguf_config(mica_model *model, const mica_gguf *gguf, mica_error *error) {
+    mica_status status = mica_config_from_gguf(gguf, &model->config, error);
+    model->config.tie_word_embeddings = !mica_tensor_source_find(model->source, "output.weight");
+    for (uint64_t i = 0; i < model->source->tensor_count; i++)
+        if (mica_dtype_is_block(model->source->tensors[i].dtype))
+            model->config.quantisation = MICA_QUANTISATION_BLOCKS;
     return status;
 }
 
 static mica_status load_config(mica_model *model, mica_error *error) {
+    const mica_gguf *gguf = mica_gguf_of_source(model->source);
+    if (gguf)
+        return load_gguf_config(model, gguf, error);
     char *name = mica_tensor_source_file_path(model->source, MICA_CONFIG_NAME), *bytes = NULL;
     uint64_t length = 0;
     mica_status status = name ? mica_tensor_source_load(model->source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &bytes, &length, error)
@@ -168,16 +196,20 @@ static mica_status load_config(mica_model *model, mica_error *error) {
     return status;
 }
 
-mica_status mica_model_open(const char *path, const mica_model_options *options, mica_model **result, mica_error *error) {
+mica_status mica_model_open_source(mica_tensor_source *source, const mica_model_options *options, mica_model **result, mica_error *error) {
     mica_model *model = mica_calloc(1, sizeof *model);
-    if (!model)
-        return no_memory(path, error);
-    mica_status status = mica_tensor_source_open(path, &model->source, error);
-    if (status == MICA_OK && !model->source->kind->has_files)
+    if (!model) {
+        mica_status failed = no_memory(source->path, error);
+        mica_tensor_source_close(source);
+        return failed;
+    }
+    model->source = source;
+    mica_status status = MICA_OK;
+    if (!source->kind->has_files && !mica_gguf_of_source(source))
         status = mica_fail(error, MICA_BAD_INPUT,
                            "%s: expected a checkpoint directory with config.json, got a single .safetensors file, "
                            "which can be inspected only",
-                           path);
+                           source->path);
     if (status == MICA_OK)
         status = load_config(model, error);
     if (status == MICA_OK)
@@ -187,6 +219,12 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
     else
         mica_model_close(model);
     return status;
+}
+
+mica_status mica_model_open(const char *path, const mica_model_options *options, mica_model **result, mica_error *error) {
+    mica_tensor_source *source = NULL;
+    mica_status status = mica_tensor_source_open(path, &source, error);
+    return status == MICA_OK ? mica_model_open_source(source, options, result, error) : status;
 }
 
 void mica_model_close(mica_model *model) {
@@ -199,12 +237,20 @@ void mica_model_close(mica_model *model) {
             mica_free((char *)model->weights[i].name);
     for (uint64_t i = 0; i < model->warning_count; i++)
         mica_free(model->warnings[i]);
+    for (uint64_t i = 0; i < model->slice_block_count; i++)
+        mica_free(model->slices[i]);
+    mica_free(model->slices);
     mica_free(model->warnings);
     mica_free(model->layers);
     mica_free(model->weights);
     mica_free(model->accounts);
     mica_tensor_source_close(model->source);
     mica_free(model);
+}
+
+bool mica_source_is_model(const mica_tensor_source *source) {
+    const mica_gguf *gguf = mica_gguf_of_source(source);
+    return gguf ? mica_gguf_architecture(gguf) != NULL : source->kind->has_files;
 }
 
 const mica_weight *mica_model_weight(const mica_model *model, const char *name) {

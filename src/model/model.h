@@ -31,6 +31,9 @@ typedef struct mica_weight {
     uint64_t rows, columns; /* decoded; vectors have rows 1; of more than two dimensions all but the first are columns */
     uint64_t block_rows, block_columns;
     const mica_tensor *data, *scale, *shape; /* scale, shape NULL where the encoding has none */
+    /* The source's tensor: data itself; or the one of all experts that data is a slice of, contiguous, with a name ("NAME[expert]"), a shape
+     * and a place of its own. */
+    const mica_tensor *whole;
 } mica_weight;
 
 typedef struct mica_layer {
@@ -49,6 +52,9 @@ typedef struct mica_model {
     uint64_t weight_count;
     mica_layer *layers; /* [num_hidden_layers] */
     const mica_weight *embedding, *final_norm, *head; /* head: the embedding where the two are tied and none is stored */
+    const mica_weight *rope_factors; /* [rotary width / 2], to divide the frequencies by; NULL: none is stored */
+    mica_tensor **slices;            /* owned: one block per sliced tensor: what weights' data points into */
+    uint64_t slice_block_count;
     mica_account *accounts; /* [source->tensor_count] */
     uint64_t used_count, ignored_count, unknown_count;
     char **warnings; /* one line each: unknown tensors (first 20, then a count), tensors not listed in the index, … */
@@ -60,9 +66,14 @@ typedef struct mica_model_options {
 } mica_model_options;
 
 mica_status mica_model_open(const char *path, const mica_model_options *options, mica_model **model, mica_error *error) MICA_CHECKED;
+/* The same over a source that is open already, which belongs to the model from now on, or is closed when this fails. */
+mica_status mica_model_open_source(mica_tensor_source *source, const mica_model_options *options, mica_model **model,
+                                   mica_error *error) MICA_CHECKED;
 void mica_model_close(mica_model *model); /* NULL is fine */
 
 const mica_weight *mica_model_weight(const mica_model *model, const char *name); /* NULL when absent */
+/* False for a source that is tensors alone: a bare file, a GGUF of an architecture that is not known. */
+bool mica_source_is_model(const mica_tensor_source *source);
 const char *mica_model_shard_name(const mica_model *model, const mica_tensor *tensor);
 const mica_file *mica_model_file(const mica_model *model, const mica_tensor *tensor);
 
@@ -79,7 +90,7 @@ mica_status mica_weight_examine(const mica_model *model, const mica_weight *weig
                                 uint64_t warning_bytes, mica_error *error) MICA_CHECKED;
 
 /* The same for readers that go through a file in order: `count` elements, from the `first` on, of one of a weight's tensors (weight->shape
- * is given whole). `weight` may be NULL: a tensor of which nothing is known but its type. */
+ * is given whole; of a block type whole blocks). `weight` may be NULL: a tensor of which nothing is known but its type. */
 mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *weight, const mica_tensor *tensor, uint64_t first,
                                     uint64_t count,
                                     const void *bytes, char *warning, uint64_t warning_bytes, mica_error *error) MICA_CHECKED;

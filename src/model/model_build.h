@@ -11,18 +11,27 @@ typedef struct mica_model_builder {
     mica_model *model;
     bool *claimed;      /* [tensor_count]: belongs to a weight */
     mica_weight *slots; /* [tensor_count]: the weight whose data is that tensor; data NULL where there is none */
+    mica_weight *slices; /* weights that are slices of tensors */
+    uint64_t slice_count, slice_capacity;
 } mica_model_builder;
 
 /* The shape a weight must have when decoded; rank 0: whatever the file says. A size of 0 is not checked. */
 typedef struct mica_expected_shape {
     uint32_t rank;
-    uint64_t size[2];
+    uint64_t size[3];
 } mica_expected_shape;
 
 /* Decides how the weight around `data` is stored, finds its scales and checks every shape; fills encoding, rows, columns, blocks, data,
  * scale and shape of `weight`, and claims the tensors. `integers`: an integer type is what is wanted. */
 mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *data, const mica_expected_shape *expected, bool integers,
                                 mica_weight *weight, mica_error *error) MICA_CHECKED;
+
+/* The same for a slice of `whole`. */
+mica_status mica_weight_resolve_slice(mica_model_builder *builder, const mica_tensor *slice, const mica_tensor *whole,
+                                      const mica_expected_shape *expected, mica_weight *weight, mica_error *error) MICA_CHECKED;
+/* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. */
+mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count,
+                                    const mica_expected_shape *expected, const mica_weight *pattern, mica_error *error) MICA_CHECKED;
 
 mica_status mica_model_match(mica_model_builder *builder, mica_error *error) MICA_CHECKED;
 mica_status mica_model_account_rest(mica_model_builder *builder, mica_error *error) MICA_CHECKED;

@@ -3,11 +3,13 @@
  *     fp8-block   X.weight F8, X.weight_scale_inv | X.scale   [ceil(rows / block), ceil(columns / block)] F32 or F8_E8M0
  *     mxfp4       X.weight I8 [rows, columns / 2], X.scale    [rows, ceil(columns / 32)] F8_E8M0
  *     int4-group  X.weight_packed I32 [rows, ceil(columns / 8)], X.weight_scale [rows, columns / group], X.weight_shape [2]
+ *     block       any name, of a block type [rows, columns] (GGUF)
  * Judged by tests/model/test_model.c and tests/operations/test_bad_checkpoints.c. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "formats/gguf.h"
 #include "model/model_build.h"
 
 #define MXFP4_BLOCK 32
@@ -22,9 +24,8 @@ static mica_status wrong_dtype(const mica_model *model, const mica_tensor *tenso
                      expected, mica_dtype_name(tensor->dtype));
 }
 
-static mica_status check_shape(const mica_model *model, const mica_tensor *tensor, uint32_t rank, uint64_t rows, uint64_t columns,
-                               const char *why, mica_error *error) {
-    uint64_t shape[2] = {rows, columns};
+static mica_status check_sizes(const mica_model *model, const mica_tensor *tensor, uint32_t rank, const uint64_t *shape, const char *why,
+                               mica_error *error) {
     bool same = tensor->rank == rank;
     for (uint32_t i = 0; same && i < rank; i++)
         same = tensor->shape[i] == shape[i];
@@ -34,6 +35,12 @@ static mica_status check_shape(const mica_model *model, const mica_tensor *tenso
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected shape %s%s, got %s", mica_model_shard_name(model, tensor), tensor->name,
                      mica_shape_show(rank, shape, expected, sizeof expected), why,
                      mica_shape_show(tensor->rank, tensor->shape, got, sizeof got));
+}
+
+static mica_status check_shape(const mica_model *model, const mica_tensor *tensor, uint32_t rank, uint64_t rows, uint64_t columns,
+                               const char *why, mica_error *error) {
+    const uint64_t shape[2] = {rows, columns};
+    return check_sizes(model, tensor, rank, shape, why, error);
 }
 
 /* The tensor named as `data` with its last component (after the last '.') replaced. */
@@ -55,7 +62,7 @@ static mica_status companion(const mica_model *model, const mica_tensor *data, c
 }
 
 static mica_status needs_configuration(const mica_model *model, const mica_tensor *data, const char *method, mica_error *error) {
-    static const char *const names[] = {"absent", "quant_method fp8", "quant_method compressed-tensors"};
+    static const char *const names[] = {"absent", "quant_method fp8", "quant_method compressed-tensors", "absent"};
     return mica_fail(error, MICA_BAD_INPUT, "config.json: quantization_config: expected %s (%s: %s is %s), got %s", method,
                      mica_model_shard_name(model, data), data->name, mica_dtype_name(data->dtype), names[model->config.quantisation]);
 }
@@ -142,29 +149,37 @@ static uint64_t packing(const mica_model *model, const mica_tensor *data) {
 /* Rows and columns when decoded: those expected, after the stored shape has been compared with them. */
 static mica_status resolve_shape(const mica_model *model, const mica_tensor *data, const mica_expected_shape *expected, uint64_t pack,
                                  mica_weight *weight, mica_error *error) {
-    uint64_t stored[2] = {data->rank > 0 ? data->shape[0] : 1, data->rank > 1 ? data->shape[1] : 0}, want[2];
+    uint64_t stored[3] = {data->rank > 0 ? data->shape[0] : 1, data->rank > 1 ? data->shape[1] : 0, data->rank > 2 ? data->shape[2] : 0};
+    uint64_t want[3];
     if (expected->rank == 0) {
         weight->rows = data->rank > 1 ? stored[0] : 1;
         weight->columns = weight->rows == 0 ? 0 : data->elements / weight->rows;
         return mica_mul_u64(weight->columns, pack, &weight->columns) ? MICA_OK
                                                                      : mica_fail(error, MICA_BAD_INPUT, "%s: columns overflow", data->name);
     }
-    for (uint32_t i = 0; i < 2; i++)
+    for (uint32_t i = 0; i < 3; i++)
         want[i] = i >= expected->rank || expected->size[i] == 0 ? stored[i]
                   : i == 1                                      ? ceil_divide(expected->size[i], pack)
                                                                 : expected->size[i];
-    mica_status status = check_shape(model, data, expected->rank, want[0], want[1],
-                                     pack == 1 ? " (from config.json)" : " (from config.json, packed)", error);
+    mica_status status = check_sizes(model, data, expected->rank, want,
+                                     mica_gguf_of_source(model->source) ? " (from the metadata)"
+                                     : pack == 1                        ? " (from config.json)"
+                                                                        : " (from config.json, packed)",
+                                     error);
     if (status != MICA_OK)
         return status;
+    if (expected->rank == 3) {
+        weight->rows = stored[0] * stored[1]; /* of a tensor that exists: cannot overflow */
+        weight->columns = stored[2];
+        return MICA_OK;
+    }
     weight->rows = expected->rank == 2 ? stored[0] : 1;
     weight->columns = expected->rank == 2 ? expected->size[1] ? expected->size[1] : stored[1] * pack : stored[0];
     return MICA_OK;
 }
 
-mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *data, const mica_expected_shape *expected, bool integers,
-                                mica_weight *weight, mica_error *error) {
-    const mica_model *model = builder->model;
+static mica_status resolve(const mica_model *model, const mica_tensor *data, const mica_expected_shape *expected, bool integers,
+                           mica_weight *weight, mica_error *error) {
     uint64_t pack = packing(model, data);
     bool eight_bits = data->dtype == MICA_F8_E4M3 || data->dtype == MICA_F8_E5M2;
     weight->scale = weight->shape = NULL;
@@ -178,14 +193,34 @@ mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *
         status = resolve_mxfp4(model, data, weight, error);
     else if (pack == 8)
         status = resolve_int4(model, data, weight, error);
+    else if (mica_dtype_is_block(data->dtype) && !integers)
+        weight->encoding = MICA_ENCODING_BLOCK;
     else
         status = resolve_plain(model, data, integers, weight, error);
-    if (status != MICA_OK)
-        return status;
-    const mica_tensor *parts[] = {data, weight->scale, weight->shape};
+    return status;
+}
+
+static void claim(mica_model_builder *builder, const mica_tensor *data, const mica_tensor *whole, mica_weight *weight) {
+    const mica_tensor *parts[] = {whole, weight->scale, weight->shape};
     for (size_t i = 0; i < 3; i++)
         if (parts[i])
-            builder->claimed[parts[i] - model->source->tensors] = true;
+            builder->claimed[parts[i] - builder->model->source->tensors] = true;
     weight->data = data;
-    return MICA_OK;
+    weight->whole = whole;
+}
+
+mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *data, const mica_expected_shape *expected, bool integers,
+                                mica_weight *weight, mica_error *error) {
+    mica_status status = resolve(builder->model, data, expected, integers, weight, error);
+    if (status == MICA_OK)
+        claim(builder, data, data, weight);
+    return status;
+}
+
+mica_status mica_weight_resolve_slice(mica_model_builder *builder, const mica_tensor *slice, const mica_tensor *whole,
+                                      const mica_expected_shape *expected, mica_weight *weight, mica_error *error) {
+    mica_status status = resolve(builder->model, slice, expected, false, weight, error);
+    if (status == MICA_OK)
+        claim(builder, slice, whole, weight);
+    return status;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/gguf.h"
 #include "model/model_build.h"
 
 typedef struct place { /* one application of a row */
@@ -57,8 +58,9 @@ static mica_status missing(const mica_model *model, const place *at, const char 
     if (strstr(at->row->pattern, "{L}.")) {
         expand(config->architecture, at, "{L}.", group);
         if (!any_with_prefix(source, group))
-            return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu layers (num_hidden_layers), got layer %llu absent",
-                             source->path, group, (unsigned long long)config->num_hidden_layers, layer);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu layers (%s), got layer %llu absent", source->path, group,
+                             (unsigned long long)config->num_hidden_layers, mica_gguf_of_source(source) ? "block_count" : "num_hidden_layers",
+                             layer);
     }
     if (strstr(at->row->pattern, "{E}.")) {
         expand(config->architecture, at, "{E}.", group);
@@ -67,6 +69,8 @@ static mica_status missing(const mica_model *model, const place *at, const char 
                              "%s: %s*: expected %llu experts in layer %llu (n_routed_experts), got expert %llu absent", source->path, group,
                              (unsigned long long)config->n_routed_experts, layer, expert);
     }
+    if (mica_gguf_of_source(source))
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected present, got absent", source->path, name);
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected present%s, got absent", source->path, name,
                      at->row->role == MICA_ROLE_HEAD            ? " (tie_word_embeddings is false)"
                      : at->row->role == MICA_ROLE_SHARED_EXPERT ? " (n_shared_experts is not 0)"
@@ -84,31 +88,40 @@ static const mica_tensor *find_data(const mica_tensor_source *source, char name[
     return data;
 }
 
+static bool is_sliced(const mica_tensor_row *row) {
+    return strstr(row->pattern, "[{E}]") != NULL;
+}
+
 static mica_status match_one(mica_model_builder *builder, const place *at, mica_need need, mica_error *error) {
     mica_model *model = builder->model;
     char name[MICA_NAME_BYTES];
     expand(model->config.architecture, at, NULL, name);
+    if (is_sliced(at->row))
+        *strrchr(name, '[') = '\0';
     const mica_tensor *data = find_data(model->source, name);
     if (!data)
         return need == MICA_NEED_REQUIRED ? missing(model, at, name, error) : MICA_OK;
     const mica_tensor_row *row = at->row;
-    mica_expected_shape expected = {row->shape[1] ? 2 : row->shape[0] ? 1 : 0, {0, 0}};
-    for (uint32_t i = 0; i < expected.rank; i++)
-        expected.size[i] = row->shape[i](&model->config, at->layer);
+    mica_expected_shape expected = {0, {0, 0, 0}};
+    for (; expected.rank < 3 && row->shape[expected.rank]; expected.rank++)
+        expected.size[expected.rank] = row->shape[expected.rank](&model->config, at->layer);
+    const mica_weight found = {.fate = MICA_USED,
+                               .role = row->role,
+                               .projection = row->projection,
+                               .part = row->part,
+                               .layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1,
+                               .expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1};
+    if (is_sliced(row))
+        return mica_model_match_slices(builder, data, model->config.n_routed_experts, &expected, &found, error);
     mica_weight *weight = &builder->slots[data - model->source->tensors];
-    weight->fate = MICA_USED;
-    weight->role = row->role;
-    weight->projection = row->projection;
-    weight->part = row->part;
-    weight->layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1;
-    weight->expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1;
+    *weight = found;
     return mica_weight_resolve(builder, data, &expected, row->role == MICA_ROLE_HASH_TABLE, weight, error);
 }
 
 static mica_status match_row(mica_model_builder *builder, const mica_tensor_row *row, mica_error *error) {
     const mica_config *config = &builder->model->config;
     uint64_t layers = strstr(row->pattern, "{L}") ? config->num_hidden_layers : 1;
-    uint64_t experts = strstr(row->pattern, "{E}") ? config->n_routed_experts : 1;
+    uint64_t experts = strstr(row->pattern, "{E}") && !is_sliced(row) ? config->n_routed_experts : 1;
     for (uint64_t layer = 0; layer < layers; layer++) {
         mica_need need = row->need ? row->need(config, layer) : MICA_NEED_REQUIRED;
         for (uint64_t expert = 0; need != MICA_NEED_NONE && expert < experts; expert++) {

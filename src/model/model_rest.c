@@ -65,8 +65,8 @@ static void add_weight(mica_model_builder *builder, uint64_t index) {
     bool whole = mica_weight_resolve(builder, tensor, &any, false, weight, NULL) == MICA_OK;
     if (whole)
         return;
-    weight->encoding = MICA_ENCODING_PLAIN;
-    weight->data = tensor;
+    weight->encoding = mica_dtype_is_block(tensor->dtype) ? MICA_ENCODING_BLOCK : MICA_ENCODING_PLAIN;
+    weight->data = weight->whole = tensor;
     weight->scale = weight->shape = NULL;
     weight->block_rows = weight->block_columns = 0;
     weight->rows = tensor->rank > 1 ? tensor->shape[0] : 1;

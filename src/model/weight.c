@@ -25,9 +25,16 @@ static const char *show_position(const mica_tensor *tensor, uint64_t element, ch
 }
 
 static float element_value(const mica_tensor *tensor, const void *bytes, uint64_t element) {
-    float value = 0;
-    mica_decode_plain(tensor->dtype, (const uint8_t *)bytes + element * mica_dtype_bytes(tensor->dtype), 1, &value);
-    return value;
+    uint32_t elements = mica_dtype_block_elements(tensor->dtype);
+    const uint8_t *at = (const uint8_t *)bytes + element / elements * mica_dtype_block_bytes(tensor->dtype);
+    float values[256] = {0};
+    if (!mica_dtype_is_block(tensor->dtype)) {
+        mica_decode_plain(tensor->dtype, at, 1, values);
+        return values[0];
+    }
+    mica_matrix block = {.encoding = MICA_ENCODING_BLOCK, .dtype = tensor->dtype, .rows = 1, .columns = elements, .codes = at};
+    mica_matrix_decode(&block, 0, 0, 1, values, elements);
+    return values[element % elements];
 }
 
 static mica_status refuse_value(const mica_model *model, const mica_tensor *tensor, uint64_t element, float value, mica_error *error) {
@@ -146,7 +153,8 @@ mica_status mica_weight_examine_run(const mica_model *model, const mica_weight *
         return examine_table(model, tensor, first, count, bytes, error);
     if (!mica_dtype_is_floating(tensor->dtype))
         return MICA_OK;
-    mica_matrix row = {.encoding = MICA_ENCODING_PLAIN, .dtype = tensor->dtype, .rows = 1, .columns = count, .codes = bytes};
+    mica_encoding encoding = mica_dtype_is_block(tensor->dtype) ? MICA_ENCODING_BLOCK : MICA_ENCODING_PLAIN;
+    mica_matrix row = {.encoding = encoding, .dtype = tensor->dtype, .rows = 1, .columns = count, .codes = bytes};
     mica_matrix_health health;
     mica_matrix_examine(&row, &health);
     if (health.has_nan || health.has_infinity)

@@ -201,9 +201,9 @@ mica_status mica_index_hash_source(const mica_index_run *run, mica_error *error)
     mica_status status = MICA_OK;
     for (uint32_t i = 0; status == MICA_OK && i < source->shard_count; i++)
         status = hash_line(source->directory, source->shards[i].name, &text, error);
-    if (status == MICA_OK)
+    if (status == MICA_OK && source->kind->has_files)
         status = hash_line(source->directory, "model.safetensors.index.json", &text, error);
-    for (uint64_t i = 0; status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
+    for (uint64_t i = 0; source->kind->has_files && status == MICA_OK && (name = mica_vindex_source_name(i)) != NULL; i++)
         status = hash_line(source->directory, name, &text, error);
     size_t length = strlen(run->directory);
     while (length > 1 && run->directory[length - 1] == '/')
@@ -213,7 +213,7 @@ mica_status mica_index_hash_source(const mica_index_run *run, mica_error *error)
         status = no_memory(error);
     if (status == MICA_OK)
         status = mica_file_replace(beside.bytes, text.bytes, text.length, error);
-    char *inside = mica_path_join(source->directory, "mica.sha256");
+    char *inside = source->kind->has_files ? mica_path_join(source->directory, "mica.sha256") : NULL; /* a directory of its own */
     if (status == MICA_OK && inside && mica_file_replace(inside, text.bytes, text.length, NULL) != MICA_OK) {
         /* A read-only checkpoint is fine: the hashes stand beside the vindex. */
     }

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/quantity.h"
+#include "operations/inspect_gguf.h"
 #include "operations/inspect_totals.h"
 #include "operations/output.h"
 
@@ -51,6 +52,8 @@ static void text_quantisation(mica_text *text, const mica_config *config) {
                          config->weight_block_columns);
     } else if (config->quantisation == MICA_QUANTISATION_INT4) {
         mica_text_printf(text, "quantisation  int4, groups of %" PRIu64 "\n", config->group_size);
+    } else if (config->quantisation == MICA_QUANTISATION_BLOCKS) {
+        mica_text_puts(text, "quantisation  ggml blocks, of a type for each tensor\n");
     } else {
         mica_text_puts(text, "quantisation  none\n");
     }
@@ -148,6 +151,11 @@ static void json_quantisation(mica_json_writer *writer, const mica_config *confi
     }
     bool fp8 = config->quantisation == MICA_QUANTISATION_FP8;
     mica_json_open_object(writer, "quantisation");
+    if (config->quantisation == MICA_QUANTISATION_BLOCKS) {
+        mica_json_string(writer, "method", "blocks");
+        mica_json_close_object(writer);
+        return;
+    }
     mica_json_string(writer, "method", fp8 ? "fp8" : "int4");
     mica_json_open_row(writer, "block");
     mica_json_u64(writer, NULL, fp8 ? config->weight_block_rows : 1);
@@ -214,6 +222,8 @@ static void json_report(mica_json_writer *writer, const mica_tensor_source *sour
     mica_json_string(writer, "kind", model ? "checkpoint" : "file");
     mica_json_string(writer, "path", source->path);
     json_source(writer, source, totals);
+    if (mica_gguf_of_source(source))
+        mica_inspect_gguf_json(writer, mica_gguf_of_source(source));
     mica_json_open_object(writer, "tensors");
     mica_json_u64(writer, "total", source->tensor_count);
     if (model) {
@@ -251,6 +261,9 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
         text_model(&words, model, &totals);
     else
         status = text_file(&words, source, &totals, error);
+    const mica_gguf *gguf = mica_gguf_of_source(source);
+    if (gguf)
+        mica_inspect_gguf_text(&words, gguf);
     json_report(&writer, source, model, &totals);
     status = mica_output_give(status, &words, &writer, text, json, error);
     mica_totals_release(&totals);
@@ -258,17 +271,18 @@ static mica_status report(const mica_tensor_source *source, const mica_model *mo
 }
 
 mica_status mica_inspect(const char *path, const mica_inspect_options *options, char **text, char **json, mica_error *error) {
-    if (!mica_tensor_source_is_model(path)) {
-        mica_tensor_source *source = NULL;
-        mica_status status = mica_tensor_source_open(path, &source, error);
-        if (status == MICA_OK)
-            status = report(source, NULL, text, json, error);
+    mica_tensor_source *source = NULL;
+    mica_status status = mica_tensor_source_open(path, &source, error);
+    if (status != MICA_OK)
+        return status;
+    if (!mica_source_is_model(source)) {
+        status = report(source, NULL, text, json, error);
         mica_tensor_source_close(source);
         return status;
     }
     mica_model_options model_options = {options && options->strict};
     mica_model *model = NULL;
-    mica_status status = mica_model_open(path, &model_options, &model, error);
+    status = mica_model_open_source(source, &model_options, &model, error);
     if (status == MICA_OK)
         status = report(model->source, model, text, json, error);
     mica_model_close(model);

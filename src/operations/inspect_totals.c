@@ -15,7 +15,8 @@ static const struct {
     {MICA_ROLE_EXPERT, "experts"},      {MICA_ROLE_SHARED_EXPERT, "shared experts"}, {MICA_ROLE_DENSE, "dense MLP"},
     {MICA_ROLE_ROUTER, "router"},       {MICA_ROLE_ROUTER_BIAS, "router bias"},      {MICA_ROLE_HASH_TABLE, "hash routing tables"},
     {MICA_ROLE_ATTENTION, "attention"}, {MICA_ROLE_EMBEDDING, "embedding"},          {MICA_ROLE_HEAD, "head"},
-    {MICA_ROLE_NORM, "norms"},          {MICA_ROLE_FINAL_NORM, "final norm"},        {MICA_ROLE_OTHER, "other"}};
+    {MICA_ROLE_NORM, "norms"},          {MICA_ROLE_FINAL_NORM, "final norm"},        {MICA_ROLE_ROPE_FACTORS, "rotary factors"},
+    {MICA_ROLE_OTHER, "other"}};
 
 static void add(mica_total *totals, uint64_t *count, uint64_t capacity, const char *name, const char *detail, uint64_t parameters,
                 uint64_t bytes) {
@@ -37,13 +38,13 @@ static uint64_t weight_bytes(const mica_weight *weight) {
 
 static void count_weight(const mica_model *model, const mica_weight *weight, const char *role, mica_totals *totals) {
     uint64_t parameters = weight->rows * weight->columns, bytes = weight_bytes(weight);
-    const char *encoding = weight->encoding == MICA_ENCODING_PLAIN ? mica_dtype_name(weight->data->dtype)
-                                                                   : mica_encoding_name(weight->encoding);
+    bool by_type = weight->encoding == MICA_ENCODING_PLAIN || weight->encoding == MICA_ENCODING_BLOCK;
+    const char *encoding = by_type ? mica_dtype_name(weight->data->dtype) : mica_encoding_name(weight->encoding);
     if (weight->fate == MICA_USED) {
         add(totals->roles, &totals->role_count, MICA_TOTALS_MAX, role, encoding, parameters, bytes);
         add(totals->encodings, &totals->encoding_count, 8, mica_encoding_name(weight->encoding), NULL, parameters, bytes);
     } else if (weight->fate == MICA_IGNORED) {
-        const char *rule = model->accounts[weight->data - model->source->tensors].rule;
+        const char *rule = model->accounts[weight->whole - model->source->tensors].rule;
         add(totals->rules, &totals->rule_count, 16, rule, NULL, parameters, bytes);
     } else {
         totals->unknown.count++;

@@ -9,9 +9,33 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "formats/gguf.h"
 #include "model/config.h"
 
+/* A GGUF's configuration is its metadata, but for the keys that say how it is cut into files. */
+static mica_status hash_metadata(const mica_gguf *gguf, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
+    mica_sha256 hash;
+    uint8_t digest[MICA_SHA256_BYTES];
+    mica_status status = mica_sha256_init(&hash, error);
+    if (status != MICA_OK)
+        return status;
+    for (uint64_t i = 0; i < gguf->entry_count; i++) {
+        const mica_gguf_entry *entry = &gguf->entries[i];
+        if (strncmp(entry->key, "split.", 6) == 0)
+            continue;
+        const uint8_t kind[2] = {(uint8_t)entry->type, entry->is_array};
+        mica_sha256_update(&hash, entry->key, strlen(entry->key) + 1);
+        mica_sha256_update(&hash, kind, sizeof kind);
+        mica_sha256_update(&hash, entry->bytes, entry->length);
+    }
+    mica_sha256_final(&hash, digest);
+    mica_sha256_hex(digest, hex);
+    return MICA_OK;
+}
+
 static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
+    if (mica_gguf_of_source(source))
+        return hash_metadata(mica_gguf_of_source(source), hex, error);
     char *bytes = NULL;
     uint64_t length;
     uint8_t digest[MICA_SHA256_BYTES];
@@ -26,7 +50,7 @@ static mica_status hash_config(const mica_tensor_source *source, char hex[MICA_S
 
 mica_status mica_source_write_identity(mica_json_writer *writer, const mica_tensor_source *source, mica_error *error) {
     char config[MICA_SHA256_HEX_BYTES] = "", tensors[MICA_SHA256_HEX_BYTES] = "";
-    const bool has_config = mica_tensor_source_has_file(source, MICA_CONFIG_NAME);
+    const bool has_config = mica_gguf_of_source(source) || mica_tensor_source_has_file(source, MICA_CONFIG_NAME);
     mica_status status = has_config ? hash_config(source, config, error) : MICA_OK;
     if (status == MICA_OK)
         status = mica_tensor_source_digest(source, tensors, error);

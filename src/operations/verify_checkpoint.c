@@ -33,8 +33,8 @@ typedef struct verify_unit {
 } verify_unit;
 
 typedef struct verify_lane { /* the hashes of one shard, as far as it has been read */
-    mica_sha256 file, tensor;
-    bool file_open, tensor_open;
+    mica_sha256 file, tensor, slice;
+    bool file_open, tensor_open, slice_open;
 } verify_lane;
 
 typedef struct verification {
@@ -43,6 +43,7 @@ typedef struct verification {
     mica_records file_records, tensor_records;
     const mica_tensor **order;   /* by shard and offset */
     const mica_weight **weights; /* [tensor_count]: of the tensor with that index in the source */
+    const mica_tensor **slices;  /* [tensor_count]: the first of those that a tensor of all experts is cut into; NULL for any other */
     verify_unit *units;
     uint64_t unit_count, unit_capacity, bytes_total;
     verify_lane *lanes; /* [shard_count] */
@@ -79,26 +80,40 @@ static mica_status compare_digest(mica_findings *findings, const mica_records *r
     return status;
 }
 
-static mica_status hash_tensor(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t element,
-                               uint64_t count, const uint8_t *bytes, mica_error *error) {
-    verify_lane *lane = &check->lanes[tensor->shard];
+/* Bytes [start, start + count) of a tensor or a slice, in order; its digest is compared when the last is there. */
+static mica_status hash_part(verification *check, verify_unit *unit, mica_sha256 *hash, bool *open, const mica_tensor *tensor,
+                             uint64_t place, uint64_t start, uint64_t count, const uint8_t *bytes, mica_error *error) {
     uint64_t records = 0;
     if (!mica_records_find(&check->tensor_records, tensor->name, &records))
         return MICA_OK;
-    if (element == 0) {
-        mica_status status = mica_tensor_digest_begin(tensor, &lane->tensor, error);
+    if (start == 0) {
+        mica_status status = mica_tensor_digest_begin(tensor, hash, error);
         if (status != MICA_OK)
             return status;
-        lane->tensor_open = true;
+        *open = true;
     }
-    mica_sha256_update(&lane->tensor, bytes, count * mica_dtype_bytes(tensor->dtype));
-    if (element + count < tensor->elements)
+    mica_sha256_update(hash, bytes, count);
+    if (start + count < tensor->bytes)
         return MICA_OK;
     uint8_t digest[MICA_SHA256_BYTES];
-    mica_sha256_final(&lane->tensor, digest);
-    lane->tensor_open = false;
+    mica_sha256_final(hash, digest);
+    *open = false;
     return compare_digest(&unit->findings, &check->tensor_records, tensor->name, mica_model_shard_name(check->model, tensor), place, digest,
                           error);
+}
+
+static mica_status hash_tensor(verification *check, verify_unit *unit, const mica_tensor *tensor, uint64_t place, uint64_t start,
+                               uint64_t count, const uint8_t *bytes, mica_error *error) {
+    verify_lane *lane = &check->lanes[tensor->shard];
+    const mica_tensor *slices = check->slices[tensor - check->model->source->tensors];
+    mica_status status = hash_part(check, unit, &lane->tensor, &lane->tensor_open, tensor, place, start, count, bytes, error);
+    for (uint64_t end = start + count, next; slices && start < end && status == MICA_OK; start = next) {
+        uint64_t index = start / slices->bytes, first = index * slices->bytes;
+        next = first + slices->bytes < end ? first + slices->bytes : end;
+        status = hash_part(check, unit, &lane->slice, &lane->slice_open, &slices[index], place, start - first, next - start, bytes, error);
+        bytes += next - start;
+    }
+    return status;
 }
 
 static mica_status hash_file(verification *check, verify_unit *unit, const uint8_t *bytes, mica_error *error) {
@@ -147,13 +162,15 @@ static mica_status work(void *context, uint32_t thread, uint64_t index, const ui
     mica_status status = check->hashing ? hash_file(check, unit, bytes, error) : MICA_OK;
     for (uint64_t i = unit->first; i < unit->first + unit->count && status == MICA_OK; i++) {
         const mica_tensor *tensor = check->order[i];
-        uint64_t size = mica_dtype_bytes(tensor->dtype), element = i == unit->first ? unit->element : 0;
-        uint64_t start = tensor->offset + element * size - unit->offset;
-        uint64_t left = (unit->bytes - start) / size, count = tensor->elements - element < left ? tensor->elements - element : left;
+        uint64_t elements = mica_dtype_block_elements(tensor->dtype), size = mica_dtype_block_bytes(tensor->dtype);
+        uint64_t element = i == unit->first ? unit->element : 0, first = element / elements * size;
+        uint64_t start = tensor->offset + first - unit->offset;
+        uint64_t left = (unit->bytes - start) / size * elements;
+        uint64_t count = tensor->elements - element < left ? tensor->elements - element : left;
         uint64_t place = place_of(unit->shard, i + 1);
         status = examine(check, unit, tensor, place, element, count, bytes + start, error);
         if (status == MICA_OK && check->hashing)
-            status = hash_tensor(check, unit, tensor, place, element, count, bytes + start, error);
+            status = hash_tensor(check, unit, tensor, place, first, count / elements * size, bytes + start, error);
     }
     return status;
 }
@@ -215,19 +232,20 @@ static mica_status add_unit(verification *check, const verify_unit *unit, mica_e
     return MICA_OK;
 }
 
-/* The bytes [offset, end) in pieces. */
+/* The bytes [offset, end) in pieces: of one tensor's elements, of several whole tensors, or (dtype MICA_DTYPE_COUNT) of what is none. */
 static mica_status add_pieces(verification *check, uint32_t shard, uint64_t offset, uint64_t end, uint64_t first, uint64_t count,
-                              uint64_t size, mica_error *error) {
-    uint64_t start = offset;
+                              mica_dtype dtype, mica_error *error) {
+    uint64_t start = offset, size = mica_dtype_block_bytes(dtype), elements = mica_dtype_block_elements(dtype);
+    uint64_t piece = size ? PIECE_BYTES / size * size : PIECE_BYTES; /* whole blocks */
     mica_status status = MICA_OK;
     do {
-        uint64_t bytes = end - offset < PIECE_BYTES || count > 1 ? end - offset : PIECE_BYTES;
+        uint64_t bytes = end - offset < piece || count > 1 ? end - offset : piece;
         verify_unit unit = {.shard = shard,
                             .offset = offset,
                             .bytes = bytes,
                             .first = first,
                             .count = count,
-                            .element = size ? (offset - start) / size : 0};
+                            .element = size ? (offset - start) / size * elements : 0};
         status = add_unit(check, &unit, error);
         offset += bytes;
     } while (status == MICA_OK && offset < end);
@@ -239,7 +257,7 @@ static mica_status plan_shard(verification *check, uint32_t shard, uint64_t at, 
     const mica_tensor_source *source = check->model->source;
     uint64_t end = mica_file_bytes(source->shards[shard].file);
     uint64_t header = at < source->tensor_count && check->order[at]->shard == shard ? check->order[at]->offset : end;
-    mica_status status = check->hashing ? add_pieces(check, shard, 0, header, at, 0, 1, error) : MICA_OK;
+    mica_status status = check->hashing ? add_pieces(check, shard, 0, header, at, 0, MICA_DTYPE_COUNT, error) : MICA_OK;
     while (status == MICA_OK && at < source->tensor_count && check->order[at]->shard == shard) {
         const mica_tensor *tensor = check->order[at];
         uint64_t count = 1, stop = tensor->offset + tensor->bytes;
@@ -248,8 +266,11 @@ static mica_status plan_shard(verification *check, uint32_t shard, uint64_t at, 
             stop = check->order[at + count]->offset + check->order[at + count]->bytes;
             count++;
         }
-        status = add_pieces(check, shard, tensor->offset, stop, at, count, mica_dtype_bytes(tensor->dtype), error);
+        status = add_pieces(check, shard, tensor->offset, stop, at, count, tensor->dtype, error);
         at += count;
+        uint64_t next_tensor = at < source->tensor_count && check->order[at]->shard == shard ? check->order[at]->offset : end;
+        if (status == MICA_OK && check->hashing && next_tensor > stop) /* GGUF's padding is in the file's hash */
+            status = add_pieces(check, shard, stop, next_tensor, at, 0, MICA_DTYPE_COUNT, error);
     }
     *next = at;
     return status;
@@ -366,8 +387,9 @@ static mica_status check_records(verification *check, mica_error *error) {
     }
     for (uint64_t i = 0; i < tensors->count && status == MICA_OK; i++) {
         check->hashed_tensors++;
-        if (!mica_tensor_source_find(source, tensors->records[i].name)) {
-            status = mica_findings_add(&check->findings, MICA_CORRUPT, tensors->records[i].name, 0,
+        const char *name = tensors->records[i].name;
+        if (!mica_tensor_source_find(source, name) && !mica_model_weight(check->model, name)) { /* a slice is a weight */
+            status = mica_findings_add(&check->findings, MICA_CORRUPT, name, 0,
                                        "expected present (recorded), got no such tensor", error);
         }
     }
@@ -401,14 +423,21 @@ static mica_status prepare(verification *check, mica_error *error) {
     const mica_model *model = check->model;
     const mica_tensor_source *source = model->source;
     check->weights = mica_calloc(source->tensor_count + 1, sizeof *check->weights);
+    check->slices = mica_calloc(source->tensor_count + 1, sizeof *check->slices);
     check->lanes = mica_calloc((size_t)source->shard_count + 1, sizeof *check->lanes);
-    if (!check->weights || !check->lanes)
+    if (!check->weights || !check->slices || !check->lanes)
         return no_memory(check, error);
     for (uint64_t i = 0; i < model->weight_count; i++) {
-        const mica_tensor *parts[3] = {model->weights[i].data, model->weights[i].scale, model->weights[i].shape};
+        const mica_weight *weight = &model->weights[i];
+        if (weight->data != weight->whole) { /* what a slice is for, its values do not show: finite is all they must be */
+            if (weight->expert == 0)
+                check->slices[weight->whole - source->tensors] = weight->data;
+            continue;
+        }
+        const mica_tensor *parts[3] = {weight->data, weight->scale, weight->shape};
         for (int k = 0; k < 3; k++) {
             if (parts[k])
-                check->weights[parts[k] - source->tensors] = &model->weights[i];
+                check->weights[parts[k] - source->tensors] = weight;
         }
     }
     mica_status status = mica_records_collect(source, check->options->hashes, &check->file_records, &check->tensor_records, error);
@@ -425,6 +454,8 @@ static void release(verification *check) {
             mica_sha256_release(&check->lanes[i].file);
         if (check->lanes[i].tensor_open)
             mica_sha256_release(&check->lanes[i].tensor);
+        if (check->lanes[i].slice_open)
+            mica_sha256_release(&check->lanes[i].slice);
     }
     mica_findings_release(&check->findings);
     mica_records_release(&check->file_records);
@@ -432,6 +463,7 @@ static void release(verification *check) {
     mica_free(check->units);
     mica_free(check->order);
     mica_free(check->weights);
+    mica_free(check->slices);
     mica_free(check->lanes);
 }
 
@@ -464,16 +496,18 @@ static mica_status verify(const mica_model *model, const mica_verify_options *op
 mica_status mica_verify_checkpoint(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error) {
     const mica_verify_options defaults = {0};
     options = options ? options : &defaults;
-    if (!mica_tensor_source_is_model(path)) { /* one file: values and hashes, without what a configuration would say of them */
-        mica_model bare = {0};
-        mica_status status = mica_tensor_source_open(path, &bare.source, error);
-        if (status == MICA_OK)
-            status = verify(&bare, options, text, json, error);
-        mica_tensor_source_close(bare.source);
+    mica_tensor_source *source = NULL;
+    mica_status status = mica_tensor_source_open(path, &source, error);
+    if (status != MICA_OK)
+        return status;
+    if (!mica_source_is_model(source)) { /* values and hashes, without what a configuration would say of them */
+        mica_model bare = {.source = source};
+        status = verify(&bare, options, text, json, error);
+        mica_tensor_source_close(source);
         return status;
     }
     mica_model *model = NULL;
-    mica_status status = mica_model_open(path, NULL, &model, error);
+    status = mica_model_open_source(source, NULL, &model, error);
     if (status == MICA_OK)
         status = verify(model, options, text, json, error);
     mica_model_close(model);

@@ -261,7 +261,7 @@ static void write_accounts(const mica_model *model, mica_json_writer *writer) {
 }
 
 mica_status mica_report_config(const mica_report *report, mica_json_writer *writer, mica_error *error) {
-    static const char *const quantisations[] = {"none", "fp8", "int4"};
+    static const char *const quantisations[] = {"none", "fp8", "int4", "blocks"};
     const mica_model *model = report->plan->model;
     mica_report_open(writer);
     mica_json_string(writer, "model_type", model->config.model_type);

@@ -2,6 +2,7 @@
 """tests/interop/gguf_files.py PROGRAM: files written by gguf (PyPI), and split by llama.cpp's own tool where there is one, as mica reads
 them: the same metadata, the same names and shapes, the same floats of every type. Exit status 77: skipped."""
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,9 @@ except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 
+import make_gguf
+
+PROGRAM = os.path.abspath(sys.argv[1])
 BUILD = os.path.dirname(os.path.abspath(sys.argv[1]))
 DUMP = os.path.join(BUILD, "tests", "dump_source")
 BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
@@ -131,6 +135,43 @@ def split_tool():
     return next((path for path in found if path and os.access(path, os.X_OK)), None)
 
 
+VALIDATE = """
+import json, sys
+try:
+    import jsonschema
+except ImportError:
+    sys.exit(77)
+jsonschema.validate(json.load(sys.stdin), json.load(open(sys.argv[1])))
+"""
+
+
+def inspect(path):
+    """The report, after it was judged by its schema (with the system's Python, which has jsonschema)."""
+    done = subprocess.run([PROGRAM, "inspect", path, "--json"], capture_output=True)
+    check(done.returncode == 0, f"inspect {path}: {done.stderr.decode()}")
+    schema = os.path.join(ROOT, "docs", "schemas", "inspect.schema.json")
+    judged = subprocess.run(["/usr/bin/python3", "-c", VALIDATE, schema], input=done.stdout, capture_output=True)
+    check(judged.returncode in (0, 77), f"inspect {path}: {judged.stderr.decode()[-500:]}")
+    return json.loads(done.stdout)
+
+
+def models(directory):
+    """A model that gguf wrote, in both layouts: every tensor used, every value as written, and the verbs that take a checkpoint."""
+    for kind, legacy in (("F32", False), ("Q8_0", False), ("Q8_0", True), ("MXFP4", False)):
+        path = os.path.join(directory, f"tiny-{kind}-{legacy}.gguf")
+        written = make_gguf.convert(os.path.join(ROOT, "models", "tiny-k2"), path, kind, legacy)
+        report = inspect(path)
+        check(report["tensors"] == {"total": len(written), "used": len(written), "ignored": 0, "unknown": 0}, f"{path}: {report['tensors']}")
+        check(report["model"]["routed_experts"] == 24 and report["model"]["family"] == "deepseek_v3", f"{path}: {report['model']}")
+        _, tensors = dump(path)
+        for name, values in written.items():
+            check(same_bits(tensors[name][2], values), f"{path}: {name}: other floats")
+        for words in (["verify", path], ["index", path, "-o", os.path.join(directory, f"vindex-{kind}-{legacy}"), "--features", "8", "--layers", "1"]):
+            done = subprocess.run([PROGRAM, *words], capture_output=True)
+            check(done.returncode == 0, f"{' '.join(words)}: {done.stderr.decode()}")
+    print("tiny-k2 in F32, Q8_0 (both layouts) and MXFP4: inspect, verify, index")
+
+
 def main():
     with tempfile.TemporaryDirectory() as directory:
         for alignment in (256, 64, None):
@@ -151,6 +192,8 @@ def main():
                 check(len(files) == 1, f"splits: {files}")
                 compare(" ".join(options), *dump(files[0]), expected_keys, expected)
                 print(f"split by llama.cpp: {os.path.basename(files[0])}")
+        inspect(os.path.join(directory, "aligned-None.gguf"))
+        models(directory)
     sys.exit(failures != 0)
 
 
