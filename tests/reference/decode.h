@@ -74,7 +74,7 @@ static inline long double reference_value(const mica_matrix *matrix, uint64_t ro
 }
 
 /* The rounding: NaN has one pattern. A long double with 64 bits of significand holds every value above exactly. */
-static uint32_t reference_bits(long double value, int exponent) {
+static inline uint32_t reference_bits(long double value, int exponent) {
     float rounded = isnan(value) ? 0.0f : (float)ldexpl(value, -exponent);
     uint32_t bits;
     memcpy(&bits, &rounded, sizeof bits);
