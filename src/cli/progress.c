@@ -50,6 +50,10 @@ void mica_progress_begin(void) {
     }
 }
 
+bool mica_progress_stopped(void) {
+    return stop_asked;
+}
+
 static int terminal_width(void) {
     struct winsize size;
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : WIDTH_DEFAULT;

@@ -9,51 +9,6 @@
 
 #include "verbs.h"
 
-static mica_status fail_file(const char *path, const char *what, int reason, mica_error *error) {
-    snprintf(error->message, sizeof error->message, "%s: %s: %s", path, what, strerror(reason));
-    error->status = reason == ENOMEM ? MICA_NO_MEMORY : MICA_IO;
-    return error->status;
-}
-
-/* All that is left of a stream; the caller's (free). */
-static mica_status read_stream(FILE *stream, const char *path, char **bytes, uint64_t *length, mica_error *error) {
-    size_t capacity = 0, used = 0, got;
-    char *buffer = NULL;
-    do {
-        if (capacity - used < 65536) {
-            capacity = capacity * 2 + 65536;
-            char *larger = realloc(buffer, capacity);
-            if (!larger) {
-                free(buffer);
-                return fail_file(path, "cannot hold", ENOMEM, error);
-            }
-            buffer = larger;
-        }
-        got = fread(buffer + used, 1, capacity - used, stream);
-        used += got;
-    } while (got > 0);
-    if (ferror(stream)) {
-        int reason = errno;
-        free(buffer);
-        return fail_file(path, "cannot read", reason, error);
-    }
-    buffer[used] = 0; /* there is room: the last read got nothing */
-    *bytes = buffer;
-    *length = used;
-    return MICA_OK;
-}
-
-static mica_status read_text(const char *path, char **bytes, uint64_t *length, mica_error *error) {
-    if (strcmp(path, "-") == 0)
-        return read_stream(stdin, "standard input", bytes, length, error);
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return fail_file(path, "cannot open", errno, error);
-    mica_status status = read_stream(file, path, bytes, length, error);
-    fclose(file);
-    return status;
-}
-
 static mica_status run_tokenize(const mica_option_values *values, char **output, mica_error *error) {
     mica_tokenize_options options = {.text = values->second, .ids = values->ids, .special = values->special, .pieces = values->pieces};
     const char *file = values->file;
@@ -65,7 +20,7 @@ static mica_status run_tokenize(const mica_option_values *values, char **output,
         file = "-";
     if (values->ids && values->ids[0] == '@')
         file = values->ids + 1;
-    mica_status status = file ? read_text(file, &read, &options.text_bytes, error) : MICA_OK;
+    mica_status status = file ? mica_verb_read_text(file, &read, &options.text_bytes, error) : MICA_OK;
     if (file && values->ids)
         options.ids = read;
     else if (file)

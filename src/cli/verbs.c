@@ -1,8 +1,13 @@
 /* cli/verbs.c: the table of verbs, in the order of the help, and the little they share. Each verb is in verb_<name>.c. */
-#include "verbs.h"
-
+#include <errno.h>
 #include <mica/checkpoint.h>
+#include <mica/engine.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "progress.h"
+#include "verbs.h"
 
 const mica_verb *const mica_verbs[] = {
     &mica_verb_inspect,
@@ -12,6 +17,9 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_verify,
     &mica_verb_import,
     &mica_verb_ls,
+    &mica_verb_run,
+    &mica_verb_logits,
+    &mica_verb_perplexity,
     NULL,
 };
 
@@ -24,4 +32,60 @@ mica_status mica_verb_refuse(mica_error *error, const char *message) {
     snprintf(error->message, sizeof error->message, "%s", message);
     error->status = MICA_USAGE;
     return MICA_USAGE;
+}
+
+void mica_verb_compute_options(const mica_option_values *values, mica_compute_options *options) {
+    *options = (mica_compute_options){.memory_bytes = values->memory_bytes,
+                                      .context = values->context,
+                                      .threads = values->threads,
+                                      .reading_threads = values->reading_threads,
+                                      .exact = values->exact,
+                                      .lookahead = values->lookahead,
+                                      .cache_policy = values->cache_policy,
+                                      .progress = mica_progress_show};
+}
+
+static mica_status fail_file(const char *path, const char *what, int reason, mica_error *error) {
+    snprintf(error->message, sizeof error->message, "%s: %s: %s", path, what, strerror(reason));
+    error->status = reason == ENOMEM ? MICA_NO_MEMORY : MICA_IO;
+    return error->status;
+}
+
+/* All that is left of a stream; the caller's (free). */
+static mica_status read_stream(FILE *stream, const char *path, char **bytes, uint64_t *length, mica_error *error) {
+    size_t capacity = 0, used = 0, got;
+    char *buffer = NULL;
+    do {
+        if (capacity - used < 65536) {
+            capacity = capacity * 2 + 65536;
+            char *larger = realloc(buffer, capacity);
+            if (!larger) {
+                free(buffer);
+                return fail_file(path, "cannot hold", ENOMEM, error);
+            }
+            buffer = larger;
+        }
+        got = fread(buffer + used, 1, capacity - used, stream);
+        used += got;
+    } while (got > 0);
+    if (ferror(stream)) {
+        int reason = errno;
+        free(buffer);
+        return fail_file(path, "cannot read", reason, error);
+    }
+    buffer[used] = 0; /* there is room: the last read got nothing */
+    *bytes = buffer;
+    *length = used;
+    return MICA_OK;
+}
+
+mica_status mica_verb_read_text(const char *path, char **bytes, uint64_t *length, mica_error *error) {
+    if (strcmp(path, "-") == 0)
+        return read_stream(stdin, "standard input", bytes, length, error);
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return fail_file(path, "cannot open", errno, error);
+    mica_status status = read_stream(file, path, bytes, length, error);
+    fclose(file);
+    return status;
 }

@@ -2,6 +2,8 @@
 #ifndef MICA_CLI_VERBS_H
 #define MICA_CLI_VERBS_H
 
+#include <mica/engine.h>
+
 #include "options.h"
 
 typedef struct mica_verb {
@@ -13,7 +15,8 @@ typedef struct mica_verb {
     mica_status (*run)(const mica_option_values *values, char **output, mica_error *error);
 } mica_verb;
 
-extern const mica_verb *const mica_verbs[]; /* ended by NULL */
+extern const mica_verb *const mica_verbs[],
+    mica_verb_run, mica_verb_logits, mica_verb_perplexity; /* ended by NULL */
 
 extern const mica_verb mica_verb_inspect, mica_verb_index, mica_verb_stats, mica_verb_tokenize, mica_verb_verify;
 extern const mica_verb mica_verb_import, mica_verb_ls;
@@ -22,6 +25,23 @@ extern const mica_verb mica_verb_import, mica_verb_ls;
 #define FIELD(name) offsetof(mica_option_values, name)
 #define JSON_OPTION(excluded) {"json", 0, MICA_OPTION_FLAG, FIELD(json), NULL, "print JSON instead of text", excluded}
 #define THREADS_OPTION {"threads", 0, MICA_OPTION_COUNT, FIELD(threads), "N", "compute threads (default: all processors)", NULL}
+
+/* What verbs that compute have in common; the context's help differs. */
+#define COMPUTE_OPTIONS(context_help)                                                                                                         \
+    {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the process's memory: 8GiB, 500MB, …\n(default: four fifths of what is free)", NULL}, \
+    {"context", 0, MICA_OPTION_WHOLE, FIELD(context), "N", context_help, NULL},                                                               \
+    THREADS_OPTION,                                                                                                                           \
+    {"reading-threads", 0, MICA_OPTION_COUNT, FIELD(reading_threads), "N", "threads that read experts (default 4)", NULL},                    \
+    {"cache", 0, MICA_OPTION_TEXT, FIELD(cache_policy), "POLICY", "which expert goes first: lfu (least used, with aging;\ndefault) or lru", NULL}, \
+    {"lookahead", 0, MICA_OPTION_FLAG, FIELD(lookahead), NULL, "read ahead what the next layer's router would choose", NULL},                 \
+    {"exact", 0, MICA_OPTION_FLAG, FIELD(exact), NULL, "compute with float32 activations", NULL}
+#define PROMPT_OPTIONS                                                                                                                        \
+    {"ids", 0, MICA_OPTION_TEXT, FIELD(ids), "LIST|@FILE", "token ids instead of text: 1,2,3", NULL},                                         \
+    {"bos", 0, MICA_OPTION_FLAG, FIELD(bos), NULL, "begin with the model's BOS token, whatever its configuration\nsays", NULL}
+
+void mica_verb_compute_options(const mica_option_values *values, mica_compute_options *options);
+/* A file's bytes, with a NUL behind them; "-": standard input. The caller's (free). */
+mica_status mica_verb_read_text(const char *path, char **bytes, uint64_t *length, mica_error *error);
 
 /* Keeps the one of a report's two forms that was asked for, frees the other. */
 char *mica_verb_choose(bool json, char *text_form, char *json_form);

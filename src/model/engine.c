@@ -298,6 +298,8 @@ static mica_status open_cache(mica_engine *engine, mica_error *error) {
     uint64_t slots = budget > used ? (budget - used) / (slot_bytes + sizeof(mica_matrix[MICA_PROJECTION_COUNT]) + MICA_ERROR_MESSAGE_BYTES) : 0;
     if (slots > experts)
         slots = experts;
+    if (engine->options.slots && slots > engine->options.slots)
+        slots = engine->options.slots;
     if (slots < SLOTS_MIN && slots < experts)
         return refuse_budget(engine, used + SLOTS_MIN * slot_bytes, error);
     return mica_expert_cache_open(model, slots, engine->options.reading_threads, policy, &engine->cache, error);

@@ -20,6 +20,7 @@ typedef struct mica_engine_options {
     uint64_t memory_bytes;    /* of the whole process; 0: four fifths of what the machine has to give */
     uint64_t context;         /* positions a session can hold; 0: 4096, or what the model has */
     uint64_t batch;           /* tokens computed at a time; 0: 512 */
+    uint64_t slots;           /* of the cache at most; 0: what the memory allows */
     const char *policy;       /* of the cache; NULL: the default */
     bool lookahead;           /* prefetch what the next layer's router would choose now */
     bool layer_at_a_time;     /* the session holds one layer's keys and values: for mica_engine_layer alone */

@@ -163,7 +163,7 @@ static void choose_tokens(void *context, uint64_t first, uint64_t last, uint32_t
 }
 
 /* The router is computed in float32 whatever the precision: a choice is not continuous. */
-static void route(feed_job *job) {
+static mica_status route(feed_job *job, mica_error *error) {
     mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
     engine_workspace *work = &engine->work;
@@ -174,9 +174,13 @@ static void route(feed_job *job) {
         engine->observer.input(engine->observer.context, engine->model->layers[job->layer].router, work->normed, sizes->hidden, NULL, job->count);
     work->tasks[0] = (product_task){engine->layers[job->layer].router, 0, sizes->experts, &exact, work->router_logits, sizes->experts, NULL, 0};
     mica_products_run(engine, 1);
+    mica_status status = mica_engine_check_finite(engine, (int64_t)job->layer, work->router_logits, job->count, sizes->experts, error);
+    if (status != MICA_OK) /* a sigmoid would hide it */
+        return status;
     mica_pool_each(engine->pool, job->count, 16, choose_tokens, job);
     if (engine->observer.routing)
         engine->observer.routing(engine->observer.context, job->layer, job->count, work->router_scores, work->ids, work->gates);
+    return MICA_OK;
 }
 
 /* Sorts the choices by expert: active experts ascending, each with its tokens ascending. Returns how many are active. */
@@ -347,7 +351,9 @@ static mica_status run_kept(feed_job *job, uint64_t active, mica_error *error) {
 static mica_status run_experts(feed_job *job, mica_error *error) {
     mica_engine *engine = job->engine;
     const engine_workspace *work = &engine->work;
-    route(job);
+    mica_status status = route(job, error);
+    if (status != MICA_OK)
+        return status;
     uint64_t active = sort_choices(job), rows = job->count * engine->sizes.top_k;
     for (uint64_t i = 0; i < active; i++)
         mica_expert_cache_use(engine->cache, job->layer, work->active[i], work->list_starts[i + 1] - work->list_starts[i], job->count);

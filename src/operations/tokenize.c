@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "model/tokenizer.h"
+#include "operations/compute.h"
 
 /* A directory that has the files needs no tensors; anything else is opened as a checkpoint. */
 mica_status mica_tokenizer_open(const char *checkpoint, mica_tokenizer **tokenizer, mica_error *error) {
@@ -20,21 +20,6 @@ mica_status mica_tokenizer_open(const char *checkpoint, mica_tokenizer **tokeniz
         mica_tensor_source_close(source);
     }
     return status;
-}
-
-/* "1,2,3": decimal numbers with commas or white space between them. */
-static mica_status parse_ids(const char *text, mica_token_list *ids, mica_error *error) {
-    for (const char *at = text; *at;) {
-        uint64_t value = 0;
-        size_t digits = strspn(at, "0123456789"), gap = strspn(at + digits, ", \t\r\n");
-        for (size_t i = 0; i < digits && value <= UINT32_MAX; i++)
-            value = value * 10 + (uint64_t)(at[i] - '0');
-        if (digits == 0 || value >= UINT32_MAX || (gap == 0 && at[digits]))
-            return mica_fail(error, MICA_USAGE, "--ids: expected numbers with commas between them, got '%.40s'", at);
-        mica_token_list_add(ids, (uint32_t)value);
-        at += digits + gap;
-    }
-    return ids->failed ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the ids") : MICA_OK;
 }
 
 /* Bytes as text: UTF-8 as it is, control characters, quotes and bytes that are no text as escapes of C. */
@@ -135,7 +120,7 @@ mica_status mica_tokenize(const char *checkpoint, const mica_tokenize_options *o
                           mica_error *error) {
     mica_tokenizer *tokenizer = NULL;
     mica_token_list ids = {0};
-    mica_status status = options->text ? MICA_OK : parse_ids(options->ids, &ids, error);
+    mica_status status = options->text ? MICA_OK : mica_ids_parse(options->ids, &ids, error);
     if (status == MICA_OK)
         status = mica_tokenizer_open(checkpoint, &tokenizer, error);
     if (status == MICA_OK && options->text)

@@ -16,7 +16,7 @@
 static const char *const fixture_kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "qwen3-dense", "llama-dense"};
 #define FIXTURE_KINDS (sizeof fixture_kinds / sizeof *fixture_kinds)
 
-static json_t *golden_open(const char *path) {
+static inline json_t *golden_open(const char *path) {
     json_t *golden = NULL;
     mica_error error;
     assert_int_equal(mica_json_load(path, 1 << 26, &golden, &error), MICA_OK);
@@ -24,8 +24,8 @@ static json_t *golden_open(const char *path) {
 }
 
 /* The bytes of the raw file that `description` names, in `directory`; checks count elements of 4 bytes. */
-static void *golden_raw(const char *directory, const json_t *description, uint64_t count) {
-    char path[512], *bytes = NULL;
+static inline void *golden_raw(const char *directory, const json_t *description, uint64_t count) {
+    char path[1024], *bytes = NULL;
     uint64_t length = 0;
     mica_error error;
     snprintf(path, sizeof path, "%s/%s", directory, json_string_value(json_object_get(description, "file")));
@@ -34,7 +34,7 @@ static void *golden_raw(const char *directory, const json_t *description, uint64
     return bytes;
 }
 
-static uint64_t golden_ids(const json_t *sequence, int64_t **ids) {
+static inline uint64_t golden_ids(const json_t *sequence, int64_t **ids) {
     const json_t *array = json_object_get(sequence, "ids");
     uint64_t count = json_array_size(array);
     *ids = malloc((count + 1) * sizeof **ids);

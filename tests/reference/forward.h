@@ -20,14 +20,14 @@ typedef struct reference_result {
     double *router_weights; /* as router_ids */
 } reference_result;
 
-static double *reference_zeros(uint64_t count) {
+static inline double *reference_zeros(uint64_t count) {
     double *zeros = calloc(count ? count : 1, sizeof *zeros);
     if (!zeros)
         abort();
     return zeros;
 }
 
-static void reference_release(reference_result *result) {
+static inline void reference_release(reference_result *result) {
     free(result->hidden);
     free(result->final);
     free(result->logits);
@@ -35,7 +35,7 @@ static void reference_release(reference_result *result) {
     free(result->router_weights);
 }
 
-static float *reference_weight(const mica_model *model, const mica_weight *weight) {
+static inline float *reference_weight(const mica_model *model, const mica_weight *weight) {
     float *values = NULL;
     mica_error error;
     if (weight && mica_weight_load(model, weight, &values, &error) != MICA_OK)
@@ -44,7 +44,7 @@ static float *reference_weight(const mica_model *model, const mica_weight *weigh
 }
 
 /* y [rows] = W x (+ bias) */
-static void reference_product(const float *weight, const float *bias, uint64_t rows, uint64_t columns, const double *x, double *y) {
+static inline void reference_product(const float *weight, const float *bias, uint64_t rows, uint64_t columns, const double *x, double *y) {
     for (uint64_t r = 0; r < rows; r++) {
         double sum = bias ? (double)bias[r] : 0;
         for (uint64_t c = 0; c < columns; c++)
@@ -53,7 +53,7 @@ static void reference_product(const float *weight, const float *bias, uint64_t r
     }
 }
 
-static void reference_norm(const float *weight, uint64_t width, double eps, const double *x, double *y) {
+static inline void reference_norm(const float *weight, uint64_t width, double eps, const double *x, double *y) {
     double sum = 0;
     for (uint64_t i = 0; i < width; i++)
         sum += x[i] * x[i];
@@ -62,7 +62,7 @@ static void reference_norm(const float *weight, uint64_t width, double eps, cons
 }
 
 /* The frequency of pair i of `pairs`, as DeepSeek-V3's and llama's code have it. */
-static double reference_frequency(const mica_config *config, uint64_t i, uint64_t pairs) {
+static inline double reference_frequency(const mica_config *config, uint64_t i, uint64_t pairs) {
     const double pi = 3.14159265358979323846;
     double width = 2 * (double)pairs, plain = pow(config->rope_theta, -2 * (double)i / width);
     if (strcmp(config->rope_type, "linear") == 0)
@@ -91,11 +91,11 @@ static double reference_frequency(const mica_config *config, uint64_t i, uint64_
     return plain;
 }
 
-static double reference_mscale(double factor, double mscale) {
+static inline double reference_mscale(double factor, double mscale) {
     return factor > 1 ? 0.1 * mscale * log(factor) + 1 : 1;
 }
 
-static void reference_rope(const mica_config *config, uint64_t width, uint64_t position, double *x) {
+static inline void reference_rope(const mica_config *config, uint64_t width, uint64_t position, double *x) {
     double size = 1;
     if (strcmp(config->rope_type, "yarn") == 0)
         size = reference_mscale(config->rope_factor, config->rope_mscale) / reference_mscale(config->rope_factor, config->rope_mscale_all_dim);
@@ -109,7 +109,7 @@ static void reference_rope(const mica_config *config, uint64_t width, uint64_t p
 }
 
 /* Softmax attention of one query over `count` keys; key and value of position j at [j * stride]. */
-static void reference_attend(const double *query, const double *keys, const double *values, uint64_t count, uint64_t stride_k, uint64_t stride_v,
+static inline void reference_attend(const double *query, const double *keys, const double *values, uint64_t count, uint64_t stride_k, uint64_t stride_v,
                              uint64_t width_k, uint64_t width_v, double scale, double *out) {
     double *score = reference_zeros(count), largest = -INFINITY, sum = 0;
     for (uint64_t j = 0; j < count; j++) {
@@ -128,7 +128,7 @@ static void reference_attend(const double *query, const double *keys, const doub
 }
 
 /* Adds the attention of all tokens to x [tokens][hidden]. */
-static void reference_attention(const mica_model *model, const mica_layer *layer, uint64_t tokens, double *x) {
+static inline void reference_attention(const mica_model *model, const mica_layer *layer, uint64_t tokens, double *x) {
     const mica_config *config = &model->config;
     float *w[MICA_PART_COUNT];
     for (int i = 0; i < MICA_PART_COUNT; i++)
@@ -199,7 +199,7 @@ static void reference_attention(const mica_model *model, const mica_layer *layer
 }
 
 /* out [hidden] += factor * down(silu(gate x) * up x) */
-static void reference_mlp(const mica_model *model, const mica_layer *layer, const mica_weight *const weights[MICA_PROJECTION_COUNT],
+static inline void reference_mlp(const mica_model *model, const mica_layer *layer, const mica_weight *const weights[MICA_PROJECTION_COUNT],
                           const double *x, double factor, double *out) {
     uint64_t hidden = model->config.hidden_size, width = weights[MICA_GATE]->rows;
     float *w[MICA_PROJECTION_COUNT], *bias[3];
@@ -225,7 +225,7 @@ static void reference_mlp(const mica_model *model, const mica_layer *layer, cons
 }
 
 /* Chooses experts as DeepSeek-V2 and V3 do, ids ascending. scratch: [3 * experts] */
-static void reference_route(const mica_config *config, const double *logits, const float *bias, int32_t *ids, double *weights) {
+static inline void reference_route(const mica_config *config, const double *logits, const float *bias, int32_t *ids, double *weights) {
     uint64_t experts = config->n_routed_experts, groups = config->n_group, size = experts / groups, taken = 0;
     double *score = reference_zeros(experts), *choice = reference_zeros(experts), *group = reference_zeros(groups), sum = 0, total = 0;
     int softmax = strcmp(config->scoring_func, "softmax") == 0, limited = groups > 1 && strcmp(config->topk_method, "greedy") != 0;
@@ -271,7 +271,7 @@ static void reference_route(const mica_config *config, const double *logits, con
     free(group);
 }
 
-static void reference_feed_forward(const mica_model *model, uint64_t number, uint64_t tokens, double *x, reference_result *result) {
+static inline void reference_feed_forward(const mica_model *model, uint64_t number, uint64_t tokens, double *x, reference_result *result) {
     const mica_config *config = &model->config;
     const mica_layer *layer = &model->layers[number];
     uint64_t hidden = config->hidden_size, top_k = config->num_experts_per_tok;
@@ -302,7 +302,7 @@ static void reference_feed_forward(const mica_model *model, uint64_t number, uin
     free(logits);
 }
 
-static void reference_forward(const mica_model *model, const int64_t *ids, uint64_t tokens, reference_result *result) {
+static inline void reference_forward(const mica_model *model, const int64_t *ids, uint64_t tokens, reference_result *result) {
     const mica_config *config = &model->config;
     uint64_t hidden = config->hidden_size, layers = config->num_hidden_layers, size = tokens * hidden;
     *result = (reference_result){.tokens = tokens,

@@ -1,0 +1,88 @@
+/* cli/verb_run.c: the verb `run`: tokens go to the standard output as they come, one line of meters to the standard error output.
+ * Ctrl-C ends the reply; what was said stays. Judged by tests/cli/transcripts/run.txt. */
+#include <mica/engine.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "progress.h"
+#include "verbs.h"
+
+static bool say(void *context, const char *bytes, uint64_t length, int64_t id) {
+    bool *lost = context;
+    (void)id;
+    if (length && (fwrite(bytes, 1, length, stdout) != length || fflush(stdout) != 0))
+        *lost = true; /* main says so: the stream's error stays */
+    return !*lost && !mica_progress_stopped();
+}
+
+static mica_generate_options generating(const mica_option_values *values, bool *lost) {
+    bool sampled = values->top_p > 0 || values->top_k > 0 || values->min_p > 0;
+    return (mica_generate_options){.prompt = {.text = values->prompt, .ids = values->ids, .bos = values->bos},
+                                   .token_limit = values->tokens ? values->tokens : 128,
+                                   .sampling = {.temperature = values->temperature > 0 ? values->temperature : sampled ? 1 : 0,
+                                                .top_p = values->top_p,
+                                                .min_p = values->min_p,
+                                                .top_k = values->top_k,
+                                                .seed = values->seed},
+                                   .ignore_end = values->ignore_end,
+                                   .say = say,
+                                   .say_context = lost};
+}
+
+static mica_status run_run(const mica_option_values *values, char **output, mica_error *error) {
+    mica_compute_options options;
+    mica_runner *runner = NULL;
+    mica_compute_meters meters = {0};
+    bool lost = false;
+    (void)output;
+    mica_generate_options generate = generating(values, &lost);
+    if (!values->prompt == !values->ids)
+        return mica_verb_refuse(error, "expected one of --prompt TEXT and --ids LIST");
+    if (values->top_p > 1 || values->min_p > 1)
+        return mica_verb_refuse(error, "--top-p and --min-p: expected a number from 0 to 1");
+    mica_verb_compute_options(values, &options);
+    mica_progress_begin();
+    mica_status status = mica_runner_open(values->operand, &options, &runner, error);
+    if (status == MICA_OK && values->prompt)
+        say(&lost, values->prompt, strlen(values->prompt), -1);
+    if (status == MICA_OK)
+        status = mica_runner_generate(runner, &generate, &meters, error);
+    if (status == MICA_OK) {
+        bool ended = false;
+        say(&ended, "\n", 1, -1);
+        char *line = mica_meters_show(&meters);
+        fprintf(stderr, "%s\n", line ? line : "");
+        mica_string_free(line);
+    }
+    mica_runner_close(runner);
+    mica_progress_end();
+    if (status == MICA_OK && mica_progress_stopped()) {
+        snprintf(error->message, sizeof error->message, "stopped after %llu tokens", (unsigned long long)meters.generated_tokens);
+        return MICA_INTERRUPTED;
+    }
+    return status;
+}
+
+static const mica_option run_options[] = {
+    {"prompt", 'p', MICA_OPTION_TEXT, FIELD(prompt), "TEXT", "the text to go on from", "ids"},
+    PROMPT_OPTIONS,
+    {"tokens", 'n', MICA_OPTION_WHOLE, FIELD(tokens), "N", "generate at most so many (default 128)", NULL},
+    {"temperature", 0, MICA_OPTION_NUMBER, FIELD(temperature), "T", "0: always the likeliest token (default; 1 with --top-p,\n--top-k or --min-p)", NULL},
+    {"top-p", 0, MICA_OPTION_NUMBER, FIELD(top_p), "P", "of the likeliest tokens that together have probability P", NULL},
+    {"top-k", 0, MICA_OPTION_COUNT, FIELD(top_k), "K", "of the K likeliest", NULL},
+    {"min-p", 0, MICA_OPTION_NUMBER, FIELD(min_p), "M", "of those with at least M times the largest probability", NULL},
+    {"seed", 0, MICA_OPTION_WHOLE, FIELD(seed), "S", "of the random numbers (default 0): the same seed, the same\ntokens", NULL},
+    {"ignore-end", 0, MICA_OPTION_FLAG, FIELD(ignore_end), NULL, "go on behind an end-of-sequence token", NULL},
+    COMPUTE_OPTIONS("positions remembered (default 4096, or what the model has)"),
+    {0},
+};
+
+const mica_verb mica_verb_run = {
+    "run", "go on from a text, experts read as they are needed", "CHECKPOINT -p TEXT [options]",
+    "Prints the prompt and what the model says next. Everything but the routed experts is read\n"
+    "into memory first; experts are read on demand into what --memory leaves. The same tokens\n"
+    "come out for every budget and every number of threads.\n"
+    "The last line, on the standard error output: tokens a second for the prompt and after it,\n"
+    "experts found in memory, bytes read and computed with, and the peak of the process's memory.\n",
+    {run_options, "CHECKPOINT", NULL, false}, run_run,
+};
