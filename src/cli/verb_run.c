@@ -78,7 +78,7 @@ static const mica_option run_options[] = {
 };
 
 const mica_verb mica_verb_run = {
-    "run", "go on from a text, experts read as they are needed", "CHECKPOINT -p TEXT [options]",
+    "run", "continue a text, reading experts as they are needed", "CHECKPOINT -p TEXT [options]",
     "Prints the prompt and what the model says next. Everything but the routed experts is read\n"
     "into memory first; experts are read on demand into what --memory leaves. The same tokens\n"
     "come out for every budget and every number of threads.\n"

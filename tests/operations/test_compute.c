@@ -1,0 +1,286 @@
+/* test_compute.c: run, logits and perplexity on tiny-k2 against its golden values: greedy continuations, logits files, NLL; conversations that go on,
+ * stops, refusals, failing writes. */
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <mica/engine.h>
+
+#include "model/golden.h"
+#include "operations/validate.h"
+
+static char directory[256];
+
+static int make(void **state) {
+    (void)state;
+    const char *parent = getenv("TMPDIR");
+    snprintf(directory, sizeof directory, "%s/mica-test-XXXXXX", parent ? parent : P_tmpdir);
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int clean(void **state) {
+    (void)state;
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    return system(command);
+}
+
+static void expect(mica_status got, const mica_error *error, mica_status status, const char *part) {
+    assert_int_equal(got, status);
+    if (!strstr(error->message, part))
+        fail_msg("expected \"...%s...\", got \"%s\"", part, error->message);
+}
+
+typedef struct told {
+    char text[4096];
+    uint64_t length, tokens, stop_after;
+    int64_t ids[256];
+} told;
+
+static bool tell(void *context, const char *bytes, uint64_t length, int64_t id) {
+    told *to = context;
+    memcpy(to->text + to->length, bytes, length);
+    to->length += length;
+    if (id >= 0)
+        to->ids[to->tokens++] = id;
+    return to->stop_after == 0 || to->tokens < to->stop_after;
+}
+
+static mica_runner *open_runner(const mica_compute_options *options) {
+    mica_runner *runner;
+    mica_error error;
+    if (mica_runner_open(TINY_K2, options, &runner, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    return runner;
+}
+
+static void test_greedy(void **state) {
+    (void)state;
+    json_t *golden = golden_open(TINY_K2 "/golden/golden.json"), *one;
+    mica_runner *runner = open_runner(&(mica_compute_options){.threads = 2});
+    size_t index;
+    json_array_foreach(json_object_get(golden, "greedy"), index, one) {
+        int64_t *ids;
+        uint64_t count = golden_ids(one, &ids);
+        const char *prompt = json_string_value(json_object_get(one, "prompt"));
+        mica_compute_meters meters;
+        mica_error error;
+        told got = {0};
+        mica_generate_options options = {.prompt = {.text = prompt, .bos = true}, .token_limit = 20, .say = tell, .say_context = &got};
+        mica_runner_reset(runner);
+        if (mica_runner_generate(runner, &options, &meters, &error) != MICA_OK)
+            fail_msg("%s", error.message);
+        assert_int_equal(meters.generated_tokens, 20);
+        assert_int_equal(meters.prompt_tokens + 20, count);
+        assert_memory_equal(got.ids, ids + meters.prompt_tokens, 20 * sizeof *ids);
+        assert_string_equal(got.text, json_string_value(json_object_get(one, "text")) + strlen(prompt));
+        assert_true(meters.expert_uses >= 4 * 4 * 19 && meters.peak_bytes > 0 && meters.weight_bytes > 0);
+        char *line = mica_meters_show(&meters);
+        assert_non_null(strstr(line, "decode 20 tokens"));
+        mica_string_free(line);
+        free(ids);
+    }
+    mica_runner_close(runner);
+    json_decref(golden);
+}
+
+/* The same sequence in pieces, with a stop between: what was said is remembered. */
+static void test_goes_on(void **state) {
+    (void)state;
+    mica_error error;
+    told whole = {0}, pieces = {.stop_after = 5};
+    mica_runner *runner = open_runner(&(mica_compute_options){.exact = true});
+    mica_generate_options options = {.prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = 5, .say = tell, .say_context = &whole};
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    mica_runner_reset(runner);
+    options.token_limit = 9;
+    options.say_context = &pieces;
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    assert_int_equal(pieces.tokens, 5);
+    assert_memory_equal(pieces.ids, whole.ids, 5 * sizeof(int64_t));
+    /* a second turn: as if all had been the prompt */
+    char text[256] = "3840,367,450,267,597,2439,300";
+    for (int i = 0; i < 5; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), ",%ld", whole.ids[i]);
+    snprintf(text + strlen(text), sizeof text - strlen(text), ",367,450");
+    told second = {0}, at_once = {0};
+    options = (mica_generate_options){.prompt = {.ids = "367,450"}, .token_limit = 8, .say = tell, .say_context = &second};
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    mica_runner_reset(runner);
+    options.prompt.ids = text;
+    options.say_context = &at_once;
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    assert_memory_equal(second.ids, at_once.ids, 8 * sizeof(int64_t));
+    mica_runner_close(runner);
+}
+
+static void test_context_ends(void **state) {
+    (void)state;
+    mica_error error;
+    mica_compute_meters meters;
+    told got = {0};
+    mica_runner *runner = open_runner(&(mica_compute_options){.context = 12});
+    mica_generate_options options = {.prompt = {.text = "The capital of France is", .bos = true}, .ignore_end = true, .say = tell, .say_context = &got};
+    assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
+    assert_int_equal(meters.prompt_tokens + meters.generated_tokens, 13); /* the last is said, not computed */
+    expect(mica_runner_generate(runner, &options, &meters, &error), &error, MICA_BAD_INPUT, "expected at most 0 tokens in the context that is left (of 12");
+    mica_runner_close(runner);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    mica_error error;
+    mica_runner *runner = open_runner(&(mica_compute_options){0});
+    mica_generate_options options = {.prompt = {.ids = "1,2,x"}};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "--ids: expected numbers with commas between them, got 'x'");
+    options.prompt = (mica_prompt){.ids = "1,4096"};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_BAD_INPUT, "token id: expected below vocab_size (4096), got 4096");
+    options.prompt = (mica_prompt){.ids = "@/nowhere"};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_IO, "/nowhere");
+    options.prompt = (mica_prompt){.ids = ""};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "expected a prompt of at least one token");
+    options.prompt = (mica_prompt){.ids = "1", .text = "a"};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "expected a text or token ids, got both");
+    mica_runner_close(runner);
+    expect(mica_runner_open(TINY_K2, &(mica_compute_options){.memory_bytes = 1}, &runner, &error), &error, MICA_USAGE, "memory: expected at least");
+    expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, "x.txt", NULL, &error), &error, MICA_USAGE,
+           "expected a file name that ends in .npy or .f32");
+    expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, NULL, NULL, &error), &error, MICA_USAGE,
+           "expected at least two tokens");
+    expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 1}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error, MICA_USAGE,
+           "expected windows of at least 2 tokens");
+}
+
+static void test_logits(void **state) {
+    (void)state;
+    json_t *golden = golden_open(TINY_K2 "/golden/golden.json"), *sequence = json_object_get(json_object_get(golden, "sequences"), "fact");
+    static const char *const endings[] = {"npy", "f32"};
+    mica_error error;
+    for (int i = 0; i < 2; i++) {
+        char path[300], *bytes, *report = NULL;
+        uint64_t length, header = i == 0 ? 128 : 0;
+        snprintf(path, sizeof path, "%s/logits.%s", directory, endings[i]);
+        const mica_prompt prompt = {.text = json_string_value(json_object_get(sequence, "text")), .bos = true};
+        if (mica_logits(TINY_K2, &(mica_compute_options){.exact = true}, &prompt, path, &report, &error) != MICA_OK)
+            fail_msg("%s", error.message);
+        assert_non_null(strstr(report, "18 tokens x 4096"));
+        mica_string_free(report);
+        float *expected = golden_raw(TINY_K2 "/golden", json_object_get(sequence, "logits"), 18 * 4096);
+        assert_int_equal(mica_file_load(path, 1 << 20, &bytes, &length, &error), MICA_OK);
+        assert_int_equal(length, header + 18 * 4096 * 4);
+        for (int at = 0; at < 18 * 4096; at++)
+            assert_true(fabs((double)((const float *)(bytes + header))[at] - (double)expected[at]) < 2e-5);
+        if (header)
+            assert_memory_equal(bytes, "\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (18, 4096), }", 73);
+        mica_free(bytes);
+        mica_free(expected);
+    }
+    json_decref(golden);
+}
+
+static ssize_t write_nothing(int fd, const void *buffer, size_t bytes, off_t offset) {
+    (void)fd, (void)buffer, (void)bytes, (void)offset;
+    errno = ENOSPC;
+    return -1;
+}
+
+static void test_failed_write(void **state) {
+    (void)state;
+    char path[300], partial[320];
+    mica_error error;
+    snprintf(path, sizeof path, "%s/none/logits.f32", directory);
+    expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error), &error, MICA_IO, "logits.f32.partial");
+    snprintf(path, sizeof path, "%s/full.f32", directory);
+    snprintf(partial, sizeof partial, "%s.partial", path);
+    mica_io full = *mica_io_current();
+    full.pwrite = write_nothing;
+    mica_io_install(&full);
+    mica_status status = mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error);
+    mica_io_install(NULL);
+    expect(status, &error, MICA_IO, "No space left on device");
+    assert_false(mica_path_exists(path));
+    assert_false(mica_path_exists(partial));
+}
+
+static char *validation_ids(uint64_t count) {
+    char *bytes;
+    uint64_t length;
+    assert_int_equal(mica_file_load(TINY_K2 "/golden/val_ids.u16", 1 << 20, &bytes, &length, NULL), MICA_OK);
+    char *text = malloc(length * 4), *at = text;
+    assert_non_null(text);
+    for (uint64_t i = 0; i < length / 2 && i < count; i++)
+        at += sprintf(at, "%u,", (unsigned)((const unsigned char *)bytes)[2 * i] + 256u * ((const unsigned char *)bytes)[2 * i + 1]);
+    mica_free(bytes);
+    return text;
+}
+
+static void test_perplexity(void **state) {
+    (void)state;
+    json_t *golden = golden_open(TINY_K2 "/golden/golden.json"), *report;
+    char *ids = validation_ids(UINT64_MAX), *text = NULL, *json = NULL;
+    mica_error error;
+    const mica_compute_options options = {.context = 256, .threads = 2};
+    if (mica_perplexity(TINY_K2, NULL, &options, &(mica_prompt){.ids = ids}, &text, &json, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_non_null(strstr(text, "6120 scored, in 24 windows of 256"));
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    double got = json_real_value(json_object_get(json_object_get(report, "model"), "nll"));
+    double expected = json_real_value(json_object_get(json_object_get(golden, "perplexity"), "nll"));
+    print_message("NLL %.6f, golden %.6f\n", got, expected);
+    assert_true(fabs(got - expected) < 1e-3);
+    if (validator_exists())
+        assert_true(validates("perplexity.schema.json", json));
+    mica_string_free(text);
+    mica_string_free(json);
+    json_decref(report);
+    free(ids);
+    ids = validation_ids(300);
+    if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 128, .exact = true}, &(mica_prompt){.ids = ids, .bos = true}, &text, NULL, &error) !=
+        MICA_OK)
+        fail_msg("%s", error.message);
+    assert_non_null(strstr(text, "254 scored, in 2 windows of 128")); /* with BOS each takes 127 tokens of the text */
+    mica_string_free(text);
+    free(ids);
+    json_decref(golden);
+}
+
+/* KL of a model from itself in two precisions, against the definition computed from logits files. */
+static void test_against(void **state) {
+    (void)state;
+    char *ids = validation_ids(64), *text = NULL, *json = NULL;
+    json_t *report;
+    mica_error error;
+    if (mica_perplexity(TINY_K2, TINY_K2, &(mica_compute_options){.context = 32}, &(mica_prompt){.ids = ids}, &text, &json, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    const json_t *comparison = json_object_get(report, "comparison");
+    assert_true(fabs(json_real_value(json_object_get(comparison, "kl_mean"))) < 1e-12);
+    assert_true(json_real_value(json_object_get(comparison, "top1_agreement")) >= 1);
+    if (validator_exists())
+        assert_true(validates("perplexity.schema.json", json));
+    json_decref(report);
+    mica_string_free(text);
+    mica_string_free(json);
+    free(ids);
+}
+
+static void test_other_vocabulary(void **state) {
+    (void)state;
+    mica_error error;
+    if (!mica_path_is_directory(FIXTURES))
+        skip();
+    expect(mica_perplexity(TINY_K2, FIXTURES "/k25", &(mica_compute_options){0}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error, MICA_USAGE,
+           "vocab_size: expected that of");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_logits),       cmocka_unit_test(test_failed_write),
+                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_other_vocabulary)};
+    return cmocka_run_group_tests(tests, make, clean);
+}
