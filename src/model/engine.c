@@ -3,6 +3,7 @@
  * memory is measured, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and test_engine_memory.c. */
 #include "model/engine.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -343,6 +344,24 @@ static mica_status settle_options(mica_engine *engine, const mica_engine_options
     return MICA_OK;
 }
 
+/* llama3's scaling as GGUF has it: a tensor of what each frequency is divided by. */
+static mica_status divide_frequencies(mica_engine *engine, mica_error *error) {
+    const mica_weight *weight = engine->model->rope_factors;
+    float *factors = NULL;
+    if (!weight)
+        return MICA_OK;
+    mica_status status = mica_weight_load(engine->model, weight, &factors, error);
+    for (uint64_t i = 0; status == MICA_OK && i < engine->rope.pairs; i++) {
+        if (!(factors[i] > 0) || !isfinite(factors[i]))
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected positive numbers, got %g at [%llu]",
+                               mica_model_shard_name(engine->model, weight->data), weight->name, (double)factors[i], (unsigned long long)i);
+        else
+            engine->rope.frequencies[i] /= (double)factors[i];
+    }
+    mica_free(factors);
+    return status;
+}
+
 static mica_status open_all(mica_engine *engine, const mica_engine_options *options, mica_error *error) {
     const mica_config *config = &engine->model->config;
     mica_status status = check_model(engine->model, error);
@@ -350,6 +369,8 @@ static mica_status open_all(mica_engine *engine, const mica_engine_options *opti
         status = settle_options(engine, options, error);
     if (status == MICA_OK)
         status = mica_rope_init(config, &engine->rope, error);
+    if (status == MICA_OK)
+        status = divide_frequencies(engine, error);
     if (status == MICA_OK && config->n_routed_experts)
         status = mica_router_init(config, &engine->router, error);
     if (status != MICA_OK)

@@ -4,6 +4,7 @@ them: the same metadata, the same names and shapes, the same floats of every typ
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,6 +173,50 @@ def models(directory):
     print("tiny-k2 in F32, Q8_0 (both layouts) and MXFP4: inspect, verify, index")
 
 
+def logits(path, ids):
+    with tempfile.NamedTemporaryFile(suffix=".f32") as out:
+        words = ["logits", path, "--ids", ",".join(map(str, ids)), "--exact", "-o", out.name]
+        done = subprocess.run([PROGRAM, *words], capture_output=True)
+        check(done.returncode == 0, f"logits {path}: {done.stderr.decode()}")
+        return np.fromfile(out.name, dtype="<f4").reshape(len(ids), -1) if done.returncode == 0 else np.full((len(ids), 1), np.nan)
+
+
+def close(what, got, expected):
+    check(got.size == expected.size and np.abs(got.ravel() - expected.ravel()).max() <= 1e-4, f"{what}: logits differ by more than 1e-4")
+
+
+def forward(directory):
+    """F32 files of the fixtures: the logits of the float64 truths."""
+    fixtures = os.path.join(ROOT, "..", "shared", "fixtures", "public")
+    if not os.path.isdir(fixtures):
+        print("../shared is absent: no logits are compared with truths")
+        return
+    for name, legacy in (("v3-groups", False), ("v3-groups-ue8m0", True), ("kimi-vl", False), ("llama-dense", None), ("qwen3-dense", None)):
+        path, source = os.path.join(directory, f"{name}.gguf"), os.path.join(fixtures, name)
+        if legacy is None:
+            make_gguf.convert_dense(source, path)
+        else:
+            make_gguf.convert(source, path, "F32", legacy)
+        with open(os.path.join(source, "golden.json")) as file:
+            sequences = json.load(file)["sequences"]
+        for sequence in sequences.values():
+            truth = np.fromfile(os.path.join(source, sequence["logits"]["file"]), dtype="<f4")
+            close(name, logits(path, sequence["ids"]), truth)
+    scaled = os.path.join(directory, "llama3")
+    shutil.copytree(os.path.join(fixtures, "llama-dense"), scaled)
+    with open(os.path.join(scaled, "config.json")) as file:
+        config = json.load(file)
+    config["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                              "original_max_position_embeddings": 16}
+    with open(os.path.join(scaled, "config.json"), "w") as file:
+        json.dump(config, file)
+    make_gguf.convert_dense(scaled, scaled + ".gguf")
+    ids = sequences["b"]["ids"]
+    ids = [number % config["vocab_size"] for number in ids]
+    close("llama3's frequencies as a tensor", logits(scaled + ".gguf", ids), logits(scaled, ids))
+    print("logits of five fixtures in F32, and of llama3's scaling")
+
+
 def main():
     with tempfile.TemporaryDirectory() as directory:
         for alignment in (256, 64, None):
@@ -194,6 +239,7 @@ def main():
                 print(f"split by llama.cpp: {os.path.basename(files[0])}")
         inspect(os.path.join(directory, "aligned-None.gguf"))
         models(directory)
+        forward(directory)
     sys.exit(failures != 0)
 
 

@@ -150,3 +150,69 @@ def convert(directory, path, kind="F32", legacy=False):
     writer.write_tensors_to_file()
     writer.close()
     return written
+
+
+def interleave(values, heads):
+    """llama.cpp's order of llama's query and key rows: halves of each head become pairs."""
+    return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def llama3_factors(config):
+    """What llama.cpp's rope_freqs.weight holds: the divisor of each frequency under llama3's scaling."""
+    scaling = config["rope_scaling"]
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    wavelengths = 2 * np.pi * config["rope_theta"] ** (np.arange(0, width, 2) / width)
+    low, high = (scaling["original_max_position_embeddings"] / scaling[key] for key in ("low_freq_factor", "high_freq_factor"))
+    smooth = (scaling["original_max_position_embeddings"] / wavelengths - scaling["low_freq_factor"]) / (
+        scaling["high_freq_factor"] - scaling["low_freq_factor"])
+    between = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    return np.where(wavelengths < high, 1, np.where(wavelengths > low, scaling["factor"], between)).astype(np.float32)
+
+
+def dense_tensors(checkpoint):
+    config = checkpoint.config
+    if config.get("rope_scaling"):
+        yield "rope_freqs.weight", llama3_factors(config)
+    permute = config["model_type"] == "llama"
+    yield "token_embd.weight", checkpoint.get("model.embed_tokens.weight")
+    yield "output_norm.weight", checkpoint.get("model.norm.weight")
+    if not config.get("tie_word_embeddings"):
+        yield "output.weight", checkpoint.get("lm_head.weight")
+    names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+    for layer in range(config["num_hidden_layers"]):
+        for source, target in names.items():
+            for kind in ("weight", "bias"):
+                name = f"model.layers.{layer}.{source}.{kind}"
+                if not checkpoint.has(name):
+                    continue
+                values = checkpoint.get(name)
+                if permute and target in ("attn_q", "attn_k"):
+                    values = interleave(values, config["num_attention_heads" if target == "attn_q" else "num_key_value_heads"])
+                yield f"blk.{layer}.{target}.{kind}", values
+
+
+def convert_dense(directory, path):
+    """A llama or qwen3 checkpoint, in F32."""
+    checkpoint = Checkpoint(directory)
+    config = checkpoint.config
+    name = config["model_type"]
+    writer = gguf.GGUFWriter(path, name)
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    for key, number in {"block_count": config["num_hidden_layers"], "context_length": config["max_position_embeddings"],
+                        "embedding_length": config["hidden_size"], "feed_forward_length": config["intermediate_size"],
+                        "attention.head_count": config["num_attention_heads"], "attention.head_count_kv": config["num_key_value_heads"],
+                        "attention.key_length": width, "attention.value_length": width, "rope.dimension_count": width,
+                        "vocab_size": config["vocab_size"]}.items():
+        writer.add_uint32(f"{name}.{key}", number)
+    writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config["rms_norm_eps"])
+    writer.add_float32(f"{name}.rope.freq_base", config["rope_theta"])
+    written = dict(dense_tensors(checkpoint))
+    for tensor, values in written.items():
+        writer.add_tensor(tensor, np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return written
