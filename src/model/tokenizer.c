@@ -307,8 +307,7 @@ static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *t
     return status;
 }
 
-/* The longest special token that `text` begins with; NONE. */
-static uint32_t special_at(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool control) {
+uint32_t mica_tokenizer_special_at(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool control) {
     for (uint32_t i = 0; i < tokenizer->special_length_count; i++) {
         uint32_t wanted = tokenizer->special_lengths[i];
         uint32_t id = wanted > length ? MICA_TOKEN_NONE
@@ -326,7 +325,7 @@ mica_status mica_tokenizer_append(const mica_tokenizer *tokenizer, const char *t
     for (uint64_t at = 0; (special || tokenizer->has_user_defined) && at < length && status == MICA_OK;) {
         uint32_t id = MICA_TOKEN_NONE;
         if (tokenizer->special_first[(uint8_t)text[at]])
-            id = special_at(tokenizer, text + at, length - at, special);
+            id = mica_tokenizer_special_at(tokenizer, text + at, length - at, special);
         if (id == MICA_TOKEN_NONE) {
             at++;
             continue;

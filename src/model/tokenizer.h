@@ -45,7 +45,7 @@ typedef struct mica_token_roles {
     bool add_eos;
 } mica_token_roles;
 const mica_token_roles *mica_tokenizer_roles(const mica_tokenizer *tokenizer);
-/* True for the ids that end a reply: eos, those of generation_config.json, and the end of a turn of the chat format. */
+/* True for the ids that end a text: eos, those of config.json and generation_config.json. (The end of a reply in a chat: mica_chat_end.) */
 bool mica_tokenizer_ends(const mica_tokenizer *tokenizer, uint32_t id);
 /* The id of a special or added token by its text; MICA_TOKEN_NONE. */
 uint32_t mica_tokenizer_special(const mica_tokenizer *tokenizer, const char *text);

@@ -54,6 +54,9 @@ mica_status mica_tokenizer_set(mica_tokenizer *tokenizer, uint32_t id, const voi
 mica_status mica_tokenizer_index(mica_tokenizer *tokenizer, mica_error *error) MICA_CHECKED;
 void mica_tokenizer_add_end(mica_tokenizer *tokenizer, uint32_t id); /* NONE is fine, and what is there already */
 
+/* The longest special token that `text` begins with: a user-defined one, or with `control` any; NONE. */
+uint32_t mica_tokenizer_special_at(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool control);
+
 /* ---- tokenizer_bpe.c */
 
 /* Finds the merges of a vocabulary whose ids are ranks, where any two neighbours merge whose bytes together are a token. For each token at most

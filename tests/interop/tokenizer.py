@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """tests/interop/tokenizer.py PROGRAM: ids against tiktoken's (PyPI) for Kimi's real vocabulary, where ../shared has it, and for tiny-k2's: 1 MB of mixed
 text, 10,000 fuzzed strings, bytes that are no UTF-8, special tokens, long runs. Decoding gives the bytes. Exit status 77: skipped."""
-import base64
 import json
 import os
 import shutil
@@ -15,35 +14,17 @@ PYTHON = os.path.join(PEERS, "venv", "bin", "python")
 if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
     os.execv(PYTHON, [PYTHON, *sys.argv])
 
+sys.path.insert(0, os.path.dirname(__file__))
 try:
-    import tiktoken
+    from tokenizer_peers import tiktoken_of
 except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 
-sys.path.insert(0, os.path.dirname(__file__))
 import texts  # noqa: E402
 
 MICA = os.path.abspath(sys.argv[1])
 judge = texts.Judge(MICA)
-
-# As Kimi's own tokenizer has it.
-KIMI_PATTERN = "|".join([
-    r"[\p{Han}]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
-
-
-def tiktoken_of(directory):
-    ranks = {}
-    for line in open(os.path.join(directory, "tiktoken.model"), "rb"):
-        token, rank = line.split()
-        ranks[base64.b64decode(token)] = int(rank)
-    added = json.load(open(os.path.join(directory, "tokenizer_config.json")))["added_tokens_decoder"]
-    names = {int(id): token["content"] for id, token in added.items()}
-    special = {names.get(id, f"<|reserved_token_{id}|>"): id for id in range(len(ranks), len(ranks) + 256)}
-    return tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
 def check_texts(checkpoint, peer, generator):
