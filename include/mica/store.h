@@ -37,6 +37,20 @@ mica_status mica_import(const char *checkpoint, const char *store, const mica_im
  * docs/schemas/list.schema.json. */
 mica_status mica_list(const char *store, const char *name, const char *pattern, char **text, char **json, mica_error *error);
 
+/* Forgets a model, whole or unfinished; its payloads stay until gc. docs/schemas/remove.schema.json. */
+mica_status mica_remove(const char *store, const char *name, char **text, char **json, mica_error *error);
+
+typedef struct mica_gc_options {
+    uint32_t threads;    /* 0: all processors, at most 4 */
+    uint64_t pack_bytes; /* where a new pack begins; 0: 8 GiB */
+    mica_progress_function progress; /* may be NULL */
+    void *progress_context;
+} mica_gc_options;
+
+/* Gives back the room of payloads that no model has: packs without others are removed, packs of which a tenth or more is such are written anew.
+ * Every payload that is moved is compared with its hash; CORRUPT ends it, with all that is in use where it was. docs/schemas/gc.schema.json. */
+mica_status mica_gc(const char *store, const mica_gc_options *options, char **text, char **json, mica_error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -23,7 +23,7 @@ static const mica_option verify_options[] = {
 };
 
 const mica_verb mica_verb_verify = {
-    "verify", "read all of a vindex or a checkpoint and check it", "VINDEX | CHECKPOINT [options]",
+    "verify", "read all of a vindex, a checkpoint or a store and check it", "VINDEX | CHECKPOINT | STORE [options]",
     "Reads every byte, and checks structure, values and recorded hashes.\n",
-    {verify_options, "VINDEX or CHECKPOINT", NULL, false}, run_verify,
+    {verify_options, "VINDEX, CHECKPOINT or STORE", NULL, false}, run_verify,
 };

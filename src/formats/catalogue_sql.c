@@ -150,8 +150,22 @@ static bool parse_shape(const char *text, mica_blob *blob) {
     return true;
 }
 
+static bool is_integer(sqlite3_stmt *statement, int column) {
+    return sqlite3_column_type(statement, column) == SQLITE_INTEGER;
+}
+
+static bool is_null(sqlite3_stmt *statement, int column) {
+    return sqlite3_column_type(statement, column) == SQLITE_NULL;
+}
+
+/* One of pack and shard is a number, the other null. */
+static bool has_one_place(sqlite3_stmt *statement, int pack, int shard) {
+    return (is_integer(statement, pack) && is_null(statement, shard)) || (is_null(statement, pack) && is_integer(statement, shard));
+}
+
 static bool read_blob(sqlite3_stmt *statement, int column, mica_blob *blob) {
-    uint8_t own[MICA_UUID_BYTES], uuid[MICA_UUID_BYTES];
+    uint8_t uuid[MICA_UUID_BYTES];
+    char own[MICA_UUID_TEXT_BYTES];
     uint64_t bytes = 0, last = 1;
     const char *id = mica_sql_text(statement, column + 2), *dtype = mica_sql_text(statement, column + 3);
     const char *shape = mica_sql_text(statement, column + 4);
@@ -161,8 +175,11 @@ static bool read_blob(sqlite3_stmt *statement, int column, mica_blob *blob) {
                         .pack = sqlite3_column_int64(statement, column + 6),
                         .shard = sqlite3_column_int64(statement, column + 7),
                         .offset = (uint64_t)offset};
+    if (!is_integer(statement, column) || !is_integer(statement, column + 5) || !is_integer(statement, column + 8) ||
+        !has_one_place(statement, column + 6, column + 7))
+        return false;
     if (!mica_sql_digest(statement, column + 1, blob->sha256) || !id || !dtype || !shape || size < 0 || offset < 0 ||
-        (blob->pack > 0) == (blob->shard > 0) || !mica_uuid_parse(id, uuid) || !parse_shape(shape, blob))
+        (blob->pack > 0) == (blob->shard > 0) || !parse_shape(shape, blob))
         return false;
     if (!mica_dtype_parse(dtype, &blob->dtype) && !mica_dtype_parse_block(dtype, &blob->dtype))
         return false;
@@ -170,8 +187,9 @@ static bool read_blob(sqlite3_stmt *statement, int column, mica_blob *blob) {
         last = blob->rank ? blob->shape[blob->rank - 1] : 0; /* rows are whole blocks */
     if (!mica_dtype_run_bytes(blob->dtype, last, &bytes) || !mica_dtype_run_bytes(blob->dtype, blob->elements, &bytes))
         return false;
-    mica_uuid_of_digest(blob->sha256, own);
-    return bytes == blob->bytes && memcmp(own, uuid, sizeof own) == 0;
+    mica_uuid_of_digest(blob->sha256, uuid);
+    mica_uuid_show(uuid, own);
+    return bytes == blob->bytes && strcmp(own, id) == 0;
 }
 
 mica_status mica_sql_blob(mica_catalogue *catalogue, sqlite3_stmt *statement, int column, const char *what, mica_blob *blob,
@@ -189,7 +207,10 @@ mica_status mica_sql_entry(mica_catalogue *catalogue, sqlite3_stmt *statement, i
                           .packed_shape = mica_sql_text(statement, column + 3),
                           .alias = mica_sql_text(statement, column + 4)};
     *check = sqlite3_column_int64(statement, column + 5);
-    if (!entry->name || !entry->encoding)
+    bool typed = true; /* what may be absent is text or null */
+    for (int i = 2; i < 5; i++)
+        typed = typed && (mica_sql_text(statement, column + i) || is_null(statement, column + i));
+    if (!entry->name || !entry->encoding || !typed)
         return mica_fail(error, MICA_CORRUPT, "%s: expected a row of tensors with name and encoding, got one without", catalogue->path);
     char shown[MICA_NAME_SHOW_BYTES];
     return mica_sql_blob(catalogue, statement, column + 6, mica_name_show(entry->name, shown), &entry->blob, error);

@@ -54,7 +54,7 @@ extern const char mica_catalogue_schema[];
     X(LINKED_BLOBS, "SELECT " MICA_BLOB_COLUMNS ", EXISTS (SELECT 1 FROM tensors t WHERE t.blob = b.blob) FROM blobs b"            \
                     " WHERE b.pack IS NULL ORDER BY b.shard, b.offset, b.blob")                                                    \
     X(PACKS, "SELECT pack, bytes FROM packs ORDER BY pack")                                                                        \
-    X(NEXT_PACK, "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0) + 1")                                 \
+    X(NEXT_PACK, "SELECT max(COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'packs'), 0), COALESCE((SELECT max(pack) FROM packs), 0)) + 1")                                 \
     X(SET_PACK, "INSERT INTO packs (pack, bytes) VALUES (?1, ?2) ON CONFLICT (pack) DO UPDATE SET bytes = excluded.bytes")         \
     X(REMOVE_PACK, "DELETE FROM packs WHERE pack = ?1")                                                                            \
     X(SHARDS, "SELECT shard, path, bytes, modified FROM shards ORDER BY shard")                                                    \

@@ -316,6 +316,8 @@ static mica_status create_pack(mica_store *store, mica_error *error) {
         status = make_header(store, store->number, header, error);
     if (status == MICA_OK && !(path = mica_store_pack_path(store, store->number)))
         status = no_memory(store->path, error);
+    if (status == MICA_OK && mica_path_exists(path)) /* what nobody names was removed when the store was opened */
+        status = mica_fail(error, MICA_CORRUPT, "%s: expected a new pack, got a file of that name", path);
     if (status == MICA_OK)
         status = mica_file_create(path, &store->file, error);
     if (status == MICA_OK) {
@@ -371,6 +373,10 @@ static mica_status choose_pack(mica_store *store, mica_error *error) {
         return MICA_OK;
     status = leave_pack(store, error);
     return status == MICA_OK ? create_pack(store, error) : status;
+}
+
+int64_t mica_store_pack(const mica_store *store) {
+    return store->number;
 }
 
 mica_status mica_store_reserve(mica_store *store, uint64_t bytes, int64_t *pack, uint64_t *offset, mica_error *error) {

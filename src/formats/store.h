@@ -51,6 +51,8 @@ bool mica_store_header_is(const mica_store *store, int64_t number, const uint8_t
 void mica_store_begin_run(mica_store *store, uint64_t bytes);
 /* The next reservation begins a pack: gc fills none that can be read already. */
 void mica_store_begin_pack(mica_store *store);
+/* The pack being filled; 0 before the first reservation. */
+int64_t mica_store_pack(const mica_store *store);
 /* The next `bytes`, a multiple of the alignment, of the pack being filled: *pack and *offset say where. */
 mica_status mica_store_reserve(mica_store *store, uint64_t bytes, int64_t *pack, uint64_t *offset, mica_error *error) MICA_CHECKED;
 /* Writes what was reserved; all of it aligned, `image` too, if it is to bypass the page cache. */

@@ -1,9 +1,10 @@
-/* operations/verify.c: mica_verify: a vindex or a checkpoint? Each has its own half. Judged by tests/operations/test_vindex_verify.c. */
+/* operations/verify.c: mica_verify: a vindex, a store, or a checkpoint (a model of a store is one)? Each has a file of its own. Judged by tests/operations/test_vindex_verify.c. */
 #include "operations/verify.h"
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "formats/store.h"
 #include "formats/vindex.h"
 
 /* By the names only a vindex has: a damaged one is still one. */
@@ -25,5 +26,7 @@ mica_status mica_verify(const char *path, const mica_verify_options *options, ch
         options = &defaults;
     if (mica_path_is_directory(path) && has_vindex_files(path))
         return mica_verify_vindex(path, options, text, json, error);
+    if (mica_store_is_at(path))
+        return mica_verify_store(path, options, text, json, error);
     return mica_verify_checkpoint(path, options, text, json, error);
 }

@@ -479,6 +479,7 @@ static mica_status verify(const mica_model *model, const mica_verify_options *op
         status = stream_units(&check, threads, error);
     if (status == MICA_OK) {
         mica_checkpoint_report report = {.path = model->source->path,
+                                         .kind = "checkpoint",
                                          .files = model->source->shard_count,
                                          .tensors = model->source->tensor_count,
                                          .bytes = check.bytes_total,

@@ -96,9 +96,11 @@ static void write_text(mica_text *text, const mica_checkpoint_report *report, co
     for (uint64_t i = 0; i < report->warning_count; i++)
         mica_text_printf(text, "warning: %s\n", report->warnings[i]);
     text_findings(text, findings, false);
-    mica_text_printf(text, "%s: %" PRIu64 " tensors, %s in %" PRIu64 " files read; ", report->path, report->tensors,
-                     mica_bytes_show(report->bytes, bytes), report->files);
-    if (report->hashed_files + report->hashed_tensors == 0) {
+    mica_text_printf(text, "%s: %" PRIu64 " %s, %s in %" PRIu64 " files read; ", report->path, report->tensors,
+                     strcmp(report->kind, "store") == 0 ? "payloads" : "tensors", mica_bytes_show(report->bytes, bytes), report->files);
+    if (strcmp(report->kind, "store") == 0) {
+        mica_text_puts(text, "each compared with its hash, and the catalogue checked; ");
+    } else if (report->hashed_files + report->hashed_tensors == 0) {
         mica_text_puts(text, "no hashes recorded; ");
     } else if (report->hashed_tensors) {
         mica_text_printf(text, "%" PRIu64 " recorded hashes of tensors and %" PRIu64 " of files compared; ", report->hashed_tensors,
@@ -129,7 +131,7 @@ static void write_json(mica_json_writer *writer, const mica_checkpoint_report *r
     mica_json_begin(writer);
     mica_json_open_object(writer, NULL);
     mica_json_string(writer, "path", report->path);
-    mica_json_string(writer, "kind", "checkpoint");
+    mica_json_string(writer, "kind", report->kind);
     mica_json_bool(writer, "ok", findings->errors == 0);
     mica_json_u64(writer, "files", report->files);
     mica_json_u64(writer, "bytes", report->bytes);

@@ -28,6 +28,7 @@ void mica_findings_release(mica_findings *findings);
 
 typedef struct mica_checkpoint_report {
     const char *path;
+    const char *kind;                           /* "checkpoint", "store"; its tensors are payloads then */
     uint64_t files, tensors, bytes;             /* read */
     uint64_t hashed_files, hashed_tensors;      /* compared with a record */
     char *const *warnings;                      /* of opening */
