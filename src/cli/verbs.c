@@ -22,6 +22,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_run,
     &mica_verb_logits,
     &mica_verb_perplexity,
+    &mica_verb_export,
     NULL,
 };
 

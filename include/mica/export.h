@@ -1,0 +1,35 @@
+/* mica/export.h: writing what Mica opens in the formats of others. */
+#ifndef MICA_EXPORT_H
+#define MICA_EXPORT_H
+
+#include <mica/checkpoint.h>
+#include <mica/status.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mica_export_gguf_options {
+    const char *type;       /* "q4_k_m", …; NULL: "source", each weight in the type nearest to how it is stored */
+    const char *effort;     /* of the quantisers: "fast", "default", "max"; NULL: default */
+    uint64_t split_bytes;   /* 0: one file; else PREFIX-00001-of-0000N.gguf, each with at most so much data (and at least one tensor) */
+    uint32_t threads;       /* 0: all processors */
+    uint64_t memory_bytes;  /* bound of the resident set, 0: 1 GiB */
+    bool resume, force;     /* go on from a journal; replace what is there */
+    bool dry_run;           /* sizes, types, time of the first units, extrapolated; writes nothing */
+    mica_progress_function progress; /* may be NULL */
+    void *progress_context;
+} mica_export_gguf_options;
+
+/* Writes `checkpoint` as GGUF to `path`. The report (text, JSON; schema docs/schemas/export.schema.json) is the caller's: mica_string_free.
+ * Errors: CONFLICT when something is there, BAD_INPUT, IO, INTERRUPTED (which leave PATH.partial and a journal from which `resume` goes on),
+ * USAGE for what the format cannot say. A dry run needs no path (NULL). */
+mica_status mica_export_gguf(const char *checkpoint, const char *path, const mica_export_gguf_options *options, char **text, char **json,
+                             mica_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,72 @@
+/* cli/verb_export.c: the verb `export`: its options, its help, its calls into the library, one per format. Judged by tests/cli/transcripts. */
+#include <mica/export.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "progress.h"
+#include "verbs.h"
+
+static mica_status export_gguf(const mica_option_values *values, char **text, char **json, mica_error *error) {
+    const mica_export_gguf_options options = {.type = values->type,
+                                              .effort = values->effort,
+                                              .split_bytes = values->split_bytes,
+                                              .threads = values->threads,
+                                              .memory_bytes = values->memory_bytes,
+                                              .resume = values->resume,
+                                              .force = values->force,
+                                              .dry_run = values->dry_run,
+                                              .progress = mica_progress_show};
+    return mica_export_gguf(values->operand, values->output, &options, text, json, error);
+}
+
+static const struct {
+    const char *name;
+    mica_status (*run)(const mica_option_values *values, char **text, char **json, mica_error *error);
+} formats[] = {{"gguf", export_gguf}};
+
+static mica_status run_export(const mica_option_values *values, char **output, mica_error *error) {
+    if (!values->format)
+        return mica_verb_refuse(error, "expected --format gguf");
+    if (!values->output && !values->dry_run)
+        return mica_verb_refuse(error, "expected --output FILE");
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        if (strcmp(formats[i].name, values->format) != 0)
+            continue;
+        char *text = NULL, *json = NULL;
+        mica_progress_begin();
+        const mica_status status = formats[i].run(values, &text, &json, error);
+        mica_progress_end();
+        *output = mica_verb_choose(values->json, text, json);
+        if (status == MICA_INTERRUPTED && !values->dry_run) {
+            const size_t length = strlen(error->message);
+            snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
+        }
+        return status;
+    }
+    snprintf(error->message, sizeof error->message, "--format: expected gguf, got '%s'", values->format);
+    error->status = MICA_USAGE;
+    return MICA_USAGE;
+}
+
+static const mica_option export_options[] = {
+    {"format", 0, MICA_OPTION_TEXT, FIELD(format), "FORMAT", "gguf", NULL},
+    {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "where it goes", NULL},
+    {"type", 0, MICA_OPTION_TEXT, FIELD(type), "TYPE",
+     "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored", NULL},
+    {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
+    {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},
+    THREADS_OPTION,
+    {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the resident memory (default 1GiB)", NULL},
+    {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
+    {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
+    {"dry-run", 0, MICA_OPTION_FLAG, FIELD(dry_run), NULL, "sizes, types, and the time by extrapolation; writes nothing", NULL},
+    JSON_OPTION(NULL),
+    {0},
+};
+
+const mica_verb mica_verb_export = {
+    "export", "write a checkpoint in another program's format", "CHECKPOINT --format FORMAT --output FILE [options]",
+    "Streams a checkpoint into another format, one expert at a time. No file has its final name\n"
+    "before it is whole; a run that was ended in any way goes on with --resume.\n",
+    {export_options, "CHECKPOINT", NULL, false}, run_export,
+};

@@ -1,0 +1,198 @@
+/* operations/export_gguf.c: mica_export_gguf: plan, layout, then what is there decides (start, resume, refuse), then work, then the final names;
+ * or a dry run, which times units of every kind and writes nothing. Judged by tests/operations/test_export_gguf.c. */
+#include "operations/export_gguf.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/text.h"
+#include "base/threads.h"
+#include "operations/export_gguf_report.h"
+
+#define DEFAULT_MEMORY_BYTES ((uint64_t)1 << 30)
+#define BASE_BYTES ((uint64_t)64 << 20)       /* the program, its tables of tensors */
+#define PER_TENSOR_BYTES ((uint64_t)512)
+#define STRIP_BYTES ((uint64_t)4 << 20)       /* of a thread: decoded rows and the quantiser's */
+#define DRY_RUN_UNITS_OF_A_KIND 3u
+
+/* Threads that fit the memory: each has an output, each and each unit read ahead a window. */
+static mica_status fit_memory(mica_export_run *run, mica_error *error) {
+    const mica_export_gguf_options *options = run->options;
+    const uint64_t bound = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY_BYTES;
+    const uint64_t fixed = BASE_BYTES + PER_TENSOR_BYTES * run->plan->model->source->tensor_count;
+    const uint64_t slab = MICA_EXPORT_SLAB_BYTES + ((uint64_t)64 << 10);
+    run->threads = options->threads ? options->threads : mica_thread_count_default();
+    for (;; run->threads--) {
+        run->ahead = run->threads < 4 ? run->threads + 1 : run->threads / 2 + 2;
+        run->readers = run->threads < 4 ? 2 : 4;
+        if (fixed + (run->threads + run->ahead) * slab + run->threads * (slab + STRIP_BYTES) <= bound)
+            return MICA_OK;
+        if (run->threads == 1)
+            return mica_fail(error, MICA_USAGE, "--memory: expected at least %llu MiB for this model, got %llu MiB",
+                             (unsigned long long)((fixed + 5 * slab) >> 20) + 1, (unsigned long long)(bound >> 20));
+    }
+}
+
+/* ---- the layout */
+
+static mica_status make_layout(mica_export_run *run, mica_error *error) {
+    const mica_export_plan *plan = run->plan;
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    mica_gguf_tensor *tensors = mica_calloc(plan->tensor_count + 1, sizeof *tensors);
+    mica_status status = tensors ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the table of tensors");
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
+        const mica_export_tensor *tensor = &plan->tensors[i];
+        tensors[i] = (mica_gguf_tensor){.name = tensor->name, .dtype = tensor->dtype, .rank = tensor->rank, .number = i};
+        for (uint32_t d = 0; d < tensor->rank; d++)
+            tensors[i].shape[d] = tensor->shape[tensor->rank - 1 - d];
+    }
+    if (status == MICA_OK)
+        status = mica_export_metadata(plan, &metadata, error);
+    if (status == MICA_OK)
+        status = mica_export_tokenizer(plan, &metadata, error);
+    if (status == MICA_OK)
+        status = mica_gguf_layout_make(tensors, plan->tensor_count, &metadata, run->options->split_bytes, &run->layout, error);
+    else
+        mica_free(tensors);
+    mica_gguf_metadata_release(&metadata);
+    return status;
+}
+
+/* ---- what is there */
+
+typedef enum export_action { ACTION_START, ACTION_RESUME } export_action;
+
+static mica_status choose_action(const mica_export_run *run, export_action *action, mica_error *error) {
+    const mica_export_gguf_options *options = run->options;
+    if (options->resume && options->force)
+        return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
+    char *first = mica_gguf_file_path(run->path, 0, run->layout.shard_count);
+    if (!first)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    const bool unfinished = mica_path_exists(run->journal_path);
+    mica_status status = MICA_OK;
+    *action = options->resume && unfinished ? ACTION_RESUME : ACTION_START;
+    if (!options->force && !options->resume && unfinished)
+        status = mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force", run->path);
+    else if (!options->force && !unfinished && mica_path_exists(first))
+        status = mica_fail(error, MICA_CONFLICT, "%s: is there already%s; replace it with --force", first,
+                           options->resume ? ", finished" : "");
+    mica_free(first);
+    return status;
+}
+
+static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_error *error) {
+    export_action action;
+    mica_status status = choose_action(run, &action, error);
+    if (status != MICA_OK)
+        return status;
+    *outcome = action == ACTION_RESUME ? "resumed" : "written";
+    status = action == ACTION_RESUME ? mica_export_files_resume(run, error) : mica_export_files_start(run, error);
+    if (status != MICA_OK)
+        return status;
+    status = mica_export_work(run, run->plan->unit_count, error);
+    if (status == MICA_OK)
+        return mica_export_files_finish(run, error);
+    if (mica_export_files_flush(run, NULL) != MICA_OK) /* what was committed need not be done again */
+        run->broken = true;                            /* the first failure is the one to tell */
+    return status;
+}
+
+/* ---- dry run */
+
+/* Units are of one kind when they are read and written alike. */
+static bool same_kind(const mica_export_tensor *a, const mica_export_tensor *b) {
+    return a->dtype == b->dtype && a->form == b->form && a->weights && b->weights && a->weights[0]->encoding == b->weights[0]->encoding &&
+           a->weights[0]->data->dtype == b->weights[0]->data->dtype;
+}
+
+/* The rate of a kind, from the units of it that were timed; 0: none. */
+static double seconds_per_byte(const mica_export_run *run, const mica_export_tensor *kind, uint64_t count) {
+    double seconds = 0, bytes = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        const mica_export_unit unit = mica_export_unit_at(run->plan, run->order[i]);
+        if (!same_kind(unit.tensor, kind))
+            continue;
+        seconds += run->unit_seconds[i];
+        bytes += (double)unit.bytes;
+    }
+    return bytes > 0 ? seconds / bytes : 0;
+}
+
+static mica_status time_units(mica_export_run *run, double *estimate, mica_error *error) {
+    const mica_export_plan *plan = run->plan;
+    uint64_t *order = mica_calloc(plan->tensor_count + 1, sizeof *order), count = 0;
+    run->unit_seconds = mica_calloc(plan->tensor_count + 1, sizeof *run->unit_seconds);
+    mica_status status = order && run->unit_seconds ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a dry run");
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
+        uint32_t alike = 0;
+        for (uint64_t j = 0; j < count; j++)
+            alike += same_kind(mica_export_unit_at(plan, order[j]).tensor, &plan->tensors[i]);
+        if (alike < DRY_RUN_UNITS_OF_A_KIND && plan->tensors[i].weights)
+            order[count++] = plan->tensors[i].first_unit;
+    }
+    run->order = order;
+    if (status == MICA_OK)
+        status = mica_export_work(run, count, error);
+    *estimate = 0;
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++)
+        *estimate += seconds_per_byte(run, &plan->tensors[i], count) * (double)plan->tensors[i].bytes / run->threads;
+    run->order = NULL;
+    mica_free(order);
+    return status;
+}
+
+/* ---- */
+
+static void release(mica_export_run *run, mica_export_plan *plan) {
+    mica_export_files_close(run);
+    mica_gguf_layout_release(&run->layout);
+    mica_free(run->journal_path);
+    mica_free(run->unit_seconds);
+    mica_free(run->inexact);
+    mica_export_plan_release(plan);
+}
+
+static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text, char **json,
+                                mica_error *error) {
+    mica_export_plan plan;
+    mica_status status = mica_export_plan_tensors(model, &plan, error);
+    if (status != MICA_OK)
+        return status;
+    mica_export_run run = {.plan = &plan, .options = options, .path = path, .lock = -1};
+    mica_text journal = MICA_TEXT_INIT;
+    const char *outcome = "dry run";
+    double estimate = NAN;
+    mica_text_printf(&journal, "%s.journal", path ? path : "");
+    run.journal_path = mica_text_take(&journal);
+    run.inexact = mica_calloc(plan.tensor_count + 1, sizeof *run.inexact);
+    status = run.journal_path && run.inexact ? mica_export_plan_types(&plan, options, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    if (status == MICA_OK) {
+        mica_export_plan_units(&plan);
+        status = fit_memory(&run, error);
+    }
+    if (status == MICA_OK)
+        status = make_layout(&run, error);
+    if (status == MICA_OK)
+        status = options->dry_run ? time_units(&run, &estimate, error) : run_to_file(&run, &outcome, error);
+    if (status == MICA_OK)
+        status = mica_export_report(&run, outcome, estimate, text, json, error);
+    release(&run, &plan);
+    return status;
+}
+
+mica_status mica_export_gguf(const char *checkpoint, const char *path, const mica_export_gguf_options *options, char **text, char **json,
+                             mica_error *error) {
+    static const mica_export_gguf_options none = {0};
+    if (!options)
+        options = &none;
+    if (!path && !options->dry_run)
+        return mica_fail(error, MICA_USAGE, "expected --output FILE.gguf");
+    mica_model *model = NULL;
+    mica_status status = mica_model_open(checkpoint, NULL, &model, error);
+    if (status == MICA_OK)
+        status = export_model(model, path, options, text, json, error);
+    mica_model_close(model);
+    return status;
+}

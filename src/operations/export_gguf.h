@@ -1,0 +1,122 @@
+/* operations/export_gguf.h: what the files of `mica export --format gguf` share: the plan (which tensor, from which weights, in which type,
+ * at which place), the stream's units and the run. A plan is a function of the model and the options; no weight is read for it.
+ * Judged by tests/operations/test_export_gguf.c, tests/faults/export_kill.sh and tests/interop/export_gguf.py. */
+#ifndef MICA_OPERATIONS_EXPORT_GGUF_H
+#define MICA_OPERATIONS_EXPORT_GGUF_H
+
+#include <mica/export.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/file.h"
+#include "base/journal.h"
+#include "base/json.h"
+#include "formats/gguf_write.h"
+#include "model/gguf_names.h"
+#include "model/gguf_types.h"
+#include "model/model.h"
+#include "numerics/quantise.h"
+
+#define MICA_EXPORT_SLAB_BYTES ((uint64_t)8 << 20) /* of a unit, as read and as written; a constant, so that a resume has the same units */
+
+/* One tensor of the file, as a stack of matrices of equal shape. */
+typedef struct mica_export_tensor {
+    char name[MICA_GGUF_NAME_BYTES];
+    mica_gguf_form form;
+    const mica_weight **weights; /* [weight_count], in the plan's memory: one, or one per matrix (EXPERTS) */
+    uint64_t weight_count;
+    const float *values;         /* [columns], instead of a weight: what the exporter makes itself; the plan's */
+    int64_t layer;               /* -1: outside the layers */
+    uint32_t rank;
+    uint64_t shape[4];           /* GGUF's order: shape[0] is contiguous */
+    uint64_t matrices, rows, columns;
+    bool fixed;                  /* its type is not for choice: F32, or I32 */
+    mica_dtype wanted, dtype;    /* before and after its shape was looked at */
+    const char *reason;          /* who wanted it: static, or a rule's text */
+    uint64_t bytes;
+    uint64_t slab_rows, slabs;   /* rows of a unit; units of a matrix */
+    uint64_t first_unit;
+} mica_export_tensor;
+
+typedef struct mica_export_plan {
+    const mica_model *model;
+    const char *architecture;    /* general.architecture; static */
+    mica_mixture mixture;
+    mica_effort effort;
+    uint32_t file_type;          /* general.file_type */
+    mica_mixture_model facts;
+    mica_export_tensor *tensors; /* [tensor_count], in the file's order; owned */
+    uint64_t tensor_count;
+    const mica_weight **sources; /* what tensors[].weights point into; owned */
+    float *rope_factors;         /* owned; NULL: none */
+    uint64_t unit_count;
+    uint64_t parameters, bytes;  /* elements and bytes of all tensors */
+} mica_export_plan;
+
+/* The tensors, without types: every weight that the model uses goes somewhere, or USAGE/BAD_INPUT says which does not. */
+mica_status mica_export_plan_tensors(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
+/* The same for the vision tower and projector beside the language model. */
+mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
+void mica_export_plan_release(mica_export_plan *plan);
+
+/* Chooses every tensor's type (export_gguf_types.c). */
+mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, mica_error *error) MICA_CHECKED;
+/* Sizes and units, when the types are known (export_gguf_types.c). */
+void mica_export_plan_units(mica_export_plan *plan);
+/* The keys (export_gguf_metadata.c, export_gguf_tokenizer.c). */
+mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
+
+mica_status mica_export_tokenizer(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
+
+/* One unit: rows of one matrix of one tensor. */
+typedef struct mica_export_unit {
+    const mica_export_tensor *tensor;
+    const mica_weight *weight;   /* NULL: tensor->values */
+    uint64_t matrix, row, rows;  /* of the tensor */
+    uint64_t source_row, source_rows; /* of the weight: what is read; begins where a block of scales does */
+    uint64_t position, bytes;    /* in the tensor's data */
+} mica_export_unit;
+mica_export_unit mica_export_unit_at(const mica_export_plan *plan, uint64_t number);
+
+/* From a unit's bytes to the file's (export_gguf_convert.c): a converter belongs to one thread. */
+typedef struct mica_export_converter mica_export_converter;
+mica_status mica_export_converter_create(const mica_export_plan *plan, mica_export_converter **converter, mica_error *error) MICA_CHECKED;
+void mica_export_converter_free(mica_export_converter *converter); /* NULL is fine */
+/* `data`: of the weight's tensors in the order data, scale, shape, those rows that the unit reads. `out`: unit->bytes. *inexact is raised by the
+ * scales of 4-bit groups that the file's type does not hold exactly. */
+mica_status mica_export_convert(mica_export_converter *converter, const mica_export_unit *unit, const uint8_t *const *data, uint8_t *out,
+                                uint64_t *inexact, mica_error *error) MICA_CHECKED;
+uint64_t mica_export_output_bytes_max(const mica_export_plan *plan); /* the largest unit->bytes */
+
+/* One run. */
+typedef struct mica_export_run {
+    const mica_export_plan *plan;
+    const mica_export_gguf_options *options;
+    const char *path;            /* as given; NULL in a dry run */
+    char *journal_path;          /* owned */
+    mica_gguf_layout layout;     /* tensors in the plan's order; owned */
+    mica_gguf_writer *writer;    /* NULL: nothing is written */
+    mica_journal *journal;
+    int lock;                    /* descriptor of the locked journal, -1: none */
+    uint32_t threads, readers, ahead;
+    uint64_t *inexact;           /* [tensor_count]: scales of 4-bit groups that are not held exactly; owned */
+    uint64_t units_done, units_resumed, flushed;
+    double flushed_at;
+    bool broken;                 /* a sync failed: nothing more is recorded */
+    const uint64_t *order;       /* dry run: the units that are timed; NULL: all */
+    double *unit_seconds;        /* dry run: [order's count] */
+    double seconds, work_seconds, starved_seconds;
+    uint64_t bytes_read;
+} mica_export_run;
+
+/* Runs units run->units_done … end - 1 (export_gguf_work.c); without a writer nothing is written. */
+mica_status mica_export_work(mica_export_run *run, uint64_t end, mica_error *error) MICA_CHECKED;
+
+/* The partial files, the journal and the final names (export_gguf_files.c). */
+mica_status mica_export_files_start(mica_export_run *run, mica_error *error) MICA_CHECKED;
+mica_status mica_export_files_resume(mica_export_run *run, mica_error *error) MICA_CHECKED;
+mica_status mica_export_files_flush(mica_export_run *run, mica_error *error) MICA_CHECKED;
+mica_status mica_export_files_finish(mica_export_run *run, mica_error *error) MICA_CHECKED;
+void mica_export_files_close(mica_export_run *run);
+
+#endif

@@ -1,0 +1,197 @@
+/* operations/export_gguf_files.c: the files while they are written: PATH.journal beside the writer's partial files (formats/gguf_write).
+ * Invariants: 1. the journal stands before a partial file is made; 2. a unit is recorded only after its bytes were synced; 3. the journal goes
+ * when every file has its name. What a kill leaves is what --resume takes up.
+ * Judged by tests/operations/test_export_gguf.c and tests/faults/export_kill.sh. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "operations/export_gguf.h"
+#include "operations/source_identity.h"
+
+#define RECORD_PROGRESS 1u
+
+static mica_status no_memory(mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory");
+}
+
+/* One run at a time; a killed one leaves no lock. */
+static mica_status lock_journal(mica_export_run *run, mica_error *error) {
+    run->lock = open(run->journal_path, O_RDONLY | O_CLOEXEC);
+    if (run->lock < 0)
+        return mica_fail_errno(error, errno, "%s: cannot open", run->journal_path);
+    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return mica_fail(error, MICA_CONFLICT, "%s: another export is being written there", run->path);
+    return MICA_OK; /* also on a file system without locks */
+}
+
+void mica_export_files_close(mica_export_run *run) {
+    mica_gguf_writer_close(run->writer);
+    run->writer = NULL;
+    mica_journal_close(run->journal);
+    run->journal = NULL;
+    if (run->lock >= 0)
+        close(run->lock);
+    run->lock = -1;
+}
+
+/* ---- the journal's head */
+
+static void write_tensors(mica_json_writer *writer, const mica_gguf_layout *layout) {
+    mica_json_open_array(writer, "tensors");
+    for (uint64_t i = 0; i < layout->tensor_count; i++) {
+        mica_json_open_row(writer, NULL);
+        mica_json_string(writer, NULL, layout->tensors[i].name);
+        mica_json_string(writer, NULL, mica_dtype_name(layout->tensors[i].dtype));
+        mica_json_u64(writer, NULL, layout->tensors[i].shard);
+        mica_json_u64(writer, NULL, layout->tensors[i].offset);
+        mica_json_close_array(writer);
+    }
+    mica_json_close_array(writer);
+}
+
+static mica_status describe(const mica_export_run *run, char **json, uint64_t *length, mica_error *error) {
+    mica_json_writer writer;
+    mica_json_begin(&writer);
+    mica_json_open_object(&writer, NULL);
+    mica_json_string(&writer, "format", "mica-export-gguf");
+    mica_json_u64(&writer, "format_version", 1);
+    mica_json_open_object(&writer, "options");
+    mica_json_string(&writer, "type", mica_mixture_name(run->plan->mixture));
+    mica_json_string(&writer, "effort", mica_effort_name(run->plan->effort));
+    mica_json_u64(&writer, "slab_bytes", MICA_EXPORT_SLAB_BYTES);
+    mica_json_u64(&writer, "units", run->plan->unit_count);
+    mica_json_close_object(&writer);
+    mica_status status = mica_source_write_identity(&writer, run->plan->model->source, error);
+    mica_source_write_shards(&writer, run->plan->model->source);
+    write_tensors(&writer, &run->layout);
+    mica_json_close_object(&writer);
+    *json = mica_json_finish(&writer, length);
+    if (status == MICA_OK && !*json)
+        status = no_memory(error);
+    return status;
+}
+
+/* ---- starting */
+
+mica_status mica_export_files_start(mica_export_run *run, mica_error *error) {
+    char *head = NULL;
+    uint64_t length = 0;
+    mica_status status = describe(run, &head, &length, error);
+    if (status == MICA_OK)
+        status = mica_journal_create(run->journal_path, head, length, &run->journal, error);
+    if (status == MICA_OK)
+        status = lock_journal(run, error);
+    if (status == MICA_OK)
+        status = mica_gguf_writer_open(run->path, &run->layout, true, &run->writer, error);
+    run->flushed_at = mica_seconds_now();
+    mica_free(head);
+    return status;
+}
+
+/* How many units are done, and what was not exact so far: pairs of tensor and count, so that the report of a resumed run is whole. */
+static mica_status append_progress(mica_export_run *run, mica_error *error) {
+    mica_text payload = MICA_TEXT_INIT;
+    mica_text_append(&payload, (const char *)&run->units_done, sizeof run->units_done);
+    for (uint64_t i = 0; i < run->plan->tensor_count; i++) {
+        const uint64_t pair[2] = {i, run->inexact[i]};
+        if (run->inexact[i] > 0)
+            mica_text_append(&payload, (const char *)pair, sizeof pair);
+    }
+    const mica_status status = mica_text_failed(&payload) ? no_memory(error)
+                                                          : mica_journal_append(run->journal, RECORD_PROGRESS, payload.bytes, payload.length, error);
+    mica_text_release(&payload);
+    return status;
+}
+
+mica_status mica_export_files_flush(mica_export_run *run, mica_error *error) {
+    if (run->broken || !run->journal || run->flushed == run->units_done)
+        return MICA_OK;
+    mica_status status = mica_gguf_writer_sync(run->writer, error);
+    if (status == MICA_OK)
+        status = append_progress(run, error);
+    if (status == MICA_OK)
+        status = mica_journal_sync(run->journal, error);
+    run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
+    run->flushed = run->units_done;
+    run->flushed_at = mica_seconds_now();
+    return status;
+}
+
+/* ---- resuming */
+
+typedef struct replay {
+    mica_export_run *run;
+    json_t *today;
+} replay;
+
+static mica_status visit_progress(mica_export_run *run, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    uint64_t pair[2];
+    bool sound = bytes >= sizeof run->units_done && (bytes - sizeof run->units_done) % sizeof pair == 0;
+    if (sound)
+        memcpy(&run->units_done, payload, sizeof run->units_done);
+    for (uint64_t at = sizeof run->units_done; sound && at < bytes; at += sizeof pair) {
+        memcpy(pair, payload + at, sizeof pair);
+        sound = pair[0] < run->plan->tensor_count;
+        if (sound)
+            run->inexact[pair[0]] = pair[1];
+    }
+    if (sound && run->units_done <= run->plan->unit_count)
+        return MICA_OK;
+    return mica_fail(error, MICA_CORRUPT, "%s: expected at most %llu units, got a record of %llu bytes that says otherwise", run->journal_path,
+                     (unsigned long long)run->plan->unit_count, (unsigned long long)bytes);
+}
+
+static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    replay *context = opaque;
+    mica_export_run *run = context->run;
+    if (kind == RECORD_PROGRESS)
+        return visit_progress(run, payload, bytes, error);
+    if (kind != MICA_JOURNAL_HEAD)
+        return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", run->journal_path, kind);
+    json_t *recorded = NULL;
+    mica_status status = mica_json_parse(run->journal_path, (const char *)payload, bytes, &recorded, error);
+    if (status == MICA_OK)
+        status = mica_identity_compare(run->journal_path, recorded, context->today, true, error);
+    json_decref(recorded);
+    return status;
+}
+
+mica_status mica_export_files_resume(mica_export_run *run, mica_error *error) {
+    char *head = NULL;
+    uint64_t length = 0;
+    replay context = {.run = run};
+    mica_status status = lock_journal(run, error);
+    if (status == MICA_OK)
+        status = describe(run, &head, &length, error);
+    if (status == MICA_OK)
+        status = mica_json_parse("today's job", head, length, &context.today, error);
+    mica_free(head);
+    if (status == MICA_OK)
+        status = mica_journal_open(run->journal_path, visit_record, &context, &run->journal, error);
+    json_decref(context.today);
+    if (status != MICA_OK)
+        return status;
+    run->units_resumed = run->flushed = run->units_done;
+    run->flushed_at = mica_seconds_now();
+    return mica_gguf_writer_open(run->path, &run->layout, run->units_done == 0, &run->writer, error);
+}
+
+/* ---- the end */
+
+mica_status mica_export_files_finish(mica_export_run *run, mica_error *error) {
+    mica_status status = mica_export_files_flush(run, error);
+    if (status == MICA_OK) {
+        status = mica_gguf_writer_finish(run->writer, error);
+        run->writer = NULL;
+    }
+    if (status != MICA_OK)
+        return status;
+    mica_export_files_close(run);
+    return mica_file_remove(run->journal_path, error);
+}
