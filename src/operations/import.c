@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "formats/gguf.h"
 #include "operations/import.h"
 #include "operations/source_identity.h"
 
@@ -53,14 +54,18 @@ static mica_status check_name(const char *name, mica_error *error) {
 static mica_status open_source(mica_import_run *run, mica_error *error) {
     mica_error why = {0};
     mica_status status = mica_model_open(run->checkpoint, NULL, &run->model, &why);
+    if (status != MICA_OK && status != MICA_BAD_INPUT)
+        return mica_fail(error, status, "%s", why.message);
     if (status == MICA_OK) {
         run->source = run->model->source;
-        return MICA_OK;
+    } else {
+        snprintf(run->not_understood, sizeof run->not_understood, "%s", why.message);
+        status = mica_tensor_source_open(run->checkpoint, &run->source, error);
     }
-    if (status != MICA_BAD_INPUT)
-        return mica_fail(error, status, "%s", why.message);
-    snprintf(run->not_understood, sizeof run->not_understood, "%s", why.message);
-    return mica_tensor_source_open(run->checkpoint, &run->source, error);
+    if (status == MICA_OK && mica_gguf_of_source(run->source)) /* its configuration is no file, its experts are slices */
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a directory of safetensors or a model of a store, got a GGUF file, which a store "
+                         "does not keep", run->checkpoint);
+    return status;
 }
 
 /* SHA-256 over what becomes of each tensor: "name target alias" lines. */

@@ -1,6 +1,7 @@
 /* Judges inspect, verify and index over a GGUF file: what they say of it, that every block is looked at, that hashes cover the padding, and
  * that a vindex made of it names its experts' slices and finds them again. */
 #include <mica/checkpoint.h>
+#include <mica/store.h>
 #include <mica/vindex.h>
 
 #include "base/hash.h"
@@ -160,8 +161,21 @@ static void test_index(void **state) {
     remove_vindex(vindex);
 }
 
+/* Its configuration is no file that a store could keep. */
+static void test_import_is_refused(void **state) {
+    (void)state;
+    gguf_model file = {0};
+    char store[512], *text = NULL, *json = NULL;
+    mica_error error = {0};
+    snprintf(store, sizeof store, "%s", scratch("store"));
+    gguf_write(&file, "model.gguf");
+    assert_int_equal(mica_import(scratch("model.gguf"), store, NULL, &text, &json, &error), MICA_BAD_INPUT);
+    assert_says("import", error.message, (const char *const[]){"model.gguf", "got a GGUF file", NULL});
+    assert_false(mica_path_exists(store));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_tensors_alone), cmocka_unit_test(test_verify),
-                                       cmocka_unit_test(test_index)};
+                                       cmocka_unit_test(test_index), cmocka_unit_test(test_import_is_refused)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
