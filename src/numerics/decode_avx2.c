@@ -171,6 +171,7 @@ AVX2 static void max_nibbles(const uint8_t *codes, uint64_t blocks, const uint8_
 const mica_decode_kernels mica_decode_kernels_avx2 = {
     .row = {[MICA_F32] = f32_row, [MICA_F16] = f16_row, [MICA_BF16] = bf16_row, [MICA_F8_E4M3] = e4m3_row, [MICA_F8_E5M2] = e5m2_row,
             [MICA_CODE_E2M1] = e2m1_row, [MICA_CODE_INT4] = int4_row},
+    .blocks = mica_decode_blocks_avx2,
     .max_u8 = max_u8, .max_u16 = max_u16, .max_u32 = max_u32, .max_nibbles = max_nibbles};
 #else
 typedef int mica_decode_avx2_empty; /* a translation unit may not be empty */

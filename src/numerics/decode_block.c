@@ -175,7 +175,8 @@ void mica_block_decode(const mica_matrix *matrix, int exponent, uint64_t row, ui
                        uint64_t stride) {
     mica_dtype dtype = matrix->dtype;
     mica_block_values *values_of = mica_block_values_of(dtype);
-    mica_decode_blocks *fast = fast_is_exact(dtype, exponent) ? mica_decode_kernels_current()->blocks[dtype] : NULL;
+    mica_decode_blocks *const *table = mica_decode_kernels_current()->blocks;
+    mica_decode_blocks *fast = table && fast_is_exact(dtype, exponent) ? table[dtype] : NULL;
     uint32_t elements = mica_dtype_block_elements(dtype), bytes = mica_dtype_block_bytes(dtype);
     uint64_t row_bytes = mica_matrix_row_bytes(matrix), end = column + width;
     float factor = fast ? ldexpf(1.0f, -exponent) : 0.0f, cut[MICA_BLOCK_ELEMENTS_MAX];

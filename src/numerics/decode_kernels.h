@@ -25,7 +25,7 @@ typedef void mica_decode_row(const uint8_t *row, uint64_t column, uint64_t count
 /* Largest magnitudes, as bits: for every floating format a larger magnitude has the larger bits, infinity and NaN the largest. */
 typedef struct mica_decode_kernels {
     mica_decode_row *row[MICA_CODE_COUNT];                                                        /* NULL: the careful path */
-    mica_decode_blocks *blocks[MICA_DTYPE_COUNT];                                                 /* the same */
+    mica_decode_blocks *const *blocks;                                                            /* [MICA_DTYPE_COUNT]; NULL: the same */
     uint8_t (*max_u8)(const uint8_t *codes, uint64_t stride, uint64_t rows, uint64_t width);      /* of byte & 0x7f, in a rectangle */
     uint16_t (*max_u16)(const uint8_t *codes, uint64_t count);                                    /* of u16 & 0x7fff */
     uint32_t (*max_u32)(const uint8_t *codes, uint64_t count);                                    /* of u32 & 0x7fffffff */
@@ -36,6 +36,7 @@ typedef struct mica_decode_kernels {
 extern const mica_decode_kernels mica_decode_kernels_portable;
 #if defined(__x86_64__)
 extern const mica_decode_kernels mica_decode_kernels_avx2, mica_decode_kernels_avx512;
+extern mica_decode_blocks *const mica_decode_blocks_avx2[MICA_DTYPE_COUNT], *const mica_decode_blocks_avx512[MICA_DTYPE_COUNT];
 #endif
 const mica_decode_kernels *mica_decode_kernels_current(void);
 
