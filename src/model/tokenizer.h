@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "formats/gguf_write.h"
 #include "formats/tensor_source.h"
 
 /* Where a tokenizer's files come from: a checkpoint's source, or a directory that has no tensors. */
@@ -54,7 +55,11 @@ const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer);
 
 /* ---- what a GGUF file says of a byte-level vocabulary, for those who write one */
 
-/* GGUF's name of the way it cuts text (tokenizer.ggml.pre); NULL: GGUF has none for it. */
+/* Adds all tokenizer.* keys: tokens, their types, merges, the name of the way to cut text, ids with a role, the chat template. BAD_INPUT: GGUF has no
+ * name for the way it cuts text. Without memory `metadata` may have some of the keys. */
+mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) MICA_CHECKED;
+
+/* The parts of it. GGUF's name of the way it cuts text (tokenizer.ggml.pre); NULL: GGUF has none for it. */
 const char *mica_tokenizer_pre_type(const mica_tokenizer *tokenizer);
 /* Appends an id's text as it stands in tokenizer.ggml.tokens: bytes as characters (byte_level.h), special tokens as they are. */
 void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text);

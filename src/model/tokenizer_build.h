@@ -96,8 +96,8 @@ typedef struct mica_split_row {
     bool add_bos; /* where a GGUF does not say */
 } mica_split_row;
 const mica_split_row *mica_split_row_find(const char *pre_type);
-/* The pre_type of the row that has just these patterns, each with a NUL behind it; NULL. */
-const char *mica_split_row_match(const char *patterns, uint64_t length);
+/* The pre_type of the row that has just these patterns, each with a NUL behind it, and these flags; NULL. */
+const char *mica_split_row_match(const char *patterns, uint64_t length, bool whole_pieces, bool compose);
 mica_status mica_splitter_make(mica_splitter *splitter, const mica_split_row *row, mica_error *error) MICA_CHECKED;
 
 /* ---- tokenizer_config.c: what stands beside either kind of vocabulary */

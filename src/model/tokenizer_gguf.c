@@ -229,3 +229,71 @@ mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_me
     *count = taken;
     return MICA_OK;
 }
+
+static mica_status add_tokens(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
+    mica_text text = MICA_TEXT_INIT;
+    int32_t *types = mica_calloc(tokenizer->count, sizeof *types);
+    if (types) {
+        mica_gguf_add_strings(metadata, KEY("tokens"), tokenizer->count);
+        for (uint32_t id = 0; id < tokenizer->count; id++) {
+            types[id] = tokenizer->types[id];
+            mica_text_clear(&text);
+            mica_tokenizer_gguf_text(tokenizer, id, &text);
+            mica_gguf_add_element(metadata, text.bytes, text.length);
+        }
+        mica_gguf_add_array(metadata, KEY("token_type"), MICA_GGUF_INT32, types, tokenizer->count);
+    }
+    bool failed = !types || mica_text_failed(&text);
+    mica_text_release(&text);
+    mica_free(types);
+    return failed ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the vocabulary", tokenizer->name) : MICA_OK;
+}
+
+static mica_status add_merges(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
+    mica_token_merge *merges;
+    uint64_t count;
+    mica_text text = MICA_TEXT_INIT;
+    mica_status status = mica_tokenizer_merges(tokenizer, &merges, &count, error);
+    if (status != MICA_OK)
+        return status;
+    mica_gguf_add_strings(metadata, KEY("merges"), count);
+    for (uint64_t i = 0; i < count; i++) {
+        mica_token_span left = tokenizer->spans[merges[i].left], right = tokenizer->spans[merges[i].right];
+        mica_text_clear(&text);
+        mica_byte_level_write(&text, tokenizer->names.bytes + left.start, left.length);
+        mica_text_append(&text, " ", 1);
+        mica_byte_level_write(&text, tokenizer->names.bytes + right.start, right.length);
+        mica_gguf_add_element(metadata, text.bytes, text.length);
+    }
+    mica_free(merges);
+    bool failed = mica_text_failed(&text);
+    mica_text_release(&text);
+    return failed ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name) : MICA_OK;
+}
+
+mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
+    const mica_token_roles *roles = &tokenizer->roles;
+    if (!tokenizer->pre_type) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another",
+                         tokenizer->name);
+    }
+    mica_gguf_add_string(metadata, KEY("model"), "gpt2");
+    mica_gguf_add_string(metadata, KEY("pre"), tokenizer->pre_type);
+    mica_status status = add_tokens(tokenizer, metadata, error);
+    if (status == MICA_OK)
+        status = add_merges(tokenizer, metadata, error);
+    if (roles->bos != MICA_TOKEN_NONE)
+        mica_gguf_add_u32(metadata, KEY("bos_token_id"), roles->bos);
+    if (roles->eos != MICA_TOKEN_NONE)
+        mica_gguf_add_u32(metadata, KEY("eos_token_id"), roles->eos);
+    if (roles->unknown != MICA_TOKEN_NONE)
+        mica_gguf_add_u32(metadata, KEY("unknown_token_id"), roles->unknown);
+    if (roles->padding != MICA_TOKEN_NONE)
+        mica_gguf_add_u32(metadata, KEY("padding_token_id"), roles->padding);
+    mica_gguf_add_bool(metadata, KEY("add_bos_token"), roles->add_bos); /* always: readers have defaults of their own */
+    if (roles->add_eos)
+        mica_gguf_add_bool(metadata, KEY("add_eos_token"), true);
+    if (tokenizer->chat_template)
+        mica_gguf_add_string(metadata, "tokenizer.chat_template", tokenizer->chat_template);
+    return status;
+}

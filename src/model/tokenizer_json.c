@@ -489,7 +489,7 @@ mica_status mica_tokenizer_from_json(const char *name, const char *text, uint64_
         made->splitter = reader.splitter;
         made->compose = reader.compose;
         made->whole_pieces = reader.ignore_merges;
-        made->pre_type = mica_split_row_match(reader.patterns.bytes, reader.patterns.length);
+        made->pre_type = mica_split_row_match(reader.patterns.bytes, reader.patterns.length, made->whole_pieces, made->compose);
         *tokenizer = made;
     } else {
         mica_tokenizer_close(reader.tokenizer);

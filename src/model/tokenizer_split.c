@@ -19,6 +19,9 @@
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+#define LLAMA3 CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
+#define QWEN2 CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
+
 /* The letters with case below U+1E944, as DeepSeek's first tokenizers list them. */
 #define DEEPSEEK_LETTERS                                                                                                                      \
     "µÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"                            \
@@ -40,9 +43,11 @@ static const mica_split_row split_rows[] = {
     {"deepseek-llm",
      {"[\r\n]", "\\s?[A-Za-z" DEEPSEEK_LETTERS "]+", "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$", "[一-龥ࠀ-一가-퟿]+", MICA_PATTERN_DIGIT},
      false, false, false},
-    {"llama-bpe", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, true, false, true},
-    {"llama3", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, true, false, true},
-    {"qwen2", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES}, false, true, false},
+    {"llama-bpe", {LLAMA3}, true, false, true},
+    {"llama3", {LLAMA3}, true, false, true},
+    {"smaug-bpe", {LLAMA3}, false, false, false}, /* Llama 3's patterns, and plain merging */
+    {"qwen2", {QWEN2}, false, true, false},
+    {"stablelm2", {QWEN2}, false, false, false},
     {"gpt-2", {MICA_PATTERN_GPT2}, false, false, false},
 };
 
@@ -54,9 +59,11 @@ const mica_split_row *mica_split_row_find(const char *pre_type) {
     return NULL;
 }
 
-const char *mica_split_row_match(const char *patterns, uint64_t length) {
+const char *mica_split_row_match(const char *patterns, uint64_t length, bool whole_pieces, bool compose) {
     for (size_t i = 0; i < sizeof split_rows / sizeof split_rows[0]; i++) {
         uint64_t at = 0;
+        if (split_rows[i].whole_pieces != whole_pieces || split_rows[i].compose != compose)
+            continue;
         const char *const *pattern = split_rows[i].patterns;
         for (; *pattern && at < length && strcmp(patterns + at, *pattern) == 0; pattern++)
             at += strlen(*pattern) + 1;

@@ -19,40 +19,6 @@ static void put_bytes(mica_text *file, const char *bytes, uint64_t length) {
     mica_text_append(file, bytes, length);
 }
 
-/* What the exporter writes of a tokenizer. */
-static void put_tokenizer(mica_text *file, const mica_tokenizer *tokenizer) {
-    mica_token_merge *merges;
-    uint64_t merge_count;
-    mica_text text = MICA_TEXT_INIT;
-    const mica_token_roles *roles = mica_tokenizer_roles(tokenizer);
-    uint32_t count = mica_tokenizer_count(tokenizer);
-    put_text(file, "tokenizer.ggml.model", "gpt2");
-    put_text(file, "tokenizer.ggml.pre", mica_tokenizer_pre_type(tokenizer));
-    put_array(file, "tokenizer.ggml.tokens", MICA_GGUF_STRING, count);
-    for (uint32_t id = 0; id < count; id++) {
-        mica_text_clear(&text);
-        mica_tokenizer_gguf_text(tokenizer, id, &text);
-        put_bytes(file, text.bytes, text.length);
-    }
-    put_array(file, "tokenizer.ggml.token_type", MICA_GGUF_INT32, count);
-    for (uint32_t id = 0; id < count; id++)
-        put(file, mica_tokenizer_type(tokenizer, id), 4);
-    assert_int_equal(mica_tokenizer_merges(tokenizer, &merges, &merge_count, &error), MICA_OK);
-    put_array(file, "tokenizer.ggml.merges", MICA_GGUF_STRING, merge_count);
-    for (uint64_t i = 0; i < merge_count; i++) {
-        mica_text_clear(&text);
-        mica_tokenizer_gguf_text(tokenizer, merges[i].left, &text);
-        mica_text_append(&text, " ", 1);
-        mica_tokenizer_gguf_text(tokenizer, merges[i].right, &text);
-        put_bytes(file, text.bytes, text.length);
-    }
-    put_u32(file, "tokenizer.ggml.bos_token_id", roles->bos);
-    put_u32(file, "tokenizer.ggml.eos_token_id", roles->eos);
-    put_text(file, "tokenizer.chat_template", "a template");
-    mica_free(merges);
-    mica_text_release(&text);
-}
-
 static mica_status read_back(const mica_text *file, mica_tokenizer **tokenizer) {
     mica_gguf gguf;
     if (mica_gguf_parse("x.gguf", (const uint8_t *)file->bytes, file->length, file->length, &gguf, &error) != MICA_OK)
@@ -69,8 +35,14 @@ static void there_and_back(void **state) {
     mica_text file = MICA_TEXT_INIT;
     assert_int_equal(mica_tokenizer_open_files(&files, &ours, &error), MICA_OK);
     assert_string_equal(mica_tokenizer_pre_type(ours), "kimi-k2");
-    put_start(&file, 0, 8);
-    put_tokenizer(&file, ours);
+    ours->chat_template = mica_strdup("a template");
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    mica_gguf_layout layout;
+    assert_int_equal(mica_tokenizer_add_to_gguf(ours, &metadata, &error), MICA_OK);
+    assert_int_equal(mica_gguf_layout_make(NULL, 0, &metadata, 0, &layout, &error), MICA_OK);
+    mica_text_append(&file, layout.headers[0].bytes, layout.headers[0].length);
+    mica_gguf_layout_release(&layout);
+    mica_gguf_metadata_release(&metadata);
     assert_int_equal(read_back(&file, &theirs), MICA_OK);
     assert_int_equal(theirs->count, ours->count);
     for (uint32_t id = 0; id < ours->count; id++) {
@@ -88,6 +60,8 @@ static void there_and_back(void **state) {
     mica_free(our_merges);
     mica_free(their_merges);
     assert_int_equal(theirs->roles.bos, 3840);
+    assert_int_equal(theirs->roles.unknown, 4094);
+    assert_int_equal(theirs->roles.padding, 4095);
     assert_true(mica_tokenizer_ends(theirs, 3841));
     assert_false(theirs->roles.add_bos);
     assert_string_equal(mica_tokenizer_chat_template(theirs), "a template");
@@ -193,6 +167,20 @@ static void what_is_refused(void **state) {
     mica_text_release(&file);
 }
 
+/* Patterns that GGUF has no name for. */
+static void no_name_for_it(void **state) {
+    (void)state;
+    const mica_token_files files = {NULL, TINY_K2};
+    mica_tokenizer *tokenizer;
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    assert_int_equal(mica_tokenizer_open_files(&files, &tokenizer, &error), MICA_OK);
+    tokenizer->pre_type = NULL;
+    assert_int_equal(mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error), MICA_BAD_INPUT);
+    assert_string_equal(error.message, TINY_K2 "/tiktoken.model: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another");
+    mica_gguf_metadata_release(&metadata);
+    mica_tokenizer_close(tokenizer);
+}
+
 static void memory_runs_out_anywhere(void **state) {
     (void)state;
     mica_text file = MICA_TEXT_INIT;
@@ -202,15 +190,14 @@ static void memory_runs_out_anywhere(void **state) {
     mica_status status = MICA_NO_MEMORY;
     for (uint64_t allowed = 0; status != MICA_OK; allowed++) {
         mica_tokenizer *tokenizer = NULL;
-        mica_token_merge *merges = NULL;
-        uint64_t count;
+        mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
         mica_memory_fail_after(allowed + 1);
         status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
         if (status == MICA_OK)
-            status = mica_tokenizer_merges(tokenizer, &merges, &count, &error);
+            status = mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error);
         mica_memory_fail_after(0);
         assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
-        mica_free(merges);
+        mica_gguf_metadata_release(&metadata);
         mica_tokenizer_close(tokenizer);
     }
     mica_gguf_release(&gguf);
@@ -222,6 +209,7 @@ int main(void) {
         cmocka_unit_test(there_and_back),
         cmocka_unit_test(small_vocabularies),
         cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(no_name_for_it),
         cmocka_unit_test(memory_runs_out_anywhere),
     };
     return cmocka_run_group_tests_name("tokenizer_gguf", tests, NULL, NULL);
