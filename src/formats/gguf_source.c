@@ -133,7 +133,7 @@ static void release(mica_tensor_source *source) {
     mica_free(source->backend);
 }
 
-static const mica_source_kind gguf_kind = {"GGUF file", false, NULL, NULL, NULL, release};
+static const mica_source_kind gguf_kind = {"GGUF file", false, NULL, NULL, NULL, release, NULL};
 
 mica_status mica_gguf_source_open(mica_tensor_source *source, mica_error *error) {
     const char *slash = strrchr(source->path, '/');

@@ -241,8 +241,8 @@ static mica_status list_files(const mica_tensor_source *source, char ***names, u
     return MICA_OK;
 }
 
-static const mica_source_kind directory_kind = {"safetensors directory", true, has_file, load_file, list_files, NULL};
-static const mica_source_kind bare_kind = {"safetensors file", false, NULL, NULL, NULL, NULL};
+static const mica_source_kind directory_kind = {"safetensors directory", true, has_file, load_file, list_files, NULL, NULL};
+static const mica_source_kind bare_kind = {"safetensors file", false, NULL, NULL, NULL, NULL, NULL};
 
 mica_status mica_safetensors_source_open(mica_tensor_source *source, mica_error *error) {
     bool directory = mica_path_is_directory(source->path);

@@ -20,6 +20,7 @@ typedef struct kept_file {
 typedef struct store_backend {
     kept_file *files;
     uint64_t file_count;
+    uint8_t (*digests)[MICA_SHA256_BYTES]; /* [tensor] */
 } store_backend;
 
 typedef struct opening {
@@ -92,13 +93,19 @@ static void release(mica_tensor_source *source) {
         mica_free(backend->files[i].file.name);
         mica_free(backend->files[i].bytes);
     }
-    if (backend)
+    if (backend) {
         mica_free(backend->files);
+        mica_free(backend->digests);
+    }
     mica_free(backend);
     source->backend = NULL;
 }
 
-static const mica_source_kind store_kind = {"model of a store", true, has_file, load_file, list_files, release};
+static const uint8_t *digest(const mica_tensor_source *source, uint64_t tensor) {
+    return ((const store_backend *)source->backend)->digests[tensor];
+}
+
+static const mica_source_kind store_kind = {"model of a store", true, has_file, load_file, list_files, release, digest};
 
 /* ---- which model */
 
@@ -235,6 +242,7 @@ static mica_status add_tensor(void *context, const mica_stored_model *model, con
     *tensor = (mica_tensor){.dtype = blob->dtype, .rank = blob->rank, .elements = blob->elements, .offset = blob->offset,
                             .bytes = blob->bytes, .shard = shard};
     memcpy(tensor->shape, blob->shape, sizeof tensor->shape);
+    memcpy(((store_backend *)source->backend)->digests[source->tensor_count], blob->sha256, MICA_SHA256_BYTES);
     state->name_offsets[source->tensor_count++] = state->names.length;
     mica_text_append(&state->names, entry->name, strlen(entry->name) + 1);
     return mica_text_failed(&state->names) ? no_memory(source, error) : MICA_OK;
@@ -265,7 +273,8 @@ static mica_status load_tensors(opening *state, mica_error *error) {
         return status;
     source->tensors = count < SIZE_MAX / sizeof *source->tensors - 1 ? mica_calloc(count + 1, sizeof *source->tensors) : NULL;
     state->name_offsets = source->tensors ? mica_calloc(count + 1, sizeof *state->name_offsets) : NULL;
-    if (!state->name_offsets)
+    store_backend *backend = source->backend;
+    if (!state->name_offsets || !(backend->digests = mica_calloc(count + 1, sizeof *backend->digests)))
         return no_memory(source, error);
     state->tensor_capacity = count;
     status = mica_catalogue_each_entry(catalogue, state->model.id, add_tensor, state, error);

@@ -33,6 +33,8 @@ typedef struct mica_source_kind {
     /* The names of all of them, sorted; for mica_directory_names_free. */
     mica_status (*list_files)(const mica_tensor_source *source, char ***names, uint64_t *count, mica_error *error);
     void (*release)(mica_tensor_source *source); /* of `backend`; NULL where there is none */
+    /* What the tensor's digest (formats/vindex.h) was when it was recorded, 32 bytes; NULL for a kind that records none. */
+    const uint8_t *(*digest)(const mica_tensor_source *source, uint64_t tensor);
 } mica_source_kind;
 
 struct mica_tensor_source {

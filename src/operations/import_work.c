@@ -13,7 +13,7 @@
 #define READERS 2
 #define AHEAD 2
 #define THREADS_MAX 4 /* by default: 7 GB/s of hashing */
-#define BATCH_BYTES ((uint64_t)1 << 30)
+#define BATCH_BYTES ((uint64_t)1 << 30) /* or a pack's size, where that is less */
 #define BATCH_SECONDS 2.0
 
 /* What work gives to commit: digests, then the unit's payloads as the pack will have them. */
@@ -243,7 +243,8 @@ static mica_status commit(void *context, uint64_t index, const void *result, mic
     }
     if (status == MICA_OK)
         status = write_waiting(state, error);
-    if (status == MICA_OK && (state->batch_bytes >= BATCH_BYTES || mica_seconds_now() - state->batch_begun >= BATCH_SECONDS))
+    const uint64_t pack_bytes = state->run->options->pack_bytes, most = pack_bytes && pack_bytes < BATCH_BYTES ? pack_bytes : BATCH_BYTES;
+    if (status == MICA_OK && (state->batch_bytes >= most || mica_seconds_now() - state->batch_begun >= BATCH_SECONDS))
         status = end_batch(state, error);
     return status;
 }
