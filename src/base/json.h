@@ -44,6 +44,8 @@ void mica_json_u64(mica_json_writer *writer, const char *key, uint64_t value);
 void mica_json_double(mica_json_writer *writer, const char *key, double value); /* not finite: null */
 void mica_json_bool(mica_json_writer *writer, const char *key, bool value);
 void mica_json_null(mica_json_writer *writer, const char *key);
+/* A whole tree, members in their order, one to a line; integers below zero too. */
+void mica_json_value(mica_json_writer *writer, const char *key, const json_t *value);
 /* Takes the finished text (ends in a newline); NULL when memory ran out. mica_free it. */
 char *mica_json_finish(mica_json_writer *writer, uint64_t *length);
 

@@ -153,6 +153,36 @@ void mica_json_null(mica_json_writer *writer, const char *key) {
     mica_text_puts(&writer->text, "null");
 }
 
+/* As deep as mica_json_parse lets a tree be. */
+void mica_json_value(mica_json_writer *writer, const char *key, const json_t *value) {
+    const char *name;
+    json_t *member;
+    size_t index;
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        mica_json_open_object(writer, key);
+        json_object_foreach((json_t *)value, name, member)
+            mica_json_value(writer, name, member);
+        mica_json_close_object(writer);
+        return;
+    case JSON_ARRAY:
+        mica_json_open_array(writer, key);
+        json_array_foreach(value, index, member)
+            mica_json_value(writer, NULL, member);
+        mica_json_close_array(writer);
+        return;
+    case JSON_STRING: mica_json_string(writer, key, json_string_value(value)); return;
+    case JSON_INTEGER:
+        lead(writer, key);
+        mica_text_printf(&writer->text, "%lld", (long long)json_integer_value(value));
+        return;
+    case JSON_REAL: mica_json_double(writer, key, json_real_value(value)); return;
+    case JSON_TRUE: mica_json_bool(writer, key, true); return;
+    case JSON_FALSE: mica_json_bool(writer, key, false); return;
+    case JSON_NULL: mica_json_null(writer, key); return;
+    }
+}
+
 char *mica_json_finish(mica_json_writer *writer, uint64_t *length) {
     mica_text_puts(&writer->text, "\n");
     uint64_t bytes = writer->text.length;

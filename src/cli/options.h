@@ -20,8 +20,8 @@ typedef struct mica_option_values {
     bool link; /* of a store */
     uint64_t pack_bytes;
     const char *as, *include, *exclude, *match;
-    uint64_t split_bytes;
-    const char *format, *type, *effort; /* of export */
+    uint64_t split_bytes, shard_bytes;
+    const char *format, *type, *effort, *dtype; /* of export */
     const char *operand; /* the path the verb works on */
     const char *second;  /* what stands behind it; NULL when it was left out */
 } mica_option_values;

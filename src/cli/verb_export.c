@@ -7,6 +7,8 @@
 #include "verbs.h"
 
 static mica_status export_gguf(const mica_option_values *values, char **text, char **json, mica_error *error) {
+    if (values->dtype || values->shard_bytes)
+        return mica_verb_refuse(error, "--dtype and --shard-size are of --format safetensors");
     const mica_export_gguf_options options = {.type = values->type,
                                               .effort = values->effort,
                                               .split_bytes = values->split_bytes,
@@ -19,16 +21,31 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
     return mica_export_gguf(values->operand, values->output, &options, text, json, error);
 }
 
+static mica_status export_safetensors(const mica_option_values *values, char **text, char **json, mica_error *error) {
+    if (values->type || values->effort || values->split_bytes)
+        return mica_verb_refuse(error, "--type, --effort and --split-size are of --format gguf");
+    const mica_export_safetensors_options options = {.dtype = values->dtype,
+                                                     .shard_bytes = values->shard_bytes,
+                                                     .threads = values->threads,
+                                                     .memory_bytes = values->memory_bytes,
+                                                     .resume = values->resume,
+                                                     .force = values->force,
+                                                     .dry_run = values->dry_run,
+                                                     .progress = mica_progress_show};
+    return mica_export_safetensors(values->operand, values->output, &options, text, json, error);
+}
+
+#define FORMATS "gguf or safetensors"
 static const struct {
     const char *name;
     mica_status (*run)(const mica_option_values *values, char **text, char **json, mica_error *error);
-} formats[] = {{"gguf", export_gguf}};
+} formats[] = {{"gguf", export_gguf}, {"safetensors", export_safetensors}};
 
 static mica_status run_export(const mica_option_values *values, char **output, mica_error *error) {
     if (!values->format)
-        return mica_verb_refuse(error, "expected --format gguf");
+        return mica_verb_refuse(error, "expected --format " FORMATS);
     if (!values->output && !values->dry_run)
-        return mica_verb_refuse(error, "expected --output FILE");
+        return mica_verb_refuse(error, "expected --output PATH");
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         if (strcmp(formats[i].name, values->format) != 0)
             continue;
@@ -43,18 +60,21 @@ static mica_status run_export(const mica_option_values *values, char **output, m
         }
         return status;
     }
-    snprintf(error->message, sizeof error->message, "--format: expected gguf, got '%s'", values->format);
+    snprintf(error->message, sizeof error->message, "--format: expected " FORMATS ", got '%s'", values->format);
     error->status = MICA_USAGE;
     return MICA_USAGE;
 }
 
 static const mica_option export_options[] = {
-    {"format", 0, MICA_OPTION_TEXT, FIELD(format), "FORMAT", "gguf", NULL},
-    {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "where it goes", NULL},
+    {"format", 0, MICA_OPTION_TEXT, FIELD(format), "FORMAT", FORMATS, NULL},
+    {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "PATH", "where it goes; safetensors: a directory, made if it is not there", NULL},
     {"type", 0, MICA_OPTION_TEXT, FIELD(type), "TYPE",
      "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored", NULL},
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},
+    {"dtype", 0, MICA_OPTION_TEXT, FIELD(dtype), "TYPE",
+     "safetensors: bf16, every weight decoded and rounded to it, with the\nconfig.json of such a model (default: every tensor as it is stored)", NULL},
+    {"shard-size", 0, MICA_OPTION_SIZE, FIELD(shard_bytes), "SIZE", "safetensors: tensors of a shard at most (default 5GB)", NULL},
     THREADS_OPTION,
     {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the resident memory (default 1GiB)", NULL},
     {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
@@ -65,7 +85,7 @@ static const mica_option export_options[] = {
 };
 
 const mica_verb mica_verb_export = {
-    "export", "write a checkpoint in another program's format", "CHECKPOINT --format FORMAT --output FILE [options]",
+    "export", "write a checkpoint in another program's format", "CHECKPOINT --format FORMAT --output PATH [options]",
     "Streams a checkpoint into another format, one expert at a time. No file has its final name\n"
     "before it is whole; a run that was ended in any way goes on with --resume.\n",
     {export_options, "CHECKPOINT", NULL, false}, run_export,

@@ -1,0 +1,89 @@
+/* operations/export_safetensors.h: what the files of `mica export --format safetensors` share: the plan (which tensor becomes what, and where it
+ * goes), the units of the stream, the run. A plan is a function of the checkpoint and the options; no tensor's data is read for it.
+ * Judged by tests/operations/test_export_safetensors.c, tests/faults/kill_export.sh and tests/interop/safetensors_files.py. */
+#ifndef MICA_OPERATIONS_EXPORT_SAFETENSORS_H
+#define MICA_OPERATIONS_EXPORT_SAFETENSORS_H
+
+#include <mica/export.h>
+
+#include "base/journal.h"
+#include "base/json.h"
+#include "formats/safetensors_write.h"
+#include "model/model.h"
+#include "operations/slab.h"
+
+#define MICA_EXPORT_COPY_BYTES ((uint64_t)16 << 20) /* of a unit that is copied; a constant, so that a resume has the same units */
+#define MICA_EXPORT_JOURNAL "journal.mica"
+
+/* One tensor of the result: copied, or decoded. */
+typedef struct mica_shards_item {
+    const mica_safetensors_entry *entry;
+    const mica_tensor *tensor; /* NULL: */
+    const mica_weight *weight; /* decoded to BF16 */
+    mica_slabs slabs;          /* of a weight */
+    uint64_t first_unit;
+} mica_shards_item;
+
+typedef struct mica_shards_plan {
+    const mica_tensor_source *source;
+    const mica_model *model; /* NULL where every tensor is copied */
+    bool bf16;
+    uint64_t shard_bytes;    /* the limit, as it is used */
+    mica_safetensors_layout layout;
+    mica_shards_item *items; /* [layout.entry_count], in the layout's order; owned */
+    char **names;            /* of tensors that are called otherwise in the source; owned */
+    uint64_t name_count;
+    uint64_t unit_count, converted_count, dropped_count; /* weights decoded; scales and shapes that are not needed any more */
+    char **files;            /* names of the files that go with the tensors, sorted; owned */
+    uint64_t file_count;
+    char *config;            /* the rewritten config.json; NULL: as it is; owned */
+    uint64_t config_bytes;
+    uint64_t window_bytes, output_bytes; /* the largest unit's, as read and as decoded */
+} mica_shards_plan;
+
+/* `model` is NULL where nothing is to be decoded. */
+mica_status mica_shards_plan_make(const mica_tensor_source *source, const mica_model *model, const mica_export_safetensors_options *options,
+                                  mica_shards_plan *plan, mica_error *error) MICA_CHECKED;
+void mica_shards_plan_release(mica_shards_plan *plan);
+
+typedef struct mica_shards_unit {
+    const mica_shards_item *item;
+    mica_slab slab;            /* of a weight */
+    uint64_t position, bytes;  /* of the result's tensor */
+} mica_shards_unit;
+mica_shards_unit mica_shards_unit_at(const mica_shards_plan *plan, uint64_t number);
+uint32_t mica_shards_unit_ranges(const mica_shards_plan *plan, const mica_shards_unit *unit, mica_stream_range *ranges);
+
+/* config.json of a model whose weights are all BF16: without what says how they were stored. The text is the caller's (mica_free). */
+mica_status mica_shards_config(const char *name, const char *json, uint64_t length, char **rewritten, uint64_t *bytes,
+                               mica_error *error) MICA_CHECKED;
+
+/* One run. */
+typedef struct mica_shards_run {
+    const mica_shards_plan *plan;
+    const mica_export_safetensors_options *options;
+    const char *directory;
+    char *journal_path; /* owned */
+    mica_journal *journal;
+    mica_safetensors_writer *writer; /* owned */
+    int lock;                        /* of the directory, -1: none */
+    uint32_t threads, readers, ahead;
+    uint64_t units_done, units_resumed, flushed;
+    double flushed_at;
+    bool broken; /* a sync failed: nothing more is recorded */
+    uint64_t bytes_read;
+    double seconds, starved_seconds;
+} mica_shards_run;
+
+/* Runs what is left (export_safetensors_work.c). */
+mica_status mica_shards_work(mica_shards_run *run, mica_error *error) MICA_CHECKED;
+
+/* The directory (export_safetensors_files.c): what is there decides. *finished: it is the result already. */
+mica_status mica_shards_open(mica_shards_run *run, bool *finished, mica_error *error) MICA_CHECKED;
+mica_status mica_shards_flush(mica_shards_run *run, mica_error *error) MICA_CHECKED;  /* data, then the record of it */
+mica_status mica_shards_finish(mica_shards_run *run, mica_error *error) MICA_CHECKED; /* the other files, the names; then the journal goes */
+void mica_shards_close(mica_shards_run *run);
+
+mica_status mica_shards_report(const mica_shards_run *run, const char *outcome, char **text, char **json, mica_error *error) MICA_CHECKED;
+
+#endif
