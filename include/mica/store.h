@@ -33,6 +33,10 @@ typedef struct mica_import_options {
 mica_status mica_import(const char *checkpoint, const char *store, const mica_import_options *options, char **text, char **json,
                         mica_error *error);
 
+/* The import configuration of `checkpoint`, JSON (docs/formats.md): every tensor under its own name, those included that the options' patterns
+ * choose; to be edited and given as `configuration`. mica_string_free it. */
+mica_status mica_import_configuration(const char *checkpoint, const mica_import_options *options, char **json, mica_error *error);
+
 /* The models of a store; or, with a name, that model's tensors and files, those whose names match the pattern (may be NULL).
  * docs/schemas/list.schema.json. */
 mica_status mica_list(const char *store, const char *name, const char *pattern, char **text, char **json, mica_error *error);

@@ -35,7 +35,8 @@ typedef struct mica_json_writer {
 
 void mica_json_begin(mica_json_writer *writer);
 void mica_json_open_object(mica_json_writer *writer, const char *key);
-void mica_json_close_object(mica_json_writer *writer);
+void mica_json_open_line(mica_json_writer *writer, const char *key); /* an object all of which stands on one line */
+void mica_json_close_object(mica_json_writer *writer);               /* closes either */
 void mica_json_open_array(mica_json_writer *writer, const char *key); /* one value a line */
 void mica_json_open_row(mica_json_writer *writer, const char *key);   /* the whole array, with all that is in it, on one line */
 void mica_json_close_array(mica_json_writer *writer);                 /* closes either */

@@ -81,6 +81,10 @@ void mica_json_open_object(mica_json_writer *writer, const char *key) {
     open_container(writer, key, "{", false);
 }
 
+void mica_json_open_line(mica_json_writer *writer, const char *key) {
+    open_container(writer, key, "{", true);
+}
+
 void mica_json_close_object(mica_json_writer *writer) {
     close_container(writer, "}");
 }

@@ -17,9 +17,9 @@ typedef struct mica_option_values {
     uint64_t memory_bytes, context, tokens, seed;
     double temperature, top_p, min_p;
     const char *output, *layers, *hashes, *ids, *file, *prompt, *against, *cache_policy;
-    bool link; /* of a store */
+    bool link, generate_config; /* of a store */
     uint64_t pack_bytes;
-    const char *as, *include, *exclude, *match;
+    const char *as, *include, *exclude, *match, *config;
     uint64_t split_bytes, shard_bytes;
     const char *format, *type, *effort, *dtype; /* of export */
     const char *operand; /* the path the verb works on */

@@ -68,6 +68,62 @@ static mica_status open_source(mica_import_run *run, mica_error *error) {
     return status;
 }
 
+/* ---- which tensors, and what they are called */
+
+/* NULL where the checkpoint has none. */
+static mica_status load_config(const mica_tensor_source *source, json_t **config, mica_error *error) {
+    char *bytes = NULL, *path = NULL;
+    uint64_t length = 0;
+    *config = NULL;
+    if (!mica_tensor_source_has_file(source, MICA_CONFIG_NAME))
+        return MICA_OK;
+    mica_status status = mica_tensor_source_load(source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &bytes, &length, error);
+    if (status == MICA_OK && !(path = mica_tensor_source_file_path(source, MICA_CONFIG_NAME)))
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for %s", MICA_CONFIG_NAME);
+    if (status == MICA_OK)
+        status = mica_json_parse(path, bytes, length, config, error);
+    mica_free(path);
+    mica_free(bytes);
+    return status;
+}
+
+static mica_status map_tensors(mica_import_run *run, mica_error *error) {
+    const mica_import_options *options = run->options;
+    mica_status status = mica_import_map_init(run->source, options->include, options->exclude, &run->map, error);
+    if (status != MICA_OK || !options->configuration)
+        return status;
+    json_t *config = NULL;
+    char *json = NULL;
+    uint64_t length = 0;
+    status = load_config(run->source, &config, error);
+    if (status == MICA_OK)
+        status = mica_file_load(options->configuration, MICA_IMPORT_CONFIG_BYTES_MAX, &json, &length, error);
+    if (status == MICA_OK)
+        status = mica_import_config_apply(options->configuration, json, length, run->source, config, &run->map, error);
+    mica_free(json);
+    json_decref(config);
+    return status;
+}
+
+mica_status mica_import_configuration(const char *checkpoint, const mica_import_options *options, char **json, mica_error *error) {
+    const mica_import_options defaults = {0};
+    options = options ? options : &defaults;
+    mica_tensor_source *source = NULL;
+    mica_import_map map = {0};
+    json_t *config = NULL;
+    mica_status status = mica_tensor_source_open(checkpoint, &source, error);
+    if (status == MICA_OK)
+        status = mica_import_map_init(source, options->include, options->exclude, &map, error);
+    if (status == MICA_OK)
+        status = load_config(source, &config, error);
+    if (status == MICA_OK)
+        status = mica_import_config_write(source, config, &map, json, NULL, error);
+    json_decref(config);
+    mica_import_map_release(&map);
+    mica_tensor_source_close(source);
+    return status;
+}
+
 /* SHA-256 over what becomes of each tensor: "name target alias" lines. */
 static mica_status digest_map(const mica_import_run *run, char hex[MICA_SHA256_HEX_BYTES], mica_error *error) {
     mica_text text = MICA_TEXT_INIT;
@@ -224,7 +280,7 @@ static mica_status finish(mica_import_run *run, mica_error *error) {
 static mica_status prepare(mica_import_run *run, mica_error *error) {
     mica_status status = open_source(run, error);
     if (status == MICA_OK)
-        status = mica_import_map_make(run->source, run->options, &run->map, error);
+        status = map_tensors(run, error);
     if (status == MICA_OK)
         status = mica_import_plan_make(run->source, run->model, &run->map, &run->plan, error);
     if (status == MICA_OK && run->plan.item_count == 0)

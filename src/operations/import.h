@@ -7,16 +7,8 @@
 
 #include "formats/store.h"
 #include "model/model.h"
+#include "operations/import_config.h"
 #include "operations/pieces.h"
-
-/* What becomes of each tensor of the source; the indices are the source's. */
-typedef struct mica_import_map {
-    bool *included;
-    const char **names;   /* in the store: the source's own, or of `texts` */
-    const char **aliases; /* NULL: none */
-    char **texts;         /* owned */
-    uint64_t text_count;
-} mica_import_map;
 
 typedef struct mica_import_item {
     const mica_tensor *tensor;
@@ -29,12 +21,6 @@ typedef struct mica_import_plan {
     mica_import_item *items; /* in the order of work */
     uint64_t item_count, bytes;
 } mica_import_plan;
-
-/* By the options' patterns and configuration (import_config.c). Refuses names that two tensors would have, and configurations that name
- * tensors the source has not. */
-mica_status mica_import_map_make(const mica_tensor_source *source, const mica_import_options *options, mica_import_map *map,
-                                 mica_error *error) MICA_CHECKED;
-void mica_import_map_release(mica_import_map *map);
 
 /* The runs: all the tensors of one expert, or of one weight; in the order of the source's bytes. `model` NULL: nothing is known of them. */
 mica_status mica_import_plan_make(const mica_tensor_source *source, const mica_model *model, const mica_import_map *map,
