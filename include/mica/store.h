@@ -41,6 +41,10 @@ mica_status mica_import_configuration(const char *checkpoint, const mica_import_
  * docs/schemas/list.schema.json. */
 mica_status mica_list(const char *store, const char *name, const char *pattern, char **text, char **json, mica_error *error);
 
+/* All that is known of a tensor: by name, in every model that has it, by its content's UUID, or by one that was chosen for it.
+ * docs/schemas/show.schema.json. */
+mica_status mica_show(const char *store, const char *tensor, char **text, char **json, mica_error *error);
+
 /* Forgets a model, whole or unfinished; its payloads stay until gc. docs/schemas/remove.schema.json. */
 mica_status mica_remove(const char *store, const char *name, char **text, char **json, mica_error *error);
 

@@ -54,13 +54,16 @@ static mica_status check_name(const char *name, mica_error *error) {
 static mica_status open_source(mica_import_run *run, mica_error *error) {
     mica_error why = {0};
     mica_status status = mica_model_open(run->checkpoint, NULL, &run->model, &why);
-    if (status != MICA_OK && status != MICA_BAD_INPUT)
+    if (status != MICA_OK && status != MICA_BAD_INPUT && status != MICA_IO)
         return mica_fail(error, status, "%s", why.message);
     if (status == MICA_OK) {
         run->source = run->model->source;
     } else {
         snprintf(run->not_understood, sizeof run->not_understood, "%s", why.message);
+        const bool unreadable = status == MICA_IO;
         status = mica_tensor_source_open(run->checkpoint, &run->source, error);
+        if (status == MICA_OK && unreadable && mica_tensor_source_has_file(run->source, MICA_CONFIG_NAME)) /* there, and not to be read */
+            return mica_fail(error, MICA_IO, "%s", why.message);
     }
     if (status == MICA_OK && mica_gguf_of_source(run->source)) /* its configuration is no file, its experts are slices */
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a directory of safetensors or a model of a store, got a GGUF file, which a store "
