@@ -10,6 +10,8 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
     if (values->dtype || values->shard_bytes)
         return mica_verb_refuse(error, "--dtype and --shard-size are of --format safetensors");
     const mica_export_gguf_options options = {.type = values->type,
+                                              .config = values->config,
+                                              .imatrix = values->imatrix,
                                               .effort = values->effort,
                                               .split_bytes = values->split_bytes,
                                               .threads = values->threads,
@@ -22,8 +24,8 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
 }
 
 static mica_status export_safetensors(const mica_option_values *values, char **text, char **json, mica_error *error) {
-    if (values->type || values->effort || values->split_bytes)
-        return mica_verb_refuse(error, "--type, --effort and --split-size are of --format gguf");
+    if (values->type || values->effort || values->split_bytes || values->config || values->imatrix)
+        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix and --split-size are of --format gguf");
     const mica_export_safetensors_options options = {.dtype = values->dtype,
                                                      .shard_bytes = values->shard_bytes,
                                                      .threads = values->threads,
@@ -70,6 +72,8 @@ static const mica_option export_options[] = {
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "PATH", "where it goes; safetensors: a directory, made if it is not there", NULL},
     {"type", 0, MICA_OPTION_TEXT, FIELD(type), "TYPE",
      "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored", NULL},
+    {"config", 0, MICA_OPTION_TEXT, FIELD(config), "FILE", "gguf: rules for the types of tensors, JSON (docs/export.md)", NULL},
+    {"imatrix", 0, MICA_OPTION_TEXT, FIELD(imatrix), "FILE", "gguf: an importance matrix, of mica imatrix or llama-imatrix", NULL},
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},
     {"dtype", 0, MICA_OPTION_TEXT, FIELD(dtype), "TYPE",

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "operations/export_gguf_report.h"
+#include "operations/export_rules.h"
 
 #define DEFAULT_MEMORY_BYTES ((uint64_t)1 << 30)
 #define BASE_BYTES ((uint64_t)64 << 20)       /* the program, its tables of tensors */
@@ -160,14 +161,20 @@ static mica_status export_model(const mica_model *model, const char *path, const
     mica_status status = mica_export_plan_tensors(model, &plan, error);
     if (status != MICA_OK)
         return status;
-    mica_export_run run = {.plan = &plan, .options = options, .path = path, .lock = -1};
+    mica_export_rules rules = {0};
+    mica_export_run run = {.plan = &plan, .rules = &rules, .options = options, .path = path, .lock = -1};
     mica_text journal = MICA_TEXT_INIT;
     const char *outcome = "dry run";
     double estimate = NAN;
     mica_text_printf(&journal, "%s.journal", path ? path : "");
     run.journal_path = mica_text_take(&journal);
     run.inexact = mica_calloc(plan.tensor_count + 1, sizeof *run.inexact);
-    status = run.journal_path && run.inexact ? mica_export_plan_types(&plan, options, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    status = run.journal_path && run.inexact ? mica_export_rules_load(options->config, &rules, error)
+                                             : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    if (status == MICA_OK)
+        status = mica_export_plan_importance(&plan, options->imatrix, error);
+    if (status == MICA_OK)
+        status = mica_export_plan_types(&plan, options, &rules, error);
     if (status == MICA_OK) {
         mica_export_plan_units(&plan);
         status = fit_memory(&run, error);
@@ -179,6 +186,7 @@ static mica_status export_model(const mica_model *model, const char *path, const
     if (status == MICA_OK)
         status = mica_export_report(&run, outcome, estimate, text, json, error);
     release(&run, &plan);
+    mica_export_rules_release(&rules);
     return status;
 }
 

@@ -12,6 +12,7 @@
 #include "base/journal.h"
 #include "base/json.h"
 #include "formats/gguf_write.h"
+#include "formats/imatrix.h"
 #include "model/gguf_names.h"
 #include "model/gguf_types.h"
 #include "model/model.h"
@@ -36,6 +37,7 @@ typedef struct mica_export_tensor {
     uint64_t bytes;
     uint64_t slab_rows, slabs;   /* rows of a unit; units of a matrix */
     uint64_t first_unit;
+    const mica_imatrix_entry *importance; /* of its columns; NULL: all alike */
 } mica_export_tensor;
 
 typedef struct mica_export_plan {
@@ -45,6 +47,7 @@ typedef struct mica_export_plan {
     mica_effort effort;
     uint32_t file_type;          /* general.file_type */
     mica_mixture_model facts;
+    mica_imatrix *imatrix;       /* owned; NULL: none */
     mica_export_tensor *tensors; /* [tensor_count], in the file's order; owned */
     uint64_t tensor_count;
     const mica_weight **sources; /* what tensors[].weights point into; owned */
@@ -59,8 +62,12 @@ mica_status mica_export_plan_tensors(const mica_model *model, mica_export_plan *
 mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
 void mica_export_plan_release(mica_export_plan *plan);
 
-/* Chooses every tensor's type (export_gguf_types.c). */
-mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, mica_error *error) MICA_CHECKED;
+/* Opens the importance matrix and gives each tensor its entry (export_gguf_types.c). */
+mica_status mica_export_plan_importance(mica_export_plan *plan, const char *path, mica_error *error) MICA_CHECKED;
+/* Chooses every tensor's type: by the rules, else by the mixture (export_gguf_types.c). */
+struct mica_export_rules;
+mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, struct mica_export_rules *rules,
+                                   mica_error *error) MICA_CHECKED;
 /* Sizes and units, when the types are known (export_gguf_types.c). */
 void mica_export_plan_units(mica_export_plan *plan);
 /* The keys (export_gguf_metadata.c, export_gguf_tokenizer.c). */
@@ -91,6 +98,7 @@ uint64_t mica_export_output_bytes_max(const mica_export_plan *plan); /* the larg
 /* One run. */
 typedef struct mica_export_run {
     const mica_export_plan *plan;
+    const struct mica_export_rules *rules;
     const mica_export_gguf_options *options;
     const char *path;            /* as given; NULL in a dry run */
     char *journal_path;          /* owned */

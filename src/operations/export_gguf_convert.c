@@ -16,6 +16,7 @@ struct mica_export_converter {
     const mica_export_plan *plan;
     float *strip, *turned; /* [strip_floats] each */
     uint64_t strip_floats;
+    float *importance; /* of the columns of the unit's matrix, where the tensor has any */
 };
 
 /* Rows that are decoded at once; a KEY_PART is turned round whole. */
@@ -25,11 +26,13 @@ static uint64_t strip_rows(const mica_export_tensor *tensor) {
 }
 
 mica_status mica_export_converter_create(const mica_export_plan *plan, mica_export_converter **converter, mica_error *error) {
-    uint64_t floats = STRIP_FLOATS, turned = 0;
+    uint64_t floats = STRIP_FLOATS, turned = 0, columns = 0;
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         const mica_export_tensor *tensor = &plan->tensors[i];
         if (tensor->columns > floats)
             floats = tensor->columns;
+        if (tensor->importance && tensor->columns > columns)
+            columns = tensor->columns;
         if (tensor->form == MICA_GGUF_KEY_PART && tensor->rows * tensor->columns > turned)
             turned = tensor->rows * tensor->columns;
         if (tensor->form == MICA_GGUF_QUERY_PAIRS && tensor->rank == 1 && tensor->columns > turned)
@@ -40,8 +43,9 @@ mica_status mica_export_converter_create(const mica_export_plan *plan, mica_expo
     mica_export_converter *made = mica_calloc(1, sizeof *made);
     if (made)
         *made = (mica_export_converter){plan, mica_reallocarray(NULL, floats, sizeof(float)),
-                                        turned ? mica_reallocarray(NULL, turned, sizeof(float)) : NULL, floats};
-    if (!made || !made->strip || (turned && !made->turned)) {
+                                        turned ? mica_reallocarray(NULL, turned, sizeof(float)) : NULL, floats,
+                                        columns ? mica_reallocarray(NULL, columns, sizeof(float)) : NULL};
+    if (!made || !made->strip || (turned && !made->turned) || (columns && !made->importance)) {
         mica_export_converter_free(made);
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for a strip of %llu values", (unsigned long long)floats);
     }
@@ -54,6 +58,7 @@ void mica_export_converter_free(mica_export_converter *converter) {
         return;
     mica_free(converter->strip);
     mica_free(converter->turned);
+    mica_free(converter->importance);
     mica_free(converter);
 }
 
@@ -108,6 +113,15 @@ static mica_status check_finite(const mica_export_unit *unit, const float *value
                      (unsigned long long)(source_row + at / columns), (unsigned long long)(at % columns));
 }
 
+/* Reads the unit's row of the importance matrix. */
+static mica_status read_importance(mica_export_converter *converter, const mica_export_unit *unit, mica_error *error) {
+    const mica_export_tensor *tensor = unit->tensor;
+    if (!tensor->importance || !mica_dtype_is_block(tensor->dtype))
+        return MICA_OK;
+    return mica_imatrix_read(converter->plan->imatrix, tensor->importance, tensor->matrices, unit->matrix, tensor->columns, converter->importance,
+                             error);
+}
+
 /* Rows of floats in the tensor's order, to the tensor's type. */
 static mica_status encode(const mica_export_converter *converter, const mica_export_tensor *tensor, const float *values, uint64_t rows, uint8_t *out,
                           mica_error *error) {
@@ -115,7 +129,9 @@ static mica_status encode(const mica_export_converter *converter, const mica_exp
         (void)mica_encode_plain(tensor->dtype, values, rows * tensor->columns, out);
         return MICA_OK;
     }
-    const mica_quantise_options options = {.effort = converter->plan->effort, .gain = MICA_QUANTISE_GAIN};
+    const mica_quantise_options options = {.effort = converter->plan->effort,
+                                           .gain = MICA_QUANTISE_GAIN,
+                                           .importance = tensor->importance ? converter->importance : NULL};
     const mica_status status = mica_quantise_rows(tensor->dtype, values, tensor->columns, rows, tensor->columns, &options, out, error);
     return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", tensor->name);
 }
@@ -243,7 +259,9 @@ mica_status mica_export_convert(mica_export_converter *converter, const mica_exp
         return MICA_OK;
     }
     mica_matrix matrix;
-    const mica_status status = matrix_of(converter->plan, unit, data, &matrix, error);
+    mica_status status = matrix_of(converter->plan, unit, data, &matrix, error);
+    if (status == MICA_OK)
+        status = read_importance(converter, unit, error);
     if (status != MICA_OK)
         return status;
     if ((tensor->form == MICA_GGUF_COPY || tensor->form == MICA_GGUF_EXPERTS) && mica_repack_can(&matrix, tensor->dtype))

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -55,6 +56,19 @@ static void write_tensors(mica_json_writer *writer, const mica_gguf_layout *layo
     mica_json_close_array(writer);
 }
 
+static void write_importance(mica_json_writer *writer, const mica_imatrix *imatrix) {
+    struct stat status;
+    if (!imatrix || stat(mica_file_path(imatrix->file), &status) != 0) {
+        mica_json_null(writer, "imatrix");
+        return;
+    }
+    mica_json_open_row(writer, "imatrix"); /* bytes, seconds, nanoseconds of its time */
+    mica_json_u64(writer, NULL, mica_file_bytes(imatrix->file));
+    mica_json_u64(writer, NULL, (uint64_t)status.st_mtim.tv_sec);
+    mica_json_u64(writer, NULL, (uint64_t)status.st_mtim.tv_nsec);
+    mica_json_close_array(writer);
+}
+
 static mica_status describe(const mica_export_run *run, char **json, uint64_t *length, mica_error *error) {
     mica_json_writer writer;
     mica_json_begin(&writer);
@@ -64,6 +78,7 @@ static mica_status describe(const mica_export_run *run, char **json, uint64_t *l
     mica_json_open_object(&writer, "options");
     mica_json_string(&writer, "type", mica_mixture_name(run->plan->mixture));
     mica_json_string(&writer, "effort", mica_effort_name(run->plan->effort));
+    write_importance(&writer, run->plan->imatrix);
     mica_json_u64(&writer, "slab_bytes", MICA_EXPORT_SLAB_BYTES);
     mica_json_u64(&writer, "units", run->plan->unit_count);
     mica_json_close_object(&writer);

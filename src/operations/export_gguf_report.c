@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/quantity.h"
+#include "operations/export_rules.h"
 #include "operations/output.h"
 
 typedef struct type_total {
@@ -45,6 +46,25 @@ static void write_substitutes(const mica_export_plan *plan, mica_text *text) {
     }
 }
 
+/* Of the tensors that an importance matrix could serve, those it has, and the experts it never saw. */
+typedef struct coverage {
+    uint64_t tensors, covered, experts, never;
+} coverage;
+
+static coverage coverage_of(const mica_export_plan *plan) {
+    coverage seen = {0};
+    for (uint64_t i = 0; plan->imatrix && i < plan->tensor_count; i++) {
+        const mica_export_tensor *tensor = &plan->tensors[i];
+        seen.tensors += mica_dtype_is_block(tensor->dtype);
+        seen.covered += mica_dtype_is_block(tensor->dtype) && tensor->importance;
+        for (uint64_t e = 0; tensor->form == MICA_GGUF_EXPERTS && tensor->importance && e < tensor->matrices; e++) {
+            seen.experts++;
+            seen.never += !(mica_imatrix_count(tensor->importance, e) > 0);
+        }
+    }
+    return seen;
+}
+
 static void write_text(const mica_export_run *run, const char *outcome, double estimate, mica_text *text) {
     const mica_export_plan *plan = run->plan;
     type_total totals[MICA_DTYPE_COUNT] = {{0, 0}};
@@ -63,6 +83,14 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
             mica_text_printf(text, "  %-9s %llu tensor%s, %s\n", mica_dtype_name((mica_dtype)i), (unsigned long long)totals[i].tensors,
                              totals[i].tensors == 1 ? "" : "s", mica_bytes_show(totals[i].bytes, bytes));
     write_substitutes(plan, text);
+    if (plan->imatrix) {
+        const coverage seen = coverage_of(plan);
+        mica_text_printf(text, "  imatrix   importance for %llu of %llu quantised tensors; %llu of %llu matrices of experts were never routed to\n",
+                         (unsigned long long)seen.covered, (unsigned long long)seen.tensors, (unsigned long long)seen.never,
+                         (unsigned long long)seen.experts);
+    }
+    for (uint64_t i = 0; i < run->rules->note_count; i++)
+        mica_text_printf(text, "  note      %s\n", run->rules->notes[i]);
     for (uint64_t i = 0; i < plan->tensor_count; i++)
         if (run->inexact[i] > 0)
             mica_text_printf(text, "warning: %s: float16 does not hold %llu scales of its groups: the codes are the same, those scales the nearest\n",
@@ -87,6 +115,8 @@ static void write_tensors(const mica_export_run *run, mica_json_writer *writer) 
         mica_json_string(writer, "name", tensor->name);
         mica_json_string(writer, "type", mica_dtype_name(tensor->dtype));
         mica_json_string(writer, "wanted", mica_dtype_name(tensor->wanted));
+        mica_json_string(writer, "reason", tensor->reason);
+        mica_json_bool(writer, "importance", tensor->importance != NULL);
         mica_json_open_row(writer, "shape");
         for (uint32_t d = 0; d < tensor->rank; d++)
             mica_json_u64(writer, NULL, tensor->shape[d]);
@@ -119,7 +149,13 @@ static void write_json(const mica_export_run *run, const char *outcome, double e
     mica_json_double(writer, "starved_seconds", run->starved_seconds);
     mica_json_double(writer, "estimated_seconds", estimate);
     mica_json_u64(writer, "memory_peak_bytes", mica_memory_peak_bytes());
+    const coverage seen = coverage_of(plan);
+    mica_json_u64(writer, "experts_never_routed", seen.never);
     write_tensors(run, writer);
+    mica_json_open_array(writer, "notes");
+    for (uint64_t i = 0; i < run->rules->note_count; i++)
+        mica_json_string(writer, NULL, run->rules->notes[i]);
+    mica_json_close_array(writer);
     mica_json_open_array(writer, "warnings");
     for (uint64_t i = 0; i < plan->model->warning_count; i++)
         mica_json_string(writer, NULL, plan->model->warnings[i]);

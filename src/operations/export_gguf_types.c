@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "operations/export_gguf.h"
+#include "operations/export_rules.h"
 
 /* ---- types */
 
@@ -48,14 +49,46 @@ static uint32_t common_file_type(const mica_export_plan *plan) {
     return 0;
 }
 
-mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, mica_error *error) {
+mica_status mica_export_plan_importance(mica_export_plan *plan, const char *path, mica_error *error) {
+    if (!path)
+        return MICA_OK;
+    mica_status status = mica_imatrix_open(path, &plan->imatrix, error);
+    uint64_t found = 0;
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
+        mica_export_tensor *tensor = &plan->tensors[i];
+        tensor->importance = tensor->fixed ? NULL : mica_imatrix_find(plan->imatrix, tensor->name);
+        found += tensor->importance != NULL;
+        if (tensor->importance && tensor->importance->elements != tensor->columns * tensor->matrices)
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %llu columns x %llu matrices, got %llu values: it is of another model", path,
+                               tensor->name, (unsigned long long)tensor->columns, (unsigned long long)tensor->matrices,
+                               (unsigned long long)tensor->importance->elements);
+    }
+    if (status == MICA_OK && found == 0)
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected entries for tensors of this model, got none (its first is %s)", path,
+                           plan->imatrix->entries[0].name);
+    plan->facts.importance = status == MICA_OK;
+    return status;
+}
+
+/* What the command line says wins over the file. */
+static mica_status choose_defaults(mica_export_plan *plan, const mica_export_gguf_options *options, const mica_export_rules *rules,
+                                   mica_error *error) {
+    const char *type = options->type ? options->type : rules->type, *effort = options->effort ? options->effort : rules->effort;
     plan->mixture = MICA_MIXTURE_SOURCE;
-    if (options->type && !mica_mixture_parse(options->type, &plan->mixture))
-        return mica_fail(error, MICA_USAGE, "--type: expected one of %s, got '%s'", mica_mixture_list(), options->type);
     plan->effort = MICA_EFFORT_DEFAULT;
-    if (options->effort && !mica_effort_parse(options->effort, &plan->effort))
-        return mica_fail(error, MICA_USAGE, "--effort: expected fast, default or max, got '%s'", options->effort);
-    for (uint64_t i = 0; i < plan->tensor_count; i++) {
+    if (type && !mica_mixture_parse(type, &plan->mixture))
+        return mica_fail(error, options->type ? MICA_USAGE : MICA_BAD_INPUT, "%s: expected one of %s, got '%s'",
+                         options->type ? "--type" : rules->name, mica_mixture_list(), type);
+    if (effort && !mica_effort_parse(effort, &plan->effort))
+        return mica_fail(error, options->effort ? MICA_USAGE : MICA_BAD_INPUT, "%s: expected fast, default or max, got '%s'",
+                         options->effort ? "--effort" : rules->name, effort);
+    return MICA_OK;
+}
+
+mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, mica_export_rules *rules,
+                                   mica_error *error) {
+    mica_status status = choose_defaults(plan, options, rules, error);
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
         mica_export_tensor *tensor = &plan->tensors[i];
         mica_mixture_tensor seen;
         describe(tensor, &seen);
@@ -64,10 +97,15 @@ mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_ggu
         tensor->wanted = !mica_mixture_allows(&seen)                ? MICA_F32
                          : plan->mixture == MICA_MIXTURE_SOURCE ? source_type(tensor->weights[0])
                                                                 : mica_mixture_choose(plan->mixture, &plan->facts, &seen);
+        tensor->reason = mica_mixture_name(plan->mixture);
+        status = mica_export_rules_choose(rules, tensor, tensor->wanted, &tensor->wanted, &tensor->reason, error);
         tensor->dtype = mica_mixture_fit(tensor->wanted, tensor->columns);
     }
-    plan->file_type = plan->mixture == MICA_MIXTURE_SOURCE ? common_file_type(plan) : mica_mixture_file_type(plan->mixture);
-    return MICA_OK;
+    if (status == MICA_OK)
+        status = mica_export_rules_check_used(rules, error);
+    if (status == MICA_OK)
+        plan->file_type = plan->mixture == MICA_MIXTURE_SOURCE ? common_file_type(plan) : mica_mixture_file_type(plan->mixture);
+    return status;
 }
 
 /* ---- sizes */
