@@ -64,10 +64,19 @@ mica_status mica_engine_prefill(mica_engine *engine, const int64_t *ids, uint64_
 /* Logits [count][vocab_size] of tokens [first, first + count) of the last step. */
 mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t count, float *logits, mica_error *error) MICA_CHECKED;
 
-/* Layer by layer, for passes over many sequences: x [count][hidden] is the caller's. The session is at `position`. */
+/* Layer by layer, for passes over many sequences, with the residual stream x [count][hidden] in the caller's hands; count is at most the batch.
+ * Attention: the tokens are those at `position` and behind; earlier ones were computed before, in this layer, by the same engine. */
 mica_status mica_engine_embed(mica_engine *engine, const int64_t *ids, uint64_t count, float *x, mica_error *error) MICA_CHECKED;
 mica_status mica_engine_attention(mica_engine *engine, uint64_t layer, uint64_t position, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
 mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t layer, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
+
+/* The feed-forward part in two: what goes into it, normed [count][hidden], and of a layer with experts ids and gates [count][top_k]; then the work of
+ * experts [first, last), which is added to x, by the shared ones too where first is 0. All experts in one call, or in several of ascending ranges,
+ * are mica_engine_feed_forward. A dense layer is one range, whatever it is. */
+mica_status mica_engine_route(mica_engine *engine, uint64_t layer, const float *x, uint64_t count, float *normed, uint32_t *ids, float *gates,
+                              mica_error *error) MICA_CHECKED;
+mica_status mica_engine_feed_part(mica_engine *engine, uint64_t layer, uint64_t first, uint64_t last, const float *normed, const uint32_t *ids,
+                                  const float *gates, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
 
 typedef struct mica_engine_meters {
     mica_expert_meters experts;

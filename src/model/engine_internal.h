@@ -125,8 +125,8 @@ void mica_operand_prepare_all(mica_engine *engine, mica_operand *operand);
 static inline void *mica_engine_scratch(mica_engine *engine, uint32_t thread) {
     return engine->work.scratch + thread * engine->work.scratch_bytes;
 }
-/* Normalises x [count][hidden] into work.normed and prepares it as an operand over work.hidden_storage. */
-void mica_hidden_operand(mica_engine *engine, const float *x, const float *norm, uint64_t count, mica_operand *operand);
+/* Normalises x [count][hidden] into `normed` (the workspace's or the caller's) and prepares it as an operand over work.hidden_storage. */
+void mica_hidden_operand(mica_engine *engine, const float *x, const float *norm, uint64_t count, float *normed, mica_operand *operand);
 
 /* BAD_INPUT that names what made [count][hidden] values not finite, if they are not. layer -1: embedding. */
 mica_status mica_engine_check_finite(mica_engine *engine, int64_t layer, const float *values, uint64_t count, uint64_t width,

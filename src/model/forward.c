@@ -144,7 +144,7 @@ mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t cou
     if (first + count > engine->last_count)
         return mica_fail(error, MICA_FAILED, "logits: expected tokens of the last step (%llu), got %llu to %llu", (unsigned long long)engine->last_count,
                          (unsigned long long)first, (unsigned long long)(first + count));
-    mica_hidden_operand(engine, work->x + first * sizes->hidden, engine->final_norm, count, &operand);
+    mica_hidden_operand(engine, work->x + first * sizes->hidden, engine->final_norm, count, work->normed, &operand);
     if (engine->observer.input)
         engine->observer.input(engine->observer.context, engine->model->head, work->normed, sizes->hidden, NULL, count);
     work->tasks[0] = (product_task){engine->head, 0, vocabulary, &operand, logits, vocabulary, NULL, 0};

@@ -387,7 +387,7 @@ mica_status mica_engine_attention(mica_engine *engine, uint64_t number, uint64_t
     job.rows = engine->session.rows + number % engine->session.layers * engine->session.layer_bytes;
     for (uint64_t t = 0; t < count; t++)
         mica_rope_angles(&engine->rope, position + t, work->cosines + t * engine->rope.pairs, work->sines + t * engine->rope.pairs);
-    mica_hidden_operand(engine, x, layer->vectors[MICA_PART_INPUT_NORM], count, &operand);
+    mica_hidden_operand(engine, x, layer->vectors[MICA_PART_INPUT_NORM], count, work->normed, &operand);
     if (sizes->rank)
         attend_latent(&job, &operand, weights);
     else

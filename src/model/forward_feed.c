@@ -11,13 +11,18 @@
 #include "model/engine_internal.h"
 #include "numerics/elementwise.h"
 
+#define LOOKAHEAD_EXPERTS 4 /* the likeliest: more cost more reading than they save */
 #define WAVE_ROWS 256 /* of several small experts together; enough that threads are not idle between them */
 
 typedef struct feed_job {
     mica_engine *engine;
     uint64_t layer, count; /* tokens */
     float *x;              /* [count][hidden]: the residual, which is added to */
-    mica_operand normed;
+    const float *inputs;   /* [count][hidden], normed */
+    mica_operand normed;   /* over them */
+    const uint32_t *ids;   /* [count][top_k] */
+    const float *gates;
+    uint64_t first, last;  /* of the experts */
     feed_member *wave;
     uint64_t wave_count, wave_rows; /* rows: tokens of all members */
     uint64_t values, rows, bytes;   /* used of gate_values, out_rows, gated_storage */
@@ -79,7 +84,7 @@ static void gate_rows(void *context, uint64_t first, uint64_t last, uint32_t thr
 
 static void observe_inputs(const feed_job *job, const feed_member *member, bool gated) {
     const mica_observer *observer = &job->engine->observer;
-    const float *normed = job->engine->work.normed;
+    const float *normed = job->inputs;
     if (!observer->input)
         return;
     for (int i = 0; !gated && i < 2; i++)
@@ -151,39 +156,47 @@ static void add_kept(void *context, uint64_t first, uint64_t last, uint32_t thre
 
 /* ---- routing */
 
+typedef struct choosing {
+    mica_engine *engine;
+    uint64_t layer;
+    uint32_t *ids;
+    float *gates;
+} choosing;
+
 static void choose_tokens(void *context, uint64_t first, uint64_t last, uint32_t thread) {
-    const feed_job *job = context;
+    const choosing *job = context;
     const mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
     const engine_workspace *work = &engine->work;
     float *scratch = work->router_scratch + thread * 2 * (sizes->experts + 16);
     for (uint64_t t = first; t < last; t++)
         mica_router_choose(&engine->router, work->router_logits + t * sizes->experts, engine->layers[job->layer].router_bias, scratch,
-                           work->router_scores + t * sizes->experts, work->ids + t * sizes->top_k, work->gates + t * sizes->top_k);
+                           work->router_scores + t * sizes->experts, job->ids + t * sizes->top_k, job->gates + t * sizes->top_k);
 }
 
 /* The router is computed in float32 whatever the precision: a choice is not continuous. */
-static mica_status route(feed_job *job, mica_error *error) {
-    mica_engine *engine = job->engine;
+static mica_status choose_experts(mica_engine *engine, uint64_t layer, const float *normed, uint64_t count, uint32_t *ids, float *gates,
+                                  mica_error *error) {
     const engine_sizes *sizes = &engine->sizes;
     engine_workspace *work = &engine->work;
     mica_operand exact;
-    mica_operand_init(&exact, MICA_PRECISION_EXACT, work->normed, sizes->hidden, job->count, sizes->hidden, NULL);
+    mica_operand_init(&exact, MICA_PRECISION_EXACT, normed, sizes->hidden, count, sizes->hidden, NULL);
     mica_operand_prepare_all(engine, &exact);
     if (engine->observer.input)
-        engine->observer.input(engine->observer.context, engine->model->layers[job->layer].router, work->normed, sizes->hidden, NULL, job->count);
-    work->tasks[0] = (product_task){engine->layers[job->layer].router, 0, sizes->experts, &exact, work->router_logits, sizes->experts, NULL, 0};
+        engine->observer.input(engine->observer.context, engine->model->layers[layer].router, normed, sizes->hidden, NULL, count);
+    work->tasks[0] = (product_task){engine->layers[layer].router, 0, sizes->experts, &exact, work->router_logits, sizes->experts, NULL, 0};
     mica_products_run(engine, 1);
-    mica_status status = mica_engine_check_finite(engine, (int64_t)job->layer, work->router_logits, job->count, sizes->experts, error);
+    mica_status status = mica_engine_check_finite(engine, (int64_t)layer, work->router_logits, count, sizes->experts, error);
     if (status != MICA_OK) /* a sigmoid would hide it */
         return status;
-    mica_pool_each(engine->pool, job->count, 16, choose_tokens, job);
+    mica_pool_each(engine->pool, count, 16, choose_tokens, &(choosing){engine, layer, ids, gates});
     if (engine->observer.routing)
-        engine->observer.routing(engine->observer.context, job->layer, job->count, work->router_scores, work->ids, work->gates);
+        engine->observer.routing(engine->observer.context, layer, count, work->router_scores, ids, gates);
     return MICA_OK;
 }
 
-/* Sorts the choices by expert: active experts ascending, each with its tokens ascending. Returns how many are active. */
+/* Sorts the choices by expert, of those that are in the job's range: active experts ascending, each with its tokens ascending. Returns how many
+ * are active. */
 static uint64_t sort_choices(feed_job *job) {
     const engine_sizes *sizes = &job->engine->sizes;
     engine_workspace *work = &job->engine->work;
@@ -191,8 +204,8 @@ static uint64_t sort_choices(feed_job *job) {
     int64_t *next = work->list_rows; /* counts, then where the next token of an expert goes */
     memset(next, 0, sizes->experts * sizeof *next);
     for (uint64_t i = 0; i < choices; i++)
-        next[work->ids[i]]++;
-    for (uint64_t e = 0; e < sizes->experts; e++) {
+        next[job->ids[i]]++;
+    for (uint64_t e = job->first; e < job->last; e++) {
         uint64_t count = (uint64_t)next[e];
         next[e] = (int64_t)start;
         if (count == 0)
@@ -203,9 +216,11 @@ static uint64_t sort_choices(feed_job *job) {
     }
     work->list_starts[active] = start;
     for (uint64_t i = 0; i < choices; i++) {
-        uint64_t at = (uint64_t)next[work->ids[i]]++;
+        if (job->ids[i] < job->first || job->ids[i] >= job->last)
+            continue;
+        uint64_t at = (uint64_t)next[job->ids[i]]++;
         work->list_tokens[at] = (uint32_t)(i / sizes->top_k);
-        work->list_gates[at] = work->gates[i];
+        work->list_gates[at] = job->gates[i];
     }
     return active;
 }
@@ -228,7 +243,7 @@ static mica_status add_expert(feed_job *job, uint64_t index, mica_error *error) 
 
 static bool add_shared(feed_job *job) {
     const engine_layer *layer = &job->engine->layers[job->layer];
-    if (!layer->shared[MICA_GATE])
+    if (!layer->shared[MICA_GATE] || job->first > 0)
         return false;
     add_member(job, layer->shared, job->engine->model->layers[job->layer].shared, -1, NULL, NULL, job->count);
     return true;
@@ -308,6 +323,34 @@ static uint64_t wait_for_one(feed_job *job, uint64_t done, uint64_t pinned) {
     return count;
 }
 
+/* Begins to read the likeliest experts of the next layer, as its router would choose them now, before this layer's work is added. */
+static void look_ahead(feed_job *job) {
+    mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    engine_workspace *work = &engine->work;
+    uint64_t next = job->layer + 1;
+    if (!engine->options.lookahead || job->count != 1 || sizes->batch < 2 || next >= engine->model->config.num_hidden_layers ||
+        !engine->model->layers[next].moe)
+        return;
+    float *normed = work->final_values, *logits = work->router_logits + sizes->experts, *gates = work->gates + sizes->top_k;
+    uint32_t *ids = work->ids + sizes->top_k; /* the second rows, which one token does not use */
+    mica_operand exact;
+    mica_rms_norm(job->x, engine->layers[next].vectors[MICA_PART_POST_NORM], sizes->hidden, (float)engine->model->config.rms_norm_eps, normed);
+    mica_operand_init(&exact, MICA_PRECISION_EXACT, normed, sizes->hidden, 1, sizes->hidden, NULL);
+    mica_operand_prepare(&exact, 0, 1);
+    work->tasks[0] = (product_task){engine->layers[next].router, 0, sizes->experts, &exact, logits, sizes->experts, NULL, 0};
+    mica_products_run(engine, 1);
+    mica_router_choose(&engine->router, logits, engine->layers[next].router_bias, work->router_scratch, work->router_scores + sizes->experts, ids,
+                       gates);
+    for (uint64_t taken = 0; taken < LOOKAHEAD_EXPERTS && taken < sizes->top_k; taken++) {
+        uint64_t best = 0;
+        for (uint64_t i = 1; i < sizes->top_k; i++)
+            best = gates[i] > gates[best] ? i : best;
+        gates[best] = -1;
+        mica_expert_cache_prefetch(engine->cache, next, ids[best]);
+    }
+}
+
 static mica_status run_kept(feed_job *job, uint64_t active, mica_error *error) {
     mica_engine *engine = job->engine;
     engine_workspace *work = &engine->work;
@@ -316,6 +359,7 @@ static mica_status run_kept(feed_job *job, uint64_t active, mica_error *error) {
         work->order[i] = (uint32_t)i;
     pinned = pin_more(job, pinned, active, true);
     pinned = pin_more(job, pinned, active, false);
+    look_ahead(job);
     begin_wave(job);
     work->list_rows[0] = add_shared(job) ? 0 : -1;
     while (done < active || job->wave_count) {
@@ -351,10 +395,7 @@ static mica_status run_kept(feed_job *job, uint64_t active, mica_error *error) {
 static mica_status run_experts(feed_job *job, mica_error *error) {
     mica_engine *engine = job->engine;
     const engine_workspace *work = &engine->work;
-    mica_status status = route(job, error);
-    if (status != MICA_OK)
-        return status;
-    uint64_t active = sort_choices(job), rows = job->count * engine->sizes.top_k;
+    uint64_t active = sort_choices(job), rows = work->list_starts[active];
     for (uint64_t i = 0; i < active; i++)
         mica_expert_cache_use(engine->cache, job->layer, work->active[i], work->list_starts[i + 1] - work->list_starts[i], job->count);
     job->rows = 0;
@@ -362,16 +403,45 @@ static mica_status run_experts(feed_job *job, mica_error *error) {
     return few ? run_kept(job, active, error) : run_ordered(job, active, error);
 }
 
-mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t number, float *x, uint64_t count, mica_error *error) {
-    const engine_layer *layer = &engine->layers[number];
-    feed_job job = {.engine = engine, .layer = number, .count = count, .x = x, .wave = engine->work.members};
-    mica_hidden_operand(engine, x, layer->vectors[MICA_PART_POST_NORM], count, &job.normed);
-    if (engine->model->layers[number].moe)
-        return run_experts(&job, error);
-    begin_wave(&job);
-    feed_member *member = add_member(&job, layer->dense, engine->model->layers[number].dense, -1, NULL, NULL, count);
+static void run_dense(feed_job *job) {
+    const engine_layer *layer = &job->engine->layers[job->layer];
+    begin_wave(job);
+    feed_member *member = add_member(job, layer->dense, job->engine->model->layers[job->layer].dense, -1, NULL, NULL, job->count);
     for (int i = 0; i < MICA_PROJECTION_COUNT; i++)
         member->bias[i] = layer->vectors[MICA_PART_GATE_BIAS + i];
-    run_and_add(&job);
+    run_and_add(job);
+}
+
+mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t number, float *x, uint64_t count, mica_error *error) {
+    engine_workspace *work = &engine->work;
+    feed_job job = {.engine = engine, .layer = number, .count = count, .x = x, .inputs = work->normed, .ids = work->ids, .gates = work->gates,
+                    .last = engine->sizes.experts, .wave = work->members};
+    mica_hidden_operand(engine, x, engine->layers[number].vectors[MICA_PART_POST_NORM], count, work->normed, &job.normed);
+    if (!engine->model->layers[number].moe) {
+        run_dense(&job);
+        return MICA_OK;
+    }
+    mica_status status = choose_experts(engine, number, work->normed, count, work->ids, work->gates, error);
+    return status == MICA_OK ? run_experts(&job, error) : status;
+}
+
+mica_status mica_engine_route(mica_engine *engine, uint64_t number, const float *x, uint64_t count, float *normed, uint32_t *ids, float *gates,
+                              mica_error *error) {
+    const float *norm = engine->layers[number].vectors[MICA_PART_POST_NORM];
+    for (uint64_t t = 0; t < count; t++)
+        mica_rms_norm(x + t * engine->sizes.hidden, norm, engine->sizes.hidden, (float)engine->model->config.rms_norm_eps,
+                      normed + t * engine->sizes.hidden);
+    return engine->model->layers[number].moe ? choose_experts(engine, number, normed, count, ids, gates, error) : MICA_OK;
+}
+
+mica_status mica_engine_feed_part(mica_engine *engine, uint64_t number, uint64_t first, uint64_t last, const float *normed, const uint32_t *ids,
+                                  const float *gates, float *x, uint64_t count, mica_error *error) {
+    feed_job job = {.engine = engine, .layer = number, .count = count, .x = x, .inputs = normed, .ids = ids, .gates = gates, .first = first,
+                    .last = last, .wave = engine->work.members};
+    mica_operand_init(&job.normed, engine->options.precision, normed, engine->sizes.hidden, count, engine->sizes.hidden, engine->work.hidden_storage);
+    mica_operand_prepare_all(engine, &job.normed);
+    if (engine->model->layers[number].moe)
+        return run_experts(&job, error);
+    run_dense(&job);
     return MICA_OK;
 }

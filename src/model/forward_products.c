@@ -77,9 +77,9 @@ static void norm_rows(void *context, uint64_t first, uint64_t last, uint32_t thr
     mica_operand_prepare(work->operand, first, last - first);
 }
 
-void mica_hidden_operand(mica_engine *engine, const float *x, const float *norm, uint64_t count, mica_operand *operand) {
+void mica_hidden_operand(mica_engine *engine, const float *x, const float *norm, uint64_t count, float *normed, mica_operand *operand) {
     engine_workspace *work = &engine->work;
-    norming job = {x, norm, work->normed, engine->sizes.hidden, (float)engine->model->config.rms_norm_eps, operand};
-    mica_operand_init(operand, engine->options.precision, work->normed, job.width, count, job.width, work->hidden_storage);
+    norming job = {x, norm, normed, engine->sizes.hidden, (float)engine->model->config.rms_norm_eps, operand};
+    mica_operand_init(operand, engine->options.precision, normed, job.width, count, job.width, work->hidden_storage);
     mica_pool_each(engine->pool, count, count > 4 ? 4 : count, norm_rows, &job);
 }

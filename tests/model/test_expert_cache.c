@@ -1,0 +1,257 @@
+/* test_expert_cache.c: the mechanism (pins, victims, queues, failures) and the policies, on tiny-k2's experts: what is read is what is stored,
+ * for every order of requests, with slow and failing reads. */
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "golden.h"
+#include "model/expert_cache.h"
+
+enum { LAYERS = 5, EXPERTS = 24 };
+
+static mica_model *model;
+static float *decoded[LAYERS][EXPERTS]; /* of down projections */
+
+static int open_model(void **state) {
+    (void)state;
+    if (mica_model_open(TINY_K2, NULL, &model, NULL) != MICA_OK)
+        return -1;
+    for (int layer = 1; layer < LAYERS; layer++)
+        for (int e = 0; e < EXPERTS; e++)
+            if (mica_weight_load(model, model->layers[layer].experts[e * MICA_PROJECTION_COUNT + MICA_DOWN], &decoded[layer][e], NULL) != MICA_OK)
+                return -1;
+    return 0;
+}
+
+static int close_model(void **state) {
+    (void)state;
+    for (int layer = 1; layer < LAYERS; layer++)
+        for (int e = 0; e < EXPERTS; e++)
+            mica_free(decoded[layer][e]);
+    mica_model_close(model);
+    return 0;
+}
+
+static mica_expert_cache *open_cache(uint64_t slots, uint32_t threads, const char *policy) {
+    mica_expert_cache *cache;
+    mica_error error;
+    if (mica_expert_cache_open(model, slots, threads, mica_cache_policy_find(policy), &cache, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_expert_cache_slots(cache), slots);
+    return cache;
+}
+
+static void check(mica_expert_cache *cache, uint64_t layer, uint32_t expert) {
+    const mica_matrix *matrices;
+    float row[128];
+    mica_expert_cache_wait(cache, layer, &expert, 1);
+    assert_true(mica_expert_cache_ready(cache, layer, expert));
+    assert_int_equal(mica_expert_cache_get(cache, layer, expert, &matrices, NULL), MICA_OK);
+    mica_matrix_decode(&matrices[MICA_DOWN], 0, 17, 1, row, 128);
+    assert_memory_equal(row, decoded[layer][expert] + 17 * 128, sizeof row);
+}
+
+static void test_random_requests(void **state) {
+    (void)state;
+    static const char *const policies[] = {"lfu", "lru"};
+    for (int p = 0; p < 2; p++)
+        for (uint32_t threads = 1; threads <= 4; threads += 3)
+            for (uint64_t slots = 2; slots <= 32; slots *= 4) {
+                mica_expert_cache *cache = open_cache(slots, threads, policies[p]);
+                uint64_t random = 7 + slots, uses = 0;
+                for (int round = 0; round < 300; round++) {
+                    uint64_t layer = 1 + (random >> 33) % (LAYERS - 1), pinned = 0;
+                    uint32_t experts[4];
+                    mica_expert_cache_advance(cache, 1);
+                    for (int i = 0; i < 4; i++) { /* four distinct */
+                        random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+                        experts[i] = (uint32_t)((random >> 33) % 6 + 6 * (uint64_t)i);
+                        mica_expert_cache_use(cache, layer, experts[i], 1, 1);
+                    }
+                    if (round % 3 == 0)
+                        mica_expert_cache_prefetch(cache, layer % 4 + 1, experts[0]);
+                    for (int i = 0; i < 4; i++)
+                        if (mica_expert_cache_acquire(cache, layer, experts[i])) {
+                            experts[pinned++] = experts[i];
+                            uses++;
+                        }
+                    assert_int_equal(pinned, slots < 4 ? slots : 4);
+                    for (uint64_t i = 0; i < pinned; i++)
+                        check(cache, layer, experts[i]);
+                    for (uint64_t i = 0; i < pinned; i++)
+                        mica_expert_cache_release(cache, layer, experts[i]);
+                }
+                mica_expert_meters meters = mica_expert_cache_meters(cache);
+                assert_int_equal(meters.uses, uses);
+                assert_true(meters.hits < uses && meters.reads > 0 && meters.bytes_read >= meters.reads * 98304);
+                mica_expert_cache_close(cache);
+            }
+}
+
+static void use(mica_expert_cache *cache, uint32_t expert) {
+    mica_expert_cache_advance(cache, 1);
+    mica_expert_cache_use(cache, 1, expert, 1, 1);
+    assert_true(mica_expert_cache_acquire(cache, 1, expert));
+    check(cache, 1, expert);
+    mica_expert_cache_release(cache, 1, expert);
+}
+
+/* Expert 0 often, then 1 and 2 once each; the third needs a slot. */
+static void test_victims(void **state) {
+    (void)state;
+    mica_expert_cache *cache = open_cache(2, 1, "lfu");
+    for (int i = 0; i < 5; i++)
+        use(cache, 0);
+    use(cache, 1);
+    use(cache, 2);
+    assert_true(mica_expert_cache_present(cache, 1, 0) && !mica_expert_cache_present(cache, 1, 1));
+    mica_expert_cache_advance(cache, 640); /* ten half-lives: five uses are worth less than one new */
+    use(cache, 3); /* 2 goes: 0 is still worth more than it */
+    use(cache, 4); /* 0 goes */
+    assert_true(!mica_expert_cache_present(cache, 1, 0) && mica_expert_cache_present(cache, 1, 3));
+    mica_expert_cache_close(cache);
+    cache = open_cache(2, 1, "lru");
+    for (int i = 0; i < 5; i++)
+        use(cache, 0);
+    use(cache, 1);
+    use(cache, 2);
+    assert_true(!mica_expert_cache_present(cache, 1, 0) && mica_expert_cache_present(cache, 1, 1));
+    mica_expert_cache_close(cache);
+}
+
+static void test_pins(void **state) {
+    (void)state;
+    mica_expert_cache *cache = open_cache(2, 1, "lru");
+    assert_true(mica_expert_cache_acquire(cache, 1, 0) && mica_expert_cache_acquire(cache, 1, 1));
+    assert_true(mica_expert_cache_acquire(cache, 1, 0)); /* twice */
+    assert_false(mica_expert_cache_acquire(cache, 1, 2));
+    mica_expert_cache_release(cache, 1, 0);
+    assert_false(mica_expert_cache_acquire(cache, 1, 2));
+    check(cache, 1, 0);
+    mica_expert_cache_release(cache, 1, 0);
+    assert_true(mica_expert_cache_acquire(cache, 1, 2));
+    check(cache, 1, 1);
+    check(cache, 1, 2);
+    mica_expert_cache_release(cache, 1, 1);
+    mica_expert_cache_release(cache, 1, 2);
+    mica_expert_cache_close(cache);
+}
+
+/* ---- reads that are slow or fail */
+
+static atomic_int reads_to_fail, slow;
+
+static ssize_t odd_pread(int fd, void *buffer, size_t bytes, off_t offset) {
+    if (atomic_load(&slow))
+        nanosleep(&(struct timespec){0, 3000000}, NULL);
+    if (atomic_load(&reads_to_fail) > 0) {
+        errno = EIO;
+        return -1;
+    }
+    return pread(fd, buffer, bytes, offset);
+}
+
+static void test_failures(void **state) {
+    (void)state;
+    mica_io table = *mica_io_current();
+    const mica_matrix *matrices;
+    mica_error error;
+    uint32_t expert = 3;
+    table.pread = odd_pread;
+    mica_io_install(&table);
+    mica_expert_cache *cache = open_cache(4, 2, NULL);
+    atomic_store(&reads_to_fail, 1);
+    assert_true(mica_expert_cache_acquire(cache, 2, expert));
+    mica_expert_cache_wait(cache, 2, &expert, 1);
+    assert_int_equal(mica_expert_cache_get(cache, 2, expert, &matrices, &error), MICA_IO);
+    assert_non_null(strstr(error.message, "model.layers.2.mlp.experts.3.gate_proj.weight"));
+    mica_expert_cache_release(cache, 2, expert);
+    assert_false(mica_expert_cache_present(cache, 2, expert));
+    atomic_store(&reads_to_fail, 0); /* the next demand tries again */
+    assert_true(mica_expert_cache_acquire(cache, 2, expert));
+    check(cache, 2, expert);
+    mica_expert_cache_release(cache, 2, expert);
+    mica_expert_cache_close(cache);
+    mica_io_install(NULL);
+}
+
+/* A prefetch that is demanded while it waits overtakes the others; closing does not wait for what nobody wants. */
+static void test_prefetch(void **state) {
+    (void)state;
+    mica_io table = *mica_io_current();
+    table.pread = odd_pread;
+    mica_io_install(&table);
+    atomic_store(&slow, 1);
+    mica_expert_cache *cache = open_cache(20, 1, NULL);
+    for (uint64_t e = 0; e < 20; e++)
+        mica_expert_cache_prefetch(cache, 1, e);
+    mica_expert_cache_prefetch(cache, 1, 5); /* already on its way */
+    assert_true(mica_expert_cache_acquire(cache, 1, 19));
+    check(cache, 1, 19);
+    mica_expert_meters meters = mica_expert_cache_meters(cache);
+    assert_int_equal(meters.prefetched, 20);
+    assert_int_equal(meters.prefetch_used, 1);
+    assert_true(meters.reads < 10);
+    assert_true(meters.seconds_stalled > 0);
+    mica_expert_cache_release(cache, 1, 19);
+    mica_expert_cache_close(cache);
+    atomic_store(&slow, 0);
+    mica_io_install(NULL);
+}
+
+/* The trick of the lfu policy: values that are not touched keep their order, as if all were halved every 64 tokens. */
+static void test_aging(void **state) {
+    (void)state;
+    const mica_cache_policy *policy = mica_cache_policy_find("lfu");
+    double counts[8] = {0}, at[8] = {0};
+    mica_expert_use uses[8] = {{0}};
+    uint64_t random = 3;
+    for (int token = 1; token < 2000; token++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        uint64_t chosen = (random >> 33) % 8 * ((random >> 40) % 8) / 8;
+        counts[chosen] = counts[chosen] * exp2((at[chosen] - token) / 64) + 1;
+        at[chosen] = token;
+        policy->use(&uses[chosen], token, 1, 1);
+        for (int a = 0; a < 8; a++)
+            for (int b = 0; b < 8; b++) {
+                double left = counts[a] * exp2((at[a] - token) / 64), right = counts[b] * exp2((at[b] - token) / 64);
+                if (at[a] > 0 && at[b] > 0 && left > right * (1 + 1e-9))
+                    assert_true(uses[a].value > uses[b].value);
+            }
+    }
+    /* 100 uses in a span of 1000 tokens weigh what 100 single ones spread over it do */
+    mica_expert_use batch = {0}, single = {0};
+    policy->use(&batch, 1000, 100, 1000);
+    for (int i = 1; i <= 100; i++)
+        policy->use(&single, 10.0 * i, 1, 1);
+    assert_true(fabs(batch.value - single.value) < 0.1);
+    assert_null(mica_cache_policy_find("none"));
+    assert_string_equal(mica_cache_policy_find(NULL)->name, "lfu");
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    mica_status status = MICA_NO_MEMORY;
+    for (uint64_t n = 1; status != MICA_OK; n++) {
+        mica_expert_cache *cache = NULL;
+        mica_memory_fail_after(n);
+        status = mica_expert_cache_open(model, 3, 1, mica_cache_policy_find(NULL), &cache, NULL);
+        mica_memory_fail_after(0);
+        assert_true(n < 20 && (status == MICA_OK || status == MICA_NO_MEMORY));
+        mica_expert_cache_close(cache);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
+                                       cmocka_unit_test(test_failures),        cmocka_unit_test(test_prefetch), cmocka_unit_test(test_aging),
+                                       cmocka_unit_test(test_no_memory)};
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
