@@ -95,6 +95,20 @@ mica_status mica_logits(const char *checkpoint, const mica_compute_options *opti
 mica_status mica_perplexity(const char *checkpoint, const char *against, const mica_compute_options *options, const mica_prompt *prompt, char **text,
                             char **json, mica_error *error);
 
+/* ---- routing statistics */
+
+typedef struct mica_route_options {
+    mica_compute_options compute; /* context: at which prompts are cut, 0: 512 */
+    const char *prompts;          /* a file, one prompt a line; NULL: 256 that the library carries */
+    const char *ids;              /* instead: token ids of prompts, one a line; needs no tokenizer */
+    bool bos, force;              /* each prompt begins with BOS; replace what is there */
+} mica_route_options;
+
+/* One pass over the prompts, layer by layer, every weight read once; writes `directory`/phase3_routing_stats.json (schema
+ * docs/schemas/phase3_routing_stats.schema.json, definitions docs/statistics.md) and phase3_coactivation.u32. *text (may be NULL): a summary, mica_string_free.
+ * CONFLICT when the file is there. */
+mica_status mica_route(const char *checkpoint, const char *directory, const mica_route_options *options, char **text, mica_error *error);
+
 #ifdef __cplusplus
 }
 #endif

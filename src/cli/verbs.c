@@ -23,6 +23,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_logits,
     &mica_verb_perplexity,
     &mica_verb_export,
+    &mica_verb_route,
     NULL,
 };
 

@@ -339,7 +339,7 @@ static mica_status settle_options(mica_engine *engine, const mica_engine_options
                          (unsigned long long)longest, (unsigned long long)options->context);
     if (!options->context)
         options->context = longest && longest < CONTEXT_DEFAULT ? longest : CONTEXT_DEFAULT;
-    if (options->batch > options->context)
+    if (options->batch > options->context && !options->layer_at_a_time)
         options->batch = options->context;
     return MICA_OK;
 }

@@ -78,6 +78,10 @@ mica_status mica_engine_route(mica_engine *engine, uint64_t layer, const float *
 mica_status mica_engine_feed_part(mica_engine *engine, uint64_t layer, uint64_t first, uint64_t last, const float *normed, const uint32_t *ids,
                                   const float *gates, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
 
+/* BAD_INPUT that names what made values [count][width] behind a layer not finite, if they are not. layer -1: the logits. */
+mica_status mica_engine_check_finite(mica_engine *engine, int64_t layer, const float *values, uint64_t count, uint64_t width,
+                                     mica_error *error) MICA_CHECKED;
+
 typedef struct mica_engine_meters {
     mica_expert_meters experts;
     uint64_t resident_bytes, resident_read; /* in memory; read at opening */

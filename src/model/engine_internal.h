@@ -128,8 +128,4 @@ static inline void *mica_engine_scratch(mica_engine *engine, uint32_t thread) {
 /* Normalises x [count][hidden] into `normed` (the workspace's or the caller's) and prepares it as an operand over work.hidden_storage. */
 void mica_hidden_operand(mica_engine *engine, const float *x, const float *norm, uint64_t count, float *normed, mica_operand *operand);
 
-/* BAD_INPUT that names what made [count][hidden] values not finite, if they are not. layer -1: embedding. */
-mica_status mica_engine_check_finite(mica_engine *engine, int64_t layer, const float *values, uint64_t count, uint64_t width,
-                                     mica_error *error) MICA_CHECKED;
-
 #endif

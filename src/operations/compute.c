@@ -31,7 +31,7 @@ mica_status mica_compute_open_model(const char *checkpoint, mica_compute *comput
     return status == MICA_OK ? open_tokenizer(compute, error) : status;
 }
 
-mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_options *options, uint64_t logit_rows, bool layer_at_a_time,
+mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_options *options, uint64_t logit_rows, uint64_t layer_batch,
                                      mica_error *error) {
     const mica_engine_options settings = {.precision = options->exact ? MICA_PRECISION_EXACT : MICA_PRECISION_FAST,
                                           .threads = options->threads,
@@ -40,7 +40,8 @@ mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_o
                                           .context = options->context,
                                           .policy = options->cache_policy,
                                           .lookahead = options->lookahead,
-                                          .layer_at_a_time = layer_at_a_time};
+                                          .batch = layer_batch,
+                                          .layer_at_a_time = layer_batch > 0};
     mica_status status = open_logits(compute, logit_rows, error);
     if (status == MICA_OK)
         status = mica_engine_open(compute->model, &settings, &compute->engine, error);

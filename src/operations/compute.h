@@ -19,7 +19,7 @@ typedef struct mica_compute {
 /* In two steps, since the context may depend on the prompt: the model with its tokenizer; then the engine. Whatever fails, close. `logit_rows`:
  * room for so many tokens' logits, within the budget. */
 mica_status mica_compute_open_model(const char *checkpoint, mica_compute *compute, mica_error *error) MICA_CHECKED;
-mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_options *options, uint64_t logit_rows, bool layer_at_a_time,
+mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_options *options, uint64_t logit_rows, uint64_t layer_batch,
                                      mica_error *error) MICA_CHECKED;
 void mica_compute_close(mica_compute *compute);
 

@@ -102,7 +102,7 @@ mica_status mica_logits(const char *checkpoint, const mica_compute_options *opti
         status = mica_fail(error, MICA_USAGE, "expected at least one token, got none");
     settings.context = count;
     if (status == MICA_OK)
-        status = mica_compute_open_engine(&compute, &settings, ROWS, false, error);
+        status = mica_compute_open_engine(&compute, &settings, ROWS, 0, error);
     if (status == MICA_OK)
         status = write_file(&compute, &settings, ids, count, output, error);
     if (status == MICA_OK && report) {

@@ -195,7 +195,7 @@ static mica_status run(comparing *work, const mica_compute_options *options, con
         settings.memory_bytes = memory / 2 ? memory / 2 : 1;
     }
     for (uint32_t i = 0; i < work->count && status == MICA_OK; i++) {
-        status = mica_compute_open_engine(&work->sides[i], &settings, ROWS, false, error);
+        status = mica_compute_open_engine(&work->sides[i], &settings, ROWS, 0, error);
         settings.memory_bytes *= 2; /* the first has its half already */
     }
     if (status == MICA_OK)

@@ -26,7 +26,7 @@ mica_status mica_runner_open(const char *checkpoint, const mica_compute_options 
     if (status == MICA_OK)
         status = mica_sampler_init(&runner->sampler, runner->compute.model->config.vocab_size, error);
     if (status == MICA_OK)
-        status = mica_compute_open_engine(&runner->compute, options, 1, false, error);
+        status = mica_compute_open_engine(&runner->compute, options, 1, 0, error);
     if (status == MICA_OK)
         *result = runner;
     else
