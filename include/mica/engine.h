@@ -61,6 +61,8 @@ typedef struct mica_sampling {
 
 typedef struct mica_generate_options {
     mica_prompt prompt;
+    bool chat;             /* the text is a user's turn of a conversation, in the model's own format; earlier turns are remembered */
+    const char *system;    /* what is said before the first turn; NULL: what the format says */
     uint64_t token_limit;  /* tokens to generate; 0: up to the end of the context */
     mica_sampling sampling;
     bool ignore_end;       /* go on behind an end-of-sequence token */
@@ -72,7 +74,8 @@ mica_status mica_runner_open(const char *checkpoint, const mica_compute_options 
 void mica_runner_close(mica_runner *runner); /* NULL is fine */
 
 /* Computes the prompt behind what the runner remembers, then generates. What was said is remembered, also after a stop (which is no failure).
- * Errors: USAGE (no tokenizer for text), BAD_INPUT (ids, a full context, weights), IO, NO_MEMORY. */
+ * Errors: USAGE (no tokenizer for text), BAD_INPUT (no chat format that is known, ids, a
+ * full context, weights), IO, NO_MEMORY. */
 mica_status mica_runner_generate(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters, mica_error *error);
 void mica_runner_reset(mica_runner *runner); /* forgets */
 

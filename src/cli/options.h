@@ -11,12 +11,12 @@
 
 /* What any verb can be told; what was not given is 0, false or NULL. */
 typedef struct mica_option_values {
-    bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces, exact, bos, lookahead, ignore_end;
+    bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces, exact, bos, lookahead, ignore_end, chat;
     uint32_t features, threads, spectra, full_spectrum; /* the last two: MICA_SPECTRA_* */
     uint32_t reading_threads, top_k;
     uint64_t memory_bytes, context, tokens, seed;
     double temperature, top_p, min_p;
-    const char *output, *layers, *hashes, *ids, *file, *prompt, *against, *cache_policy;
+    const char *output, *layers, *hashes, *ids, *file, *prompt, *against, *cache_policy, *system;
     bool link, generate_config; /* of a store */
     uint64_t pack_bytes;
     const char *as, *include, *exclude, *match, *config;

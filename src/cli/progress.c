@@ -54,6 +54,10 @@ bool mica_progress_stopped(void) {
     return stop_asked;
 }
 
+void mica_progress_forget(void) {
+    stop_asked = 0;
+}
+
 static int terminal_width(void) {
     struct winsize size;
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : WIDTH_DEFAULT;

@@ -7,8 +7,9 @@
 /* From now on SIGINT and SIGTERM ask for a clean stop; another one half a second later ends the program at once. */
 void mica_progress_begin(void);
 
-/* Whether a stop was asked for. */
+/* Whether a stop was asked for; and to forget it, where it was meant for a part of the work. */
 bool mica_progress_stopped(void);
+void mica_progress_forget(void);
 
 /* A mica_progress_function (context unused): false once a stop was asked for. Keeps one line on stderr if that is a terminal. */
 bool mica_progress_show(void *context, const mica_progress *progress);

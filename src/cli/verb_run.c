@@ -2,7 +2,9 @@
  * Ctrl-C ends the reply; what was said stays. Judged by tests/cli/transcripts/run.txt. */
 #include <mica/engine.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "progress.h"
 #include "verbs.h"
@@ -29,43 +31,93 @@ static mica_generate_options generating(const mica_option_values *values, bool *
                                    .say_context = lost};
 }
 
+static void show_meters(const mica_compute_meters *meters) {
+    char *line = mica_meters_show(meters);
+    fprintf(stderr, "%s\n", line ? line : "");
+    mica_string_free(line);
+}
+
+/* Turns from the standard input, a line each, until it ends; the first may stand on the command line. */
+static mica_status converse(const mica_option_values *values, mica_runner *runner, mica_error *error) {
+    mica_status status = MICA_OK;
+    char *line = NULL;
+    size_t room = 0;
+    const char *turn = values->prompt;
+    bool lost = false, ask = isatty(STDIN_FILENO);
+    for (; status == MICA_OK && !lost; turn = NULL) {
+        if (!turn) {
+            if (ask)
+                fputs("> ", stderr);
+            ssize_t length = getline(&line, &room, stdin);
+            if (length <= 0)
+                break;
+            line[length - (line[length - 1] == '\n')] = 0;
+            turn = line;
+        }
+        if (!*turn)
+            continue;
+        mica_compute_meters meters = {0};
+        mica_generate_options generate = generating(values, &lost);
+        generate.prompt = (mica_prompt){.text = turn};
+        generate.chat = true;
+        generate.system = values->system;
+        mica_progress_forget(); /* Ctrl-C ended a reply */
+        status = mica_runner_generate(runner, &generate, &meters, error);
+        if (status == MICA_INTERRUPTED)
+            status = MICA_OK;
+        if (status != MICA_OK)
+            break;
+        bool ended = false;
+        say(&ended, "\n", 1, -1);
+        show_meters(&meters);
+    }
+    if (ask && status == MICA_OK)
+        fputs("\n", stderr);
+    free(line);
+    return status;
+}
+
+static mica_status continue_text(const mica_option_values *values, mica_runner *runner, mica_error *error) {
+    mica_compute_meters meters = {0};
+    bool lost = false;
+    mica_generate_options generate = generating(values, &lost);
+    if (values->prompt)
+        say(&lost, values->prompt, strlen(values->prompt), -1);
+    mica_status status = mica_runner_generate(runner, &generate, &meters, error);
+    if (status != MICA_OK)
+        return status;
+    bool ended = false;
+    say(&ended, "\n", 1, -1);
+    show_meters(&meters);
+    if (!mica_progress_stopped())
+        return MICA_OK;
+    snprintf(error->message, sizeof error->message, "stopped after %llu tokens", (unsigned long long)meters.generated_tokens);
+    return MICA_INTERRUPTED;
+}
+
 static mica_status run_run(const mica_option_values *values, char **output, mica_error *error) {
     mica_compute_options options;
     mica_runner *runner = NULL;
-    mica_compute_meters meters = {0};
-    bool lost = false;
     (void)output;
-    mica_generate_options generate = generating(values, &lost);
-    if (!values->prompt == !values->ids)
-        return mica_verb_refuse(error, "expected one of --prompt TEXT and --ids LIST");
+    if (!values->chat && !values->prompt == !values->ids)
+        return mica_verb_refuse(error, "expected one of --prompt TEXT, --ids LIST and --chat");
     if (values->top_p > 1 || values->min_p > 1)
         return mica_verb_refuse(error, "--top-p and --min-p: expected a number from 0 to 1");
     mica_verb_compute_options(values, &options);
     mica_progress_begin();
     mica_status status = mica_runner_open(values->operand, &options, &runner, error);
-    if (status == MICA_OK && values->prompt)
-        say(&lost, values->prompt, strlen(values->prompt), -1);
     if (status == MICA_OK)
-        status = mica_runner_generate(runner, &generate, &meters, error);
-    if (status == MICA_OK) {
-        bool ended = false;
-        say(&ended, "\n", 1, -1);
-        char *line = mica_meters_show(&meters);
-        fprintf(stderr, "%s\n", line ? line : "");
-        mica_string_free(line);
-    }
+        status = values->chat ? converse(values, runner, error) : continue_text(values, runner, error);
     mica_runner_close(runner);
     mica_progress_end();
-    if (status == MICA_OK && mica_progress_stopped()) {
-        snprintf(error->message, sizeof error->message, "stopped after %llu tokens", (unsigned long long)meters.generated_tokens);
-        return MICA_INTERRUPTED;
-    }
     return status;
 }
 
 static const mica_option run_options[] = {
     {"prompt", 'p', MICA_OPTION_TEXT, FIELD(prompt), "TEXT", "the text to go on from", "ids"},
     PROMPT_OPTIONS,
+    {"chat", 0, MICA_OPTION_FLAG, FIELD(chat), NULL, "a conversation in the model's own format: turns from the\nstandard input, a line each; --prompt may be the first", "ids"},
+    {"system", 0, MICA_OPTION_TEXT, FIELD(system), "TEXT", "what a conversation begins with (default: the format's own)", NULL},
     {"tokens", 'n', MICA_OPTION_WHOLE, FIELD(tokens), "N", "generate at most so many (default 128)", NULL},
     {"temperature", 0, MICA_OPTION_NUMBER, FIELD(temperature), "T", "0: always the likeliest token (default; 1 with --top-p,\n--top-k or --min-p)", NULL},
     {"top-p", 0, MICA_OPTION_NUMBER, FIELD(top_p), "P", "of the likeliest tokens that together have probability P", NULL},
@@ -78,7 +130,7 @@ static const mica_option run_options[] = {
 };
 
 const mica_verb mica_verb_run = {
-    "run", "continue a text, reading experts as they are needed", "CHECKPOINT -p TEXT [options]",
+    "run", "continue a text, reading experts as they are needed", "CHECKPOINT -p TEXT | --chat [options]",
     "Prints the prompt and what the model says next. Everything but the routed experts is read\n"
     "into memory first; experts are read on demand into what --memory leaves. The same tokens\n"
     "come out for every budget and every number of threads.\n"

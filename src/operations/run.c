@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/quantity.h"
 #include "base/text.h"
+#include "model/chat.h"
 #include "model/sampler.h"
 #include "operations/compute.h"
 
@@ -14,7 +15,12 @@ struct mica_runner {
     mica_compute compute;
     mica_sampler sampler;
     mica_token_stream stream;
-    int64_t pending; /* the last token said, not yet computed; -1: none */
+    int64_t pending;  /* the last token said, not yet computed; -1: none */
+    int64_t *history; /* [context]: ids of the positions that the engine remembers */
+    mica_chat *chat;  /* from the first turn on */
+    mica_chat_message *messages; /* owned, with their contents */
+    uint64_t message_count;
+    mica_text reply;
 };
 
 mica_status mica_runner_open(const char *checkpoint, const mica_compute_options *options, mica_runner **result, mica_error *error) {
@@ -27,6 +33,8 @@ mica_status mica_runner_open(const char *checkpoint, const mica_compute_options 
         status = mica_sampler_init(&runner->sampler, runner->compute.model->config.vocab_size, error);
     if (status == MICA_OK)
         status = mica_compute_open_engine(&runner->compute, options, 1, 0, error);
+    if (status == MICA_OK && !(runner->history = mica_calloc(mica_engine_context(runner->compute.engine), sizeof *runner->history)))
+        status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", checkpoint);
     if (status == MICA_OK)
         *result = runner;
     else
@@ -37,6 +45,10 @@ mica_status mica_runner_open(const char *checkpoint, const mica_compute_options 
 void mica_runner_close(mica_runner *runner) {
     if (!runner)
         return;
+    mica_runner_reset(runner);
+    mica_text_release(&runner->reply);
+    mica_chat_close(runner->chat);
+    mica_free(runner->history);
     mica_token_stream_release(&runner->stream);
     mica_sampler_release(&runner->sampler);
     mica_compute_close(&runner->compute);
@@ -44,8 +56,14 @@ void mica_runner_close(mica_runner *runner) {
 }
 
 void mica_runner_reset(mica_runner *runner) {
-    mica_engine_rewind(runner->compute.engine, 0);
+    if (runner->compute.engine)
+        mica_engine_rewind(runner->compute.engine, 0);
     runner->pending = -1;
+    for (uint64_t i = 0; i < runner->message_count; i++)
+        mica_free((char *)runner->messages[i].content);
+    mica_free(runner->messages);
+    runner->messages = NULL;
+    runner->message_count = 0;
 }
 
 static bool ends_sequence(const mica_runner *runner, int64_t id) {
@@ -53,6 +71,8 @@ static bool ends_sequence(const mica_runner *runner, int64_t id) {
     for (uint64_t i = 0; i < config->eos_token_count; i++)
         if (config->eos_token_ids[i] == id)
             return true;
+    if (runner->chat && runner->message_count && (uint32_t)id == mica_chat_end(runner->chat))
+        return true;
     return runner->compute.tokenizer && mica_tokenizer_ends(runner->compute.tokenizer, (uint32_t)id);
 }
 
@@ -69,6 +89,7 @@ static mica_status say(mica_runner *runner, const mica_generate_options *options
         length = (uint64_t)snprintf(number, sizeof number, "%lld ", (long long)id);
         bytes = number;
     }
+    mica_text_append(&runner->reply, bytes, length);
     *go_on = !options->say || options->say(options->say_context, bytes, length, id);
     return MICA_OK;
 }
@@ -85,6 +106,54 @@ static mica_status gather_prompt(mica_runner *runner, const mica_generate_option
     return MICA_OK;
 }
 
+/* ---- conversations: rendered whole each time; what the engine remembers of the same beginning stays */
+
+static mica_status add_message(mica_runner *runner, mica_chat_role role, const char *text, mica_error *error) {
+    mica_chat_message *messages = mica_reallocarray(runner->messages, runner->message_count + 1, sizeof *messages);
+    char *copy = messages ? mica_strdup(text) : NULL;
+    if (messages)
+        runner->messages = messages;
+    if (!copy)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the conversation");
+    messages[runner->message_count++] = (mica_chat_message){role, copy, strlen(copy)};
+    return MICA_OK;
+}
+
+static mica_status add_turn(mica_runner *runner, const mica_generate_options *options, mica_error *error) {
+    mica_status status = MICA_OK;
+    if (!options->prompt.text || !runner->compute.tokenizer)
+        return mica_fail(error, MICA_USAGE, "%s: a conversation: expected text and a tokenizer beside the model", runner->compute.model->source->path);
+    if (!runner->chat)
+        status = mica_chat_open(runner->compute.tokenizer, &runner->chat, error);
+    if (status == MICA_OK && runner->message_count == 0 && options->system)
+        status = add_message(runner, MICA_CHAT_SYSTEM, options->system, error);
+    return status == MICA_OK ? add_message(runner, MICA_CHAT_USER, options->prompt.text, error) : status;
+}
+
+/* The ids behind what is remembered, which is cut back to the beginning that both have. */
+static mica_status gather_turn(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count, mica_error *error) {
+    mica_token_list list = {0};
+    mica_status status = add_turn(runner, options, error);
+    if (status == MICA_OK)
+        status = mica_chat_render(runner->chat, runner->messages, runner->message_count, true, &list, error);
+    if (status == MICA_OK && list.failed)
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for the conversation");
+    uint64_t same = 0, known = mica_engine_position(runner->compute.engine);
+    while (same < known && same + 1 < list.count && runner->history[same] == (int64_t)list.ids[same])
+        same++;
+    if (status == MICA_OK && !(*ids = mica_reallocarray(NULL, list.count - same + 1, sizeof **ids)))
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for the conversation");
+    if (status == MICA_OK) {
+        for (uint64_t i = same; i < list.count; i++)
+            (*ids)[i - same] = list.ids[i];
+        *count = list.count - same;
+        mica_engine_rewind(runner->compute.engine, same);
+        runner->pending = -1;
+    }
+    mica_token_list_release(&list);
+    return status;
+}
+
 typedef struct asking { /* between the batches of a prompt */
     const mica_generate_options *options;
 } asking;
@@ -98,7 +167,8 @@ static mica_status compute_prompt(mica_runner *runner, const mica_generate_optio
     int64_t *ids = NULL;
     uint64_t count = 0;
     mica_engine *engine = runner->compute.engine;
-    mica_status status = gather_prompt(runner, options, &ids, &count, error);
+    mica_text_clear(&runner->reply);
+    mica_status status = options->chat ? gather_turn(runner, options, &ids, &count, error) : gather_prompt(runner, options, &ids, &count, error);
     if (status == MICA_OK && count == 0)
         status = mica_fail(error, MICA_USAGE, "expected a prompt of at least one token, got none");
     uint64_t room = mica_engine_context(engine) - mica_engine_position(engine);
@@ -108,6 +178,7 @@ static mica_status compute_prompt(mica_runner *runner, const mica_generate_optio
     double begin = mica_seconds_now();
     if (status == MICA_OK) {
         runner->pending = -1;
+        memcpy(runner->history + mica_engine_position(engine), ids, count * sizeof *ids);
         status = mica_engine_prefill(engine, ids, count, go_on, &(asking){options}, error);
     }
     meters->prompt_tokens = count;
@@ -132,6 +203,7 @@ static mica_status generate(mica_runner *runner, const mica_generate_options *op
         if (runner->pending >= 0) {
             if (mica_engine_position(engine) == mica_engine_context(engine))
                 break;
+            runner->history[mica_engine_position(engine)] = runner->pending;
             status = mica_engine_step(engine, &runner->pending, 1, error);
             row = 0;
         }
@@ -171,8 +243,12 @@ mica_status mica_runner_generate(mica_runner *runner, const mica_generate_option
     if (status == MICA_OK)
         status = generate(runner, options, &own, error);
     mica_token_stream_flush(&runner->stream, &bytes, &length);
+    mica_text_append(&runner->reply, bytes, length);
     if (status == MICA_OK && length && options->say)
         options->say(options->say_context, bytes, length, -1);
+    if (status == MICA_OK && options->chat)
+        status = mica_text_failed(&runner->reply) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the reply")
+                                                  : add_message(runner, MICA_CHAT_ASSISTANT, runner->reply.bytes ? runner->reply.bytes : "", error);
     mica_engine_meters after = mica_engine_meters_get(runner->compute.engine);
     own.opening_seconds = runner->compute.opening_seconds;
     own.resident_bytes = after.resident_bytes;

@@ -119,6 +119,40 @@ static void test_goes_on(void **state) {
     mica_runner_close(runner);
 }
 
+/* A conversation is rendered whole at each turn: the second turn's tokens are those of a fresh runner that is given both. */
+static void test_chat(void **state) {
+    (void)state;
+    mica_error error;
+    mica_compute_meters first, second;
+    told one = {0}, two = {0};
+    mica_runner *runner;
+    char command[2048];
+    snprintf(command, sizeof command,
+             "mkdir %s/chat && ln -s " TINY_K2 "/* %s/chat && printf '%%s' \"{%%%% for message in messages %%%%}{%%%% if message['role'] == 'system' %%%%}"
+             "<|im_system|>system<|im_middle|>{%%%% elif message['role'] == 'user' %%%%}<|im_user|>user<|im_middle|>{%%%% else %%%%}"
+             "<|im_assistant|>assistant<|im_middle|>{%%%% endif %%%%}{{ message['content'] }}<|im_end|>{%%%% endfor %%%%}\" >%s/chat/chat_template.jinja",
+             directory, directory, directory);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof command, "%s/chat", directory);
+    assert_int_equal(mica_runner_open(command, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
+    mica_generate_options options = {.prompt = {.text = "The capital of France is"}, .chat = true, .system = "Be brief.", .token_limit = 6, .say = tell, .say_context = &one};
+    if (mica_runner_generate(runner, &options, &first, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    options.prompt.text = "And God said,";
+    options.say_context = &two;
+    assert_int_equal(mica_runner_generate(runner, &options, &second, &error), MICA_OK);
+    assert_true(second.prompt_tokens < first.prompt_tokens + 30); /* the first turn was remembered */
+    mica_runner_reset(runner);
+    told again = {0};
+    options.prompt.text = "The capital of France is";
+    options.say_context = &again;
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    assert_memory_equal(again.ids, one.ids, one.tokens * sizeof(int64_t));
+    options.prompt = (mica_prompt){.ids = "1,2"};
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text and a tokenizer");
+    mica_runner_close(runner);
+}
+
 static void test_context_ends(void **state) {
     (void)state;
     mica_error error;
@@ -279,7 +313,7 @@ static void test_other_vocabulary(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends), cmocka_unit_test(test_chat),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_logits),       cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_other_vocabulary)};
     return cmocka_run_group_tests(tests, make, clean);
