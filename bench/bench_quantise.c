@@ -66,30 +66,32 @@ static double laplace(void) {
     return sqrt(0.5) * (u < 0 ? log(1 + 2 * u) : -log(1 - 2 * u));
 }
 
-/* To F8_E4M3 and back. */
-static float through_e4m3(float x) {
+/* The F8_E4M3 code nearest to x. */
+static uint8_t e4m3_code(float x) {
     int exponent;
     float size = fminf(fabsf(x), 448);
-    frexpf(size, &exponent);
-    float step = ldexpf(1, (exponent < -5 ? -5 : exponent) - 4);
-    return copysignf(fminf(rintf(size / step) * step, 448), x);
+    frexpf(size, &exponent); /* size = fraction * 2^exponent, fraction from 0.5 */
+    int binade = exponent < -5 ? -6 : exponent - 1, eighths = (int)rintf(ldexpf(size, 3 - binade));
+    int code = (binade + 6) * 8 + eighths; /* normal numbers have 8 to 15 eighths; 16 is the next binade's first */
+    return (uint8_t)((code > 126 ? 126 : code) | (x < 0 ? 0x80 : 0));
 }
 
-/* As checkpoints have it: 128 x 128 blocks, the largest value of each at 448. */
-static void to_fp8(float *x, uint64_t rows, uint64_t columns) {
+/* As checkpoints have it: 128 x 128 blocks, the largest value of each at 448. x becomes what the codes decode to. */
+static void to_fp8(float *x, mica_matrix *matrix, uint8_t *codes, float *scales) {
+    uint64_t rows = matrix->rows, columns = matrix->columns;
     for (uint64_t r0 = 0; r0 < rows; r0 += 128)
         for (uint64_t c0 = 0; c0 < columns; c0 += 128) {
             float most = 0;
             for (int pass = 0; pass < 2; pass++)
                 for (uint64_t r = r0; r < rows && r < r0 + 128; r++)
-                    for (uint64_t c = c0; c < columns && c < c0 + 128; c++) {
-                        float *value = x + r * columns + c, scale = most / 448;
+                    for (uint64_t c = c0; c < columns && c < c0 + 128; c++)
                         if (pass == 0)
-                            most = fmaxf(most, fabsf(*value));
+                            most = fmaxf(most, fabsf(x[r * columns + c]));
                         else
-                            *value = through_e4m3(*value / scale) * scale;
-                    }
+                            codes[r * columns + c] = e4m3_code(x[r * columns + c] / (most / 448));
+            scales[r0 / 128 * ((columns + 127) / 128) + c0 / 128] = most / 448;
         }
+    mica_matrix_decode(matrix, 0, 0, rows, x, columns);
 }
 
 /* Routed experts of tiny-k2, rows of 256; as many as the other data has weights. */
@@ -121,18 +123,33 @@ static uint64_t fill_tiny_k2(float *x, uint64_t wanted) {
 static const char *const data_names[] = {"gauss", "laplace", "t5", "fp8", "tiny-k2"};
 enum { GAUSS, LAPLACE, STUDENT, FP8, TINY, DATA_COUNT };
 
-/* Returns rows, with their columns; 0 when this data cannot be had. */
-static uint64_t fill(int data, float *x, const settings *s, uint64_t *columns) {
+typedef struct work {
+    float *x, *y, *importance;
+    uint8_t *blocks;
+    uint64_t rows, columns;
+    mica_matrix fp8; /* what x is decoded from, or no codes */
+    uint8_t *codes;
+    float *scales;
+} work;
+
+/* Fills x; false when this data cannot be had. */
+static bool fill(int data, const settings *s, work *w) {
     uint64_t count = s->rows * s->columns;
-    *columns = s->columns;
+    w->rows = s->rows;
+    w->columns = s->columns;
+    w->fp8 = (mica_matrix){.encoding = MICA_ENCODING_FP8_BLOCK, .dtype = MICA_F8_E4M3, .rows = s->rows, .columns = s->columns, .codes = w->codes,
+                           .scale_dtype = MICA_F32, .block_rows = 128, .block_columns = 128, .scales = w->scales};
+    if (data == TINY) {
+        w->columns = 256;
+        w->rows = fill_tiny_k2(w->x, count) / 256;
+    }
     for (uint64_t i = 0; data != TINY && i < count; i++)
-        x[i] = (float)(0.02 * (data == LAPLACE ? laplace() : data == STUDENT ? student5() : gauss()));
+        w->x[i] = (float)(0.02 * (data == LAPLACE ? laplace() : data == STUDENT ? student5() : gauss()));
     if (data == FP8)
-        to_fp8(x, s->rows, s->columns);
-    if (data != TINY)
-        return s->rows;
-    *columns = 256;
-    return fill_tiny_k2(x, count) / 256;
+        to_fp8(w->x, &w->fp8, w->codes, w->scales);
+    else
+        w->fp8.codes = NULL;
+    return w->rows != 0;
 }
 
 /* ---- measuring */
@@ -163,12 +180,6 @@ static double error_of(const float *x, const float *y, const float *importance, 
     return sqrt(error / energy);
 }
 
-typedef struct work {
-    float *x, *y, *importance;
-    uint8_t *blocks;
-    uint64_t rows, columns;
-} work;
-
 static ggml_decode *decoder_of(const peer *ggml, mica_dtype type) {
     char name[64];
     snprintf(name, sizeof name, "dequantize_row_%s", mica_dtype_name(type));
@@ -178,7 +189,8 @@ static ggml_decode *decoder_of(const peer *ggml, mica_dtype type) {
     return (ggml_decode *)(uintptr_t)dlsym(ggml->library, name);
 }
 
-static void measure(const peer *ggml, mica_dtype type, const char *data, bool important, const settings *s, const work *w) {
+/* `stored`: from the fp8 matrix instead of its decoded values, decoding counted. */
+static void measure(const peer *ggml, mica_dtype type, const char *data, bool important, bool stored, const settings *s, const work *w) {
     double seconds[1 + MICA_EFFORT_COUNT][REPEATS_MOST], errors[1 + MICA_EFFORT_COUNT] = {0};
     const float *importance = important ? w->importance : NULL;
     ggml_decode *decode = decoder_of(ggml, type);
@@ -191,6 +203,8 @@ static void measure(const peer *ggml, mica_dtype type, const char *data, bool im
             double start = cpu_seconds();
             if (who == 0)
                 ggml->quantise(mica_dtype_ggml(type), w->x, w->blocks, 0, (int64_t)w->rows, (int64_t)w->columns, importance);
+            else if (stored)
+                status = mica_quantise_matrix(type, &w->fp8, 0, w->rows, &options, w->y, w->blocks, &error);
             else
                 status = mica_quantise_rows(type, w->x, w->columns, w->rows, w->columns, &options, w->blocks, &error);
             seconds[who][repeat] = cpu_seconds() - start;
@@ -202,7 +216,7 @@ static void measure(const peer *ggml, mica_dtype type, const char *data, bool im
             }
         }
     double theirs = median(seconds[0], s->repeats);
-    printf("%-7s %-8s %-3s %8.5f %7.0f", mica_dtype_name(type), data, important ? "yes" : "no", errors[0], 4e-6 * (double)count / theirs);
+    printf("%-7s %-8s %-3s %8.5f %7.0f", mica_dtype_name(type), stored ? "fp8 + S" : data, important ? "yes" : "no", errors[0], 4e-6 * (double)count / theirs);
     for (int effort = 0; effort < MICA_EFFORT_COUNT; effort++) {
         double ours = median(seconds[1 + effort], s->repeats);
         printf(" | %6.4f %6.0f %6.1fx", errors[1 + effort] / errors[0], 4e-6 * (double)count / ours, theirs / ours);
@@ -255,8 +269,9 @@ int main(int count, char **arguments) {
     }
     ggml.quantise = (ggml_quantise *)(uintptr_t)dlsym(ggml.library, "ggml_quantize_chunk");
     uint64_t most = s.rows * s.columns;
-    work w = {.x = mica_malloc(4 * most), .y = mica_malloc(4 * most), .importance = mica_malloc(4 * s.columns), .blocks = mica_malloc(2 * most)};
-    if (!ggml.quantise || !w.x || !w.y || !w.importance || !w.blocks)
+    work w = {.x = mica_malloc(4 * most), .y = mica_malloc(4 * most), .importance = mica_malloc(4 * s.columns), .blocks = mica_malloc(2 * most),
+              .codes = mica_malloc(most), .scales = mica_malloc(4 * (most / 128 + s.rows))};
+    if (!ggml.quantise || !w.codes || !w.scales || !w.x || !w.y || !w.importance || !w.blocks)
         return 1;
     for (uint64_t c = 0; c < s.columns; c++)
         w.importance[c] = (float)exp(gauss());
@@ -265,15 +280,18 @@ int main(int count, char **arguments) {
            mica_cpu_name(mica_cpu_current()), s.gain, "type", "data", "imp", "ggml err", "MB/s", "error", "MB/s", "speed", "error", "MB/s", "speed",
            "error", "MB/s", "speed");
     for (int data = 0; data < DATA_COUNT; data++) {
-        if (!listed(s.data, data_names[data]) || !(w.rows = fill(data, w.x, &s, &w.columns)))
+        if (!listed(s.data, data_names[data]) || !fill(data, &s, &w))
             continue;
         for (int type = MICA_Q4_0; type < MICA_DTYPE_COUNT; type++)
             for (int important = 0; important < 2 && listed(s.types, mica_dtype_name((mica_dtype)type)); important++)
-                measure(&ggml, (mica_dtype)type, data_names[data], important, &s, &w);
+                for (int stored = 0; stored <= (type == MICA_Q8_0 && data == FP8); stored++)
+                    measure(&ggml, (mica_dtype)type, data_names[data], important, stored, &s, &w);
     }
     mica_free(w.x);
     mica_free(w.y);
     mica_free(w.importance);
     mica_free(w.blocks);
+    mica_free(w.codes);
+    mica_free(w.scales);
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "numerics/matrix.h"
 
 /* name, text */
 #define MICA_EFFORT_LIST(X) X(FAST, "fast") X(DEFAULT, "default") X(MAX, "max")
@@ -38,5 +39,29 @@ bool mica_quantise_fits(mica_dtype type, uint64_t columns);
  * USAGE: not a block type, columns no whole number of its blocks, options out of range. Messages name row and column, the caller the tensor. */
 mica_status mica_quantise_rows(mica_dtype type, const float *x, uint64_t stride, uint64_t rows, uint64_t columns,
                                const mica_quantise_options *options, uint8_t *out, mica_error *error) MICA_CHECKED;
+
+/* Rows [row, row + count) of a stored matrix: decoded into `scratch` ([count][columns] floats) and quantised. For FP8_BLOCK to Q8_0 it also tries, in
+ * each block, the power of two times the stored scale that puts fp8's upper binades on integers. Errors as above, rows counted from the
+ * matrix's first. */
+mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_quantise_options *options,
+                                 float *scratch, uint8_t *out, mica_error *error) MICA_CHECKED;
+
+/* The block type that holds a stored matrix with its own codes, every value the same: INT4_GROUP is Q4_0 when every scale is a float16, MXFP4 is
+ * MXFP4, BLOCK is what it is. False when there is none; `why` then has a reason, one line, no full stop. Reads every scale, no code. */
+#define MICA_LOSSLESS_WHY_BYTES 160
+bool mica_lossless_type(const mica_matrix *matrix, mica_dtype *type, char why[MICA_LOSSLESS_WHY_BYTES]);
+
+/* Rows [row, row + count) of a matrix for which mica_lossless_type says true, as blocks of that type without a gap. */
+void mica_lossless_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, uint8_t *out);
+
+/* Sums over columns and rows; the relative error is sqrt(squared / energy). */
+typedef struct mica_quantise_error {
+    double squared; /* of importance * (x - decoded)^2 */
+    double energy;  /* of importance * x^2 */
+} mica_quantise_error;
+
+/* Adds the error of blocks written for these rows; importance as given, NULL: 1. */
+void mica_quantise_error_add(mica_dtype type, const float *x, uint64_t stride, uint64_t rows, uint64_t columns, const float *importance,
+                             const uint8_t *blocks, mica_quantise_error *sum);
 
 #endif

@@ -6,48 +6,59 @@
 #include "numerics/quantise_search.h"
 
 typedef float lane_values[MICA_TILE_GROUPS] __attribute__((aligned(64)));
+typedef uint16_t lane_halves[MICA_TILE_GROUPS];
 
-INLINE void put_half(uint8_t *out, float value) {
-    uint16_t code = mica_f16_encode(value);
+INLINE void put_half(uint8_t *out, uint16_t code) {
     out[0] = (uint8_t)code;
     out[1] = (uint8_t)(code >> 8);
 }
 
-/* Levels of a group in the order of its weights: the arithmetic of the passes, so that they are the levels searched with. */
-INLINE void put_levels_above(const float *x, int n, float step, float floor, float top, uint8_t *out) {
-    float inverse = step > 1e-30f ? 1 / step : 0, offset = floor * inverse;
+/* Levels of consecutive elements as integers, LANES to a vector; element e of a block is in q[e / LANES]. They come from the arithmetic of the
+ * passes, so that they are the levels searched with. */
+INLINE void levels_above(const float *x, int n, float inverse, float offset, float top, vec_i32 *q) {
     for (int i = 0; i < n; i += LANES)
-        store_bytes(out + i, level_above(load(x + i), vec_of(inverse), vec_of(offset), top));
+        q[i / LANES] = integers(level_above(load(x + i), vec_of(inverse), vec_of(offset), top));
 }
-INLINE float inverse_of(float step) {
-    return step > 1e-30f || step < -1e-30f ? 1 / step : 0;
-}
-INLINE void put_levels_about(const float *x, int n, float step, levels grid, float zero, uint8_t *out) {
-    float inverse = inverse_of(step);
+INLINE void levels_about(const float *x, int n, float inverse, levels grid, vec_i32 *q) {
     for (int i = 0; i < n; i += LANES) {
-        vec q = level_about(load(x + i) * vec_of(inverse), grid);
-        store_bytes(out + i, grid.table ? lookup(iq4_code, iq4_bin(q)) : q + vec_of(zero));
+        vec level = level_about(load(x + i) * vec_of(inverse), grid);
+        q[i / LANES] = integers(grid.table ? lookup(iq4_code, iq4_bin(level)) : level - vec_of(grid.low));
     }
 }
 
-/* 32 nibbles: j in the low half of byte j, j + 16 in the high one. */
-INLINE void put_nibbles(uint8_t *out, const uint8_t *q) {
-    for (int j = 0; j < 16; j++)
-        out[j] = (uint8_t)((q[j] & 15) | q[j + 16] << 4);
+/* Bytes of two nibbles: elements j (low) and j + distance (high), for j < distance. */
+INLINE void put_nibbles(uint8_t *out, const vec_i32 *q, int distance) {
+    for (int j = 0; j < distance; j += LANES)
+        store_bytes(out + j, (q[j / LANES] & 15) | q[(j + distance) / LANES] << 4);
 }
 
-/* The same, before them one word with the fifth bits. */
-INLINE void put_nibbles_and_fifth_bits(uint8_t *out, const uint8_t *q, int bits) {
-    if (bits == 5) {
-        for (int byte = 0; byte < 4; byte++) {
-            unsigned fifth = 0;
-            for (int j = 0; j < 8; j++)
-                fifth |= (unsigned)(q[8 * byte + j] >> 4) << j;
-            out[byte] = (uint8_t)fifth;
+/* Bits 4 of 32 levels, the first in the lowest bit. */
+INLINE void put_fifth_bits(uint8_t *out, const vec_i32 *q) {
+    uint32_t bits = 0;
+    for (int j = 0; j < 32; j += LANES)
+        bits |= lowest_bits(q[j / LANES] >> 4) << j;
+    for (int byte = 0; byte < 4; byte++)
+        out[byte] = (uint8_t)(bits >> 8 * byte);
+}
+
+/* Bits 0 and 1 of q >> shift of elements j, j + 32, j + 64, j + 96 of each half block in byte j. */
+INLINE void put_pairs_of_bits(uint8_t *out, const vec_i32 *q, int shift) {
+    for (int half = 0; half < 2; half++)
+        for (int j = 0; j < 32; j += LANES) {
+            const vec_i32 *a = q + (128 * half + j) / LANES;
+            store_bytes(out + 32 * half + j, (a[0] >> shift & 3) | (a[32 / LANES] >> shift & 3) << 2 | (a[64 / LANES] >> shift & 3) << 4
+                                                 | (a[96 / LANES] >> shift & 3) << 6);
         }
-        out += 4;
+}
+
+/* Bit `shift` of elements j, j + 32, …, j + 224 in byte j. */
+INLINE void put_single_bits(uint8_t *out, const vec_i32 *q, int shift) {
+    for (int j = 0; j < 32; j += LANES) {
+        vec_i32 bits = q[j / LANES] >> shift;
+        for (int k = 1; k < 8; k++)
+            bits |= (q[(32 * k + j) / LANES] >> shift) << k;
+        store_bytes(out + j, bits);
     }
-    put_nibbles(out, q);
 }
 
 /* ---- blocks of 256 with a minimum */
@@ -63,7 +74,8 @@ INLINE void put_scales_and_floors(uint8_t *out, const float *scale, const float 
 }
 
 typedef struct found_above {
-    lane_values d, dmin, scale, floor, stored_d, stored_dmin;
+    lane_values inverse, offset, scale, floor;
+    lane_halves d, dmin; /* with the gain */
 } found_above;
 
 INLINE void find_above(const mica_quantise_tile *tile, int n, int weighted, shape_above shape, const float (*starts)[2], found_above *found) {
@@ -71,13 +83,14 @@ INLINE void find_above(const mica_quantise_tile *tile, int n, int weighted, shap
     samples s = load_samples(&buffer, tile, n, weighted);
     totals t = totals_of(s);
     block_above b = search_above(s, t, shape, starts, tile->search);
-    wide gain = gain_from(t, moments_of(s, b, shape.top), b.d * b.scale, b.dmin * b.floor, shape.groups, tile->gain);
-    store_wide(found->d, b.d);
-    store_wide(found->dmin, b.dmin);
+    wide step = b.d * b.scale, floor = b.dmin * b.floor, inverse = ratio(wide_of(1), step);
+    wide gain = gain_from(t, moments_of(s, b, shape.top), step, floor, shape.groups, tile->gain);
+    store_wide(found->inverse, inverse);
+    store_wide(found->offset, floor * inverse);
     store_wide(found->scale, b.scale);
     store_wide(found->floor, b.floor);
-    store_wide(found->stored_d, wide_half(b.d * gain));
-    store_wide(found->stored_dmin, wide_half(b.dmin * gain));
+    store_halves(found->d, wide_half(b.d * gain));
+    store_halves(found->dmin, wide_half(b.dmin * gain));
 }
 
 INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits) {
@@ -85,58 +98,44 @@ INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits)
     found_above f;
     find_above(tile, 32, weighted, (shape_above){8, top, 63}, bits == 4 ? mica_starts_q4_k : mica_starts_q5_k, &f);
     for (int first = 0; first < MICA_TILE_GROUPS; first += 8) {
-        uint8_t *out = tile->block[first], q[256];
+        uint8_t *out = tile->block[first];
+        vec_i32 q[256 / LANES];
         if (!out)
             continue;
-        for (int g = 0; g < 8; g++) {
-            int lane = first + g;
-            put_levels_above(tile->x[lane], 32, f.d[lane] * f.scale[lane], f.dmin[lane] * f.floor[lane], top, q + 32 * g);
-        }
-        put_half(out, f.stored_d[first]);
-        put_half(out + 2, f.stored_dmin[first]);
+        for (int g = 0; g < 8; g++)
+            levels_above(tile->x[first + g], 32, f.inverse[first + g], f.offset[first + g], top, q + 32 / LANES * g);
+        put_half(out, f.d[first]);
+        put_half(out + 2, f.dmin[first]);
         put_scales_and_floors(out + 4, f.scale + first, f.floor + first);
         out += 16;
         if (bits == 5) {
-            for (int j = 0; j < 32; j++) {
-                unsigned high = 0;
-                for (int g = 0; g < 8; g++)
-                    high |= (unsigned)(q[32 * g + j] >> 4) << g;
-                out[j] = (uint8_t)high;
-            }
+            put_single_bits(out, q, 4);
             out += 32;
         }
         for (int pair = 0; pair < 4; pair++)
-            for (int j = 0; j < 32; j++)
-                out[32 * pair + j] = (uint8_t)((q[64 * pair + j] & 15) | q[64 * pair + 32 + j] << 4);
+            put_nibbles(out + 32 * pair, q + 64 / LANES * pair, 32);
     }
-}
-
-/* Two bits each of elements j, j + 32, j + 64, j + 96 of a half block in byte j. */
-INLINE void put_pairs_of_bits(uint8_t *out, const uint8_t *q, int shift) {
-    for (int half = 0; half < 2; half++)
-        for (int j = 0; j < 32; j++) {
-            const uint8_t *a = q + 128 * half + j;
-            out[32 * half + j] = (uint8_t)((a[0] >> shift & 3) | (a[32] >> shift & 3) << 2 | (a[64] >> shift & 3) << 4 | (a[96] >> shift & 3) << 6);
-        }
 }
 
 INLINE void tile_q2_k(const mica_quantise_tile *tile, int weighted) {
     found_above f;
-    uint8_t *out = tile->block[0], q[256];
+    uint8_t *out = tile->block[0];
+    vec_i32 q[256 / LANES];
     find_above(tile, 16, weighted, (shape_above){16, 3, 15}, mica_starts_q2_k, &f);
     for (int g = 0; g < 16; g++) {
-        put_levels_above(tile->x[g], 16, f.d[g] * f.scale[g], f.dmin[g] * f.floor[g], 3, q + 16 * g);
+        levels_above(tile->x[g], 16, f.inverse[g], f.offset[g], 3, q + 16 / LANES * g);
         out[g] = (uint8_t)((unsigned)f.scale[g] | (unsigned)f.floor[g] << 4);
     }
     put_pairs_of_bits(out + 16, q, 0);
-    put_half(out + 80, f.stored_d[0]);
-    put_half(out + 82, f.stored_dmin[0]);
+    put_half(out + 80, f.d[0]);
+    put_half(out + 82, f.dmin[0]);
 }
 
 /* ---- blocks of 256 without */
 
 typedef struct found_about {
-    lane_values d, scale, stored_d;
+    lane_values inverse, scale;
+    lane_halves d; /* with the gain */
 } found_about;
 
 INLINE void find_about(const mica_quantise_tile *tile, int n, int weighted, shape_about shape, const float *starts, found_about *found) {
@@ -144,51 +143,44 @@ INLINE void find_about(const mica_quantise_tile *tile, int n, int weighted, shap
     samples s = load_samples(&buffer, tile, n, weighted);
     totals t = totals_of(s);
     block_about b = search_about(s, shape, starts, tile->search);
-    wide gain = gain_from(t, moments_of_about(s, b, shape.grid), b.d * b.scale, wide_of(0), shape.groups, tile->gain);
-    store_wide(found->d, b.d);
+    wide step = b.d * b.scale, gain = gain_from(t, moments_of_about(s, b, shape.grid), step, wide_of(0), shape.groups, tile->gain);
+    store_wide(found->inverse, ratio(wide_of(1), step));
     store_wide(found->scale, b.scale);
-    store_wide(found->stored_d, wide_half(b.d * gain));
+    store_halves(found->d, wide_half(b.d * gain));
 }
 
 INLINE void tile_q6_k(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -32, 31};
     found_about f;
-    uint8_t *out = tile->block[0], q[256];
+    uint8_t *out = tile->block[0];
+    vec_i32 q[256 / LANES];
     find_about(tile, 16, weighted, (shape_about){16, -128, 127, grid}, mica_starts_q6_k, &f);
     for (int g = 0; g < 16; g++) {
-        put_levels_about(tile->x[g], 16, f.d[g] * f.scale[g], grid, 32, q + 16 * g);
+        levels_about(tile->x[g], 16, f.inverse[g], grid, q + 16 / LANES * g);
         out[192 + g] = (uint8_t)(int8_t)f.scale[g];
     }
     for (int half = 0; half < 2; half++)
-        for (int j = 0; j < 32; j++) {
-            const uint8_t *a = q + 128 * half + j;
-            out[64 * half + j] = (uint8_t)((a[0] & 15) | a[64] << 4);
-            out[64 * half + 32 + j] = (uint8_t)((a[32] & 15) | a[96] << 4);
-        }
+        put_nibbles(out + 64 * half, q + 128 / LANES * half, 64);
     put_pairs_of_bits(out + 128, q, 4);
-    put_half(out + 208, f.stored_d[0]);
+    put_half(out + 208, f.d[0]);
 }
 
 INLINE void tile_q3_k(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -4, 3};
     found_about f;
-    uint8_t *out = tile->block[0], *scales = out + 96, q[256];
+    uint8_t *out = tile->block[0], *scales = out + 96;
+    vec_i32 q[256 / LANES];
     find_about(tile, 16, weighted, (shape_about){16, -32, 31, grid}, mica_starts_q3_k, &f);
     memset(scales, 0, 12);
     for (int g = 0; g < 16; g++) {
-        put_levels_about(tile->x[g], 16, f.d[g] * f.scale[g], grid, 4, q + 16 * g);
+        levels_about(tile->x[g], 16, f.inverse[g], grid, q + 16 / LANES * g);
         unsigned scale = (unsigned)((int)f.scale[g] + 32);
         scales[g % 8] |= (uint8_t)((scale & 15) << (g < 8 ? 0 : 4));
         scales[8 + g % 4] |= (uint8_t)(scale >> 4 << g / 4 * 2);
     }
-    for (int j = 0; j < 32; j++) {
-        unsigned high = 0;
-        for (int k = 0; k < 8; k++)
-            high |= (unsigned)(q[32 * k + j] >> 2) << k;
-        out[j] = (uint8_t)high;
-    }
+    put_single_bits(out, q, 2);
     put_pairs_of_bits(out + 32, q, 0);
-    put_half(out + 108, f.stored_d[0]);
+    put_half(out + 108, f.d[0]);
 }
 
 INLINE void tile_iq4_xs(const mica_quantise_tile *tile, int weighted) {
@@ -196,19 +188,20 @@ INLINE void tile_iq4_xs(const mica_quantise_tile *tile, int weighted) {
     found_about f;
     find_about(tile, 32, weighted, (shape_about){8, -32, 31, grid}, mica_starts_iq4, &f);
     for (int first = 0; first < MICA_TILE_GROUPS; first += 8) {
-        uint8_t *out = tile->block[first], q[32];
+        uint8_t *out = tile->block[first];
         unsigned high = 0;
         if (!out)
             continue;
         memset(out + 4, 0, 4);
         for (int g = 0; g < 8; g++) {
+            vec_i32 q[32 / LANES];
             unsigned scale = (unsigned)((int)f.scale[first + g] + 32);
-            put_levels_about(tile->x[first + g], 32, f.d[first] * f.scale[first + g], grid, 0, q);
-            put_nibbles(out + 8 + 16 * g, q);
+            levels_about(tile->x[first + g], 32, f.inverse[first + g], grid, q);
+            put_nibbles(out + 8 + 16 * g, q, 16);
             out[4 + g / 2] |= (uint8_t)((scale & 15) << g % 2 * 4);
             high |= scale >> 4 << 2 * g;
         }
-        put_half(out, f.stored_d[first]);
+        put_half(out, f.d[first]);
         out[2] = (uint8_t)high;
         out[3] = (uint8_t)(high >> 8);
     }
@@ -216,22 +209,32 @@ INLINE void tile_iq4_xs(const mica_quantise_tile *tile, int weighted) {
 
 /* ---- blocks of 32 */
 
+INLINE void put_nibbles_and_fifth_bits(uint8_t *out, const vec_i32 *q, int bits) {
+    if (bits == 5) {
+        put_fifth_bits(out, q);
+        out += 4;
+    }
+    put_nibbles(out, q, 16);
+}
+
 /* Q4_0, Q5_0, IQ4_NL: d * level */
 INLINE void tile_about(const mica_quantise_tile *tile, int weighted, levels grid, const float *starts, int bits) {
     tile_buffer buffer;
-    lane_values d, stored_d;
+    lane_values inverse;
+    lane_halves d;
     samples s = load_samples(&buffer, tile, 32, weighted);
     totals t = totals_of(s);
-    wide step = wide_half(fit_about(s, grid, starts, tile->search).step);
-    moments m = moments_about(s, ratio(wide_of(1), step), grid);
-    store_wide(d, step);
-    store_wide(stored_d, wide_half(step * gain_from(t, m, step, wide_of(0), 1, tile->gain)));
+    wide step = wide_half(fit_about(s, grid, starts, tile->search).step), inverted = ratio(wide_of(1), step);
+    moments m = moments_about(s, inverted, grid);
+    store_wide(inverse, inverted);
+    store_halves(d, wide_half(step * gain_from(t, m, step, wide_of(0), 1, tile->gain)));
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
-        uint8_t *out = tile->block[lane], q[32];
+        uint8_t *out = tile->block[lane];
+        vec_i32 q[32 / LANES];
         if (!out)
             continue;
-        put_levels_about(tile->x[lane], 32, d[lane], grid, -grid.low, q);
-        put_half(out, stored_d[lane]);
+        levels_about(tile->x[lane], 32, inverse[lane], grid, q);
+        put_half(out, d[lane]);
         put_nibbles_and_fifth_bits(out + 2, q, bits);
     }
 }
@@ -240,41 +243,42 @@ INLINE void tile_about(const mica_quantise_tile *tile, int weighted, levels grid
 INLINE void tile_above(const mica_quantise_tile *tile, int weighted, const float (*starts)[2], int bits) {
     const float top = bits == 4 ? 15 : 31;
     tile_buffer buffer;
-    lane_values d, floor, stored_d, stored_m;
+    lane_values inverse, offset;
+    lane_halves d, bottom;
     samples s = load_samples(&buffer, tile, 32, weighted);
     totals t = totals_of(s);
     fit f = fit_above(s, t, top, 1, starts, tile->search);
-    wide step = wide_half(f.step), bottom = wide_half((step * f.at.wq - t.wx) / t.w);
-    moments m = moments_at(s, step, bottom, top);
-    wide gain = gain_from(t, m, step, bottom, 1, tile->gain);
-    store_wide(d, step);
-    store_wide(floor, bottom);
-    store_wide(stored_d, wide_half(step * gain));
-    store_wide(stored_m, wide_half(wide_of(0) - bottom * gain));
+    wide step = wide_half(f.step), floor = wide_half((step * f.at.wq - t.wx) / t.w), inverted = ratio(wide_of(1), step);
+    wide gain = gain_from(t, moments_at(s, step, floor, top), step, floor, 1, tile->gain);
+    store_wide(inverse, inverted);
+    store_wide(offset, floor * inverted);
+    store_halves(d, wide_half(step * gain));
+    store_halves(bottom, wide_half(wide_of(0) - floor * gain));
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
-        uint8_t *out = tile->block[lane], q[32];
+        uint8_t *out = tile->block[lane];
+        vec_i32 q[32 / LANES];
         if (!out)
             continue;
-        put_levels_above(tile->x[lane], 32, d[lane], floor[lane], top, q);
-        put_half(out, stored_d[lane]);
-        put_half(out + 2, stored_m[lane]);
+        levels_above(tile->x[lane], 32, inverse[lane], offset[lane], top, q);
+        put_half(out, d[lane]);
+        put_half(out + 2, bottom[lane]);
         put_nibbles_and_fifth_bits(out + 4, q, bits);
     }
 }
 
-INLINE void put_block_q8_0(uint8_t *out, const float *x, float d) {
-    put_half(out, d);
-    put_levels_about(x, 32, d, (levels){0, -127, 127}, 0, out + 2);
-}
-
-/* Q8_0: the largest value at 127, or at what the starts say with a scale by least squares; by true error. No gain: it would be 1.00001. */
+/* Q8_0: the largest value at 127, or at what the starts say with a scale by least squares, or the step that was hinted at; by true error.
+ * No gain: it would be 1.00001. */
 INLINE void tile_q8_0(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -127, 127};
     tile_buffer buffer;
-    lane_values d;
-    samples s = load_samples(&buffer, tile, 32, weighted && tile->search->starts);
-    wide peak = wide_magnitude(signed_peak(s)), best = wide_half(peak * wide_of(1.0f / 127));
-    wide least = error_about(s, best, grid);
+    lane_values inverse;
+    lane_halves d;
+    samples s = load_samples(&buffer, tile, 32, weighted);
+    wide peak = wide_magnitude(signed_peak(s)), best = wide_half(peak * wide_of(1.0f / 127)), hint = wide_half(load_wide(tile->hint));
+    wide least = error_about(s, best, grid), hinted = error_about(s, hint, grid);
+    lanes preferred = less(hinted, least);
+    keep(preferred, &least, hinted);
+    keep(preferred, &best, hint);
     for (int k = 0; k < tile->search->starts; k++) {
         moments m = moments_about(s, ratio(wide_of(mica_starts_q8_0[k]), peak), grid);
         wide step = wide_half(ratio(m.wqx, m.wqq)), error = error_about(s, step, grid);
@@ -282,10 +286,16 @@ INLINE void tile_q8_0(const mica_quantise_tile *tile, int weighted) {
         keep(better, &least, error);
         keep(better, &best, step);
     }
-    store_wide(d, best);
-    for (int lane = 0; lane < MICA_TILE_GROUPS; lane++)
-        if (tile->block[lane])
-            put_block_q8_0(tile->block[lane], tile->x[lane], d[lane]);
+    store_wide(inverse, ratio(wide_of(1), best));
+    store_halves(d, best);
+    for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
+        uint8_t *out = tile->block[lane];
+        if (!out)
+            continue;
+        put_half(out, d[lane]);
+        for (int i = 0; i < 32; i += LANES)
+            store_bytes(out + 2 + i, integers(level_about(load(tile->x[lane] + i) * vec_of(inverse[lane]), grid)));
+    }
 }
 
 /* The value nearest to `size` >= 0 among 0 0.5 1 1.5 2 3 4 6. */
@@ -313,13 +323,13 @@ INLINE wide power_of_two(wide_i32 k) {
     return (wide)((k + 127) << 23);
 }
 
-INLINE void put_levels_e2m1(const float *x, float inverse, uint8_t *out) {
+INLINE void levels_e2m1(const float *x, float inverse, vec_i32 *q) {
     const vec zero = vec_of(0), scale = vec_of(inverse);
     for (int i = 0; i < 32; i += LANES) {
         vec value = load(x + i), size = level_e2m1(minimum(magnitude(value) * scale, vec_of(64)));
         vec code = choose_less(size, vec_of(2.5f), size + size, choose_less(size, vec_of(5), size + vec_of(2), vec_of(7)));
         vec sign = choose_less(value, zero, choose_less(zero, size, vec_of(8), zero), zero);
-        store_bytes(out + i, code + sign);
+        q[i / LANES] = integers(code + sign);
     }
 }
 
@@ -346,12 +356,13 @@ INLINE void tile_mxfp4(const mica_quantise_tile *tile, int weighted) {
     store_wide(chosen, best);
     store_wide(inverse, power_of_two(-__builtin_convertvector(best, wide_i32)));
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
-        uint8_t *out = tile->block[lane], q[32];
+        uint8_t *out = tile->block[lane];
+        vec_i32 q[32 / LANES];
         if (!out)
             continue;
-        put_levels_e2m1(tile->x[lane], inverse[lane], q);
+        levels_e2m1(tile->x[lane], inverse[lane], q);
         out[0] = (uint8_t)((int)chosen[lane] + 127);
-        put_nibbles(out + 1, q);
+        put_nibbles(out + 1, q, 16);
     }
 }
 

@@ -27,6 +27,7 @@ typedef struct mica_quantise_tile {
     const float *x[MICA_TILE_GROUPS];          /* [group size] weights of each group */
     const float *importance[MICA_TILE_GROUPS]; /* [group size], or NULL all */
     uint8_t *block[MICA_TILE_GROUPS];          /* where a block begins with this group: its place, or NULL when it is not wanted */
+    float hint[MICA_TILE_GROUPS];              /* of Q8_0: a step to try besides; 0: none */
     float importance_factor;                   /* makes their mean 1 */
     float gain;
     const mica_search *search;

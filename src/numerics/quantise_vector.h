@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "numerics/encode.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -283,10 +285,42 @@ INLINE void transpose(vec row[LANES]) {
     }
 }
 
-/* Integers in floats to bytes, in two's complement. */
-INLINE void store_bytes(uint8_t *out, vec levels) {
-    vec_u8 bytes = __builtin_convertvector(__builtin_convertvector(levels, vec_i32), vec_u8);
+/* Floats that are integers; integers to bytes. */
+INLINE vec_i32 integers(vec a) {
+    return __builtin_convertvector(a, vec_i32);
+}
+INLINE void store_bytes(uint8_t *out, vec_i32 a) {
+    vec_u8 bytes = __builtin_convertvector(a, vec_u8);
     memcpy(out, &bytes, sizeof bytes);
+}
+
+/* Bit 0 of each lane, the first lane's lowest. */
+INLINE unsigned lowest_bits(vec_i32 a) {
+#if LANES == 16
+    return _mm512_test_epi32_mask((__m512i)a, _mm512_set1_epi32(1));
+#elif LANES == 8
+    return (unsigned)_mm256_movemask_ps((vec)(a << 31));
+#elif defined(__SSE2__)
+    return (unsigned)_mm_movemask_ps((vec)(a << 31));
+#else
+    unsigned bits = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        bits |= (unsigned)(a[lane] & 1) << lane;
+    return bits;
+#endif
+}
+
+/* The float16 of each lane, which are floats of float16's. */
+INLINE void store_halves(uint16_t out[16], wide a) {
+#if LANES == 16
+    _mm256_storeu_si256((__m256i *)out, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif LANES == 8
+    FOR_PARTS
+        _mm_storeu_si128((__m128i *)out + part, _mm256_cvtps_ph(part_of(a, part), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    for (int lane = 0; lane < 16; lane++)
+        out[lane] = mica_f16_encode(a[lane]);
+#endif
 }
 
 #endif
