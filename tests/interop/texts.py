@@ -66,6 +66,23 @@ def text(generator, length):
     return "".join(parts)
 
 
+def plain(generator, length):
+    """About `length` characters of what people write, without combining marks: for a tokenizer that is no oracle."""
+    def marked(word):
+        return any(unicodedata.category(character).startswith("M") or character in "'ǅǋſ㊀" for character in word)
+    words, emoji = [[word for word in group if not marked(word)] for group in (WORDS, EMOJI)]
+    parts, size = [], 0
+    while size < length:
+        kind = generator.randrange(8)
+        if kind < 6:
+            text = generator.choice(words) + generator.choice([" ", " ", ", ", ".\n", "\n\n"])
+        else:
+            text = generator.choice(CODE + emoji + [str(generator.randrange(10 ** 9)), "  ", "\t", "don't ", "it's "]) + generator.choice(["", " "])
+        parts.append(text)
+        size += len(text)
+    return "".join(parts)
+
+
 def long_runs():
     """Pieces that are long without a cut: where an O(n²) merge would take for ever."""
     return ["a" * 100000, " " * 100000, "ab" * 50000, "\n" * 30000, "漢字" * 30000, "!?" * 40000, "Ab" * 30000, "กข" * 30000, "e\u0301" * 20000]

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """tests/interop/tokenizer.py PROGRAM: ids against tiktoken's (PyPI) for Kimi's real vocabulary, where ../shared has it, and for tiny-k2's: 1 MB of mixed
-text, 10,000 fuzzed strings, bytes that are no UTF-8, special tokens, long runs. Decoding gives the bytes. Exit status 77: skipped."""
+text, 10,000 fuzzed strings, bytes that are no UTF-8, special tokens, long runs. Decoding gives the bytes. The same vocabulary in a GGUF that we write, as
+we read it and as llama.cpp does (node-llama-cpp). Exit status 77: skipped."""
 import json
 import os
 import shutil
@@ -21,9 +22,11 @@ except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 
+import llama  # noqa: E402
 import texts  # noqa: E402
 
 MICA = os.path.abspath(sys.argv[1])
+WRITER = os.path.join(os.path.dirname(MICA), "tests", "write_vocabulary")
 judge = texts.Judge(MICA)
 
 
@@ -70,12 +73,35 @@ def check_verb(checkpoint, peer, whole):
     judge.check(run.stdout == peer.decode_bytes(ids[:2000]), f"{checkpoint}: mica tokenize --ids")
 
 
+def check_gguf(checkpoint, peer, generator, whole):
+    """The vocabulary in a GGUF of ours, read by us and by llama.cpp."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "vocabulary.gguf")
+        subprocess.run([WRITER, checkpoint, path], check=True)
+        strings = [whole] + [texts.text(generator, generator.randrange(1, 60)) for _ in range(1000)]
+        expected = [peer.encode_ordinary(string) for string in strings]
+        judge.compare(path, "GGUF", [(0, string.encode()) for string in strings], expected)
+        library = llama.library(PEERS)
+        if not library:
+            print("without llama.cpp: node-llama-cpp is not there")
+            return
+        vocabulary = llama.Vocabulary(library, path)
+        plain = texts.plain(generator, 900000)
+        judge.check(vocabulary.encode(plain.encode(), False) == peer.encode_ordinary(plain),
+                    f"{checkpoint}: llama.cpp on {len(plain.encode()) / 1e6:.2f} MB of plain text")
+        # It cuts otherwise behind combining marks and in a few rare scripts: told, not judged.
+        wild = sum(vocabulary.encode(string.encode(), False) != ids for string, ids in zip(strings[1:], expected[1:]))
+        print(f"{checkpoint}: llama.cpp has tiktoken's ids for {len(plain.encode()) / 1e6:.2f} MB of plain text, others for {wild} of {len(strings) - 1} wild ones")
+        vocabulary.close()
+
+
 def check_kimi(directory, seed):
     peer, generator = tiktoken_of(directory), texts.generator(seed)
     whole = check_texts(directory, peer, generator)
     check_bytes(directory, peer, generator, whole)
     check_special(directory, peer, generator)
     check_verb(directory, peer, whole)
+    check_gguf(directory, peer, generator, whole)
 
 
 def main():
