@@ -19,7 +19,7 @@ static const char *const names[MICA_CPU_COUNT] = {
 #undef X
 };
 
-static atomic_int selected = -1;
+static atomic_int selected = -1, bf16 = -1;
 
 #if defined(__x86_64__)
 /* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
@@ -36,9 +36,19 @@ mica_cpu mica_cpu_detected(void) {
                   && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     return avx512 ? MICA_CPU_AVX512 : MICA_CPU_AVX2;
 }
+
+/* clang 14's __builtin_cpu_supports does not know it. */
+static bool detected_bf16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
 #else
 mica_cpu mica_cpu_detected(void) {
     return MICA_CPU_PORTABLE;
+}
+
+static bool detected_bf16(void) {
+    return false;
 }
 #endif
 
@@ -72,6 +82,19 @@ mica_cpu mica_cpu_current(void) {
         atomic_store(&selected, cpu);
     }
     return (mica_cpu)cpu;
+}
+
+bool mica_cpu_has_bf16(void) {
+    int known = atomic_load(&bf16);
+    if (known < 0) {
+        known = detected_bf16();
+        atomic_store(&bf16, known);
+    }
+    return known && mica_cpu_current() == MICA_CPU_AVX512;
+}
+
+void mica_cpu_allow_bf16(bool allow) {
+    atomic_store(&bf16, allow && detected_bf16());
 }
 
 const char *mica_cpu_name(mica_cpu cpu) {

@@ -4,6 +4,8 @@
 #ifndef MICA_BASE_CPU_H
 #define MICA_BASE_CPU_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
 /* name; each needs all before it. AVX512 = F, BW, DQ, VL, VBMI and VNNI. */
@@ -18,7 +20,10 @@ typedef enum mica_cpu {
 
 mica_cpu mica_cpu_current(void);
 mica_cpu mica_cpu_detected(void);       /* what the processor has */
+/* Beyond the sets: AVX512_BF16, on a processor whose current set is AVX512. */
+bool mica_cpu_has_bf16(void);
 const char *mica_cpu_name(mica_cpu cpu);
 void mica_cpu_select(mica_cpu cpu);     /* for tests: at most the detected one; not while kernels run */
+void mica_cpu_allow_bf16(bool allow);   /* for tests, likewise */
 
 #endif

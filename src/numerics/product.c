@@ -2,7 +2,7 @@
  * Refuses nothing: the caller has checked shapes. Judged by tests/numerics/test_product.c. */
 #include "numerics/product.h"
 
-#include <string.h>
+#include <stddef.h>
 
 #include "base/cpu.h"
 #include "numerics/product_kernels.h"
@@ -12,32 +12,41 @@ static uint64_t round_up(uint64_t value, uint64_t step) {
 }
 
 static const mica_product_kernels *current(void) {
+#if defined(__x86_64__)
+    if (mica_cpu_current() == MICA_CPU_AVX512)
+        return mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
+#endif
     return &mica_product_kernels_portable;
 }
 
-/* The forms of a row, one array after the other; each begins on a multiple of 64 bytes, since padded is a multiple of 256. */
+/* One form of all rows after the other; each begins on a multiple of 64 bytes, since padded is a multiple of 256. */
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
+    uint64_t elements = tokens * round_up(columns, 256);
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return 0;
-    uint64_t padded = round_up(columns, 256);
-    return tokens * padded * (sizeof(uint16_t) + 2 + sizeof(int32_t) / 4) + round_up(tokens * padded / 256 * sizeof(float), 64);
+    if (tokens > MICA_PRODUCT_FEW)
+        return current()->multiply_bf16 ? elements * sizeof(uint16_t) : 0;
+    return elements * 2 + elements / 4 * sizeof(int32_t) + round_up(elements / 256 * sizeof(float), 64);
 }
 
 void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
                        void *storage) {
-    *operand = (mica_operand){.precision = precision, .tokens = tokens, .columns = columns, .values = values, .stride = stride};
-    operand->padded = round_up(columns, 256);
+    *operand = (mica_operand){.precision = precision, .few = tokens <= MICA_PRODUCT_FEW, .tokens = tokens, .columns = columns, .values = values,
+                              .stride = stride, .padded = round_up(columns, 256)};
     if (mica_operand_bytes(precision, tokens, columns) == 0)
         return;
+    if (!operand->few) {
+        operand->bf16 = storage;
+        return;
+    }
     uint64_t elements = tokens * operand->padded;
-    operand->bf16 = storage;
-    operand->digits = (int8_t *)(operand->bf16 + elements);
+    operand->digits = storage;
     operand->sums = (int32_t *)(void *)(operand->digits + 2 * elements);
     operand->scales = (float *)(operand->sums + elements / 4);
 }
 
 void mica_operand_prepare(mica_operand *operand, uint64_t token, uint64_t count) {
-    for (uint64_t row = token; operand->bf16 && row < token + count; row++)
+    for (uint64_t row = token; (operand->bf16 || operand->digits) && row < token + count; row++)
         current()->prepare(operand, row);
 }
 
@@ -80,8 +89,6 @@ const mica_product_kernels mica_product_kernels_portable = {.multiply_f32 = mult
 
 static void decode_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) {
     mica_matrix_decode_block(matrix, 0, row, count, column, width, strip, stride);
-    for (uint64_t r = 0, padded = round_up(width, 32); r < count && padded > width; r++)
-        memset(strip + r * stride + width, 0, (padded - width) * sizeof *strip);
 }
 
 static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out,
@@ -92,20 +99,55 @@ static void product_f32(const mica_product_kernels *kernels, const mica_matrix *
         rows = count - first < MICA_STRIP_ROWS / 2 ? count - first : MICA_STRIP_ROWS / 2;
         for (uint64_t column = 0, width; column < matrix->columns; column += width) {
             width = matrix->columns - column < MICA_STRIP_COLUMNS ? matrix->columns - column : MICA_STRIP_COLUMNS;
-            uint64_t strip_stride = round_up(width, 32) + MICA_STRIP_PAD / 2;
+            uint64_t strip_stride = round_up(width, 256) + MICA_STRIP_PAD / 2;
             decode(matrix, row + first, rows, column, width, strip, strip_stride);
             kernels->multiply_f32(strip, strip_stride, rows, x, column, width, out + first, stride);
         }
     }
 }
 
+static void product_bf16(const mica_product_kernels *kernels, mica_strip_bf16 *decode, const mica_matrix *matrix, uint64_t row, uint64_t count,
+                         const mica_operand *x, float *out, uint64_t stride, uint16_t *strip) {
+    for (uint64_t first = 0, rows; first < count; first += rows) {
+        rows = count - first < MICA_STRIP_ROWS ? count - first : MICA_STRIP_ROWS;
+        for (uint64_t column = 0, width; column < matrix->columns; column += width) {
+            width = matrix->columns - column < MICA_STRIP_COLUMNS ? matrix->columns - column : MICA_STRIP_COLUMNS;
+            uint64_t strip_stride = round_up(width, 256) + MICA_STRIP_PAD;
+            decode(matrix, row + first, rows, column, width, strip, strip_stride);
+            kernels->multiply_bf16(strip, strip_stride, rows, x, column, width, out + first, stride);
+        }
+    }
+}
+
+/* ---- the choice */
+
+typedef struct choice {
+    const mica_product_kernels *kernels;
+    mica_product_few *few;
+    mica_strip_bf16 *bf16;
+} choice;
+
+static choice choose(const mica_matrix *matrix, mica_precision precision, bool few) {
+    choice c = {.kernels = current()};
+    if (few)
+        c.few = c.kernels->few ? c.kernels->few(matrix, precision) : NULL;
+    else if (precision == MICA_PRECISION_FAST)
+        c.bf16 = c.kernels->strip_bf16 ? c.kernels->strip_bf16(matrix) : NULL;
+    return c;
+}
+
 void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
-    product_f32(current(), matrix, row, count, x, out, stride, scratch);
+    choice c = choose(matrix, x->precision, x->few);
+    if (c.few)
+        c.few(matrix, row, count, x, out, stride);
+    else if (c.bf16)
+        product_bf16(c.kernels, c.bf16, matrix, row, count, x, out, stride, scratch);
+    else
+        product_f32(c.kernels, matrix, row, count, x, out, stride, scratch);
 }
 
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
-    (void)matrix;
-    (void)precision;
-    (void)tokens;
-    return "float64";
+    choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW);
+    bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
+    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64" : "float32 strips";
 }

@@ -4,33 +4,38 @@
  * An operand holds activations [tokens][columns] and what the kernels want of them (bf16, int16 as two digits), made once and used by all
  * weights that multiply them.
  *   EXACT  float32 activations and products, float32 sums (in many lanes): for judging
- *   FAST   up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits (one
- *          scale for 256 columns). More tokens: weights and activations rounded to bf16, float32 sums (F32 weights as EXACT).
+ *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
+ *          (one scale for 256 columns): off by 1e-5. One of more tokens: weights and activations rounded to bf16, float32 sums: off by
+ *          2e-3 (F32 weights as EXACT).
  * What is not accelerated for the processor computes as EXACT.
  *
- * out[t][r] depends on row r, on token t, on the precision and on whether there are more than MICA_PRODUCT_FEW tokens; not on how rows are
- * split among calls or threads, nor on the other tokens. Infinite or NaN weights or activations give an infinite or NaN result. */
+ * out[t][r] depends on row r, on token t, on the precision and on whether the operand was made for more than MICA_PRODUCT_FEW tokens; not
+ * on how rows are split among calls or threads, on which tokens are selected, or on the other tokens. Infinite or NaN weights or
+ * activations give an infinite or NaN result. */
 #ifndef MICA_NUMERICS_PRODUCT_H
 #define MICA_NUMERICS_PRODUCT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "numerics/matrix.h"
 
-#define MICA_PRODUCT_FEW 16               /* tokens */
+#define MICA_PRODUCT_FEW 4                /* tokens */
 #define MICA_PRODUCT_SCRATCH_BYTES 327680 /* for each thread that multiplies, 64-byte aligned */
 
 typedef enum mica_precision { MICA_PRECISION_EXACT, MICA_PRECISION_FAST } mica_precision;
 
 typedef struct mica_operand {
     mica_precision precision;
+    bool few; /* made for at most MICA_PRODUCT_FEW tokens */
     uint64_t tokens, columns;
     const float *values; /* [rows][stride], the caller's: it must stay as it is while the operand is used */
     uint64_t stride;
     const uint32_t *selection; /* token t is row selection[t]; NULL: row t */
-    /* the kernels' own, in the caller's storage; NULL where the processor's kernels have no use for them */
+    /* the kernels' own, in the caller's storage; NULL where they have no use for them */
     uint64_t padded; /* columns, to a multiple of 256; zeros there */
-    uint16_t *bf16;  /* [rows][padded] */
+    uint16_t *bf16;  /* of many tokens: [rows][padded] */
+    /* of few: */
     int8_t *digits;  /* [rows][padded / 64][2][64]: value = (256 first + second) * scale */
     int32_t *sums;   /* [rows][padded / 4]: -128 * the sum of four of these integers */
     float *scales;   /* [rows][padded / 256] */
@@ -42,13 +47,13 @@ void mica_operand_init(mica_operand *operand, mica_precision precision, const fl
                        void *storage);
 /* Prepares tokens [token, token + count): once values are there, before any product; threads may share the tokens out. */
 void mica_operand_prepare(mica_operand *operand, uint64_t token, uint64_t count);
-/* Some tokens of a prepared operand (an expert's), without a copy; `tokens` is borrowed. Not of a selection again. */
+/* Some tokens of a prepared operand (an expert's), without a copy, computed as all of it would be; `tokens` is borrowed. Not of a selection again. */
 mica_operand mica_operand_select(const mica_operand *operand, const uint32_t *tokens, uint64_t count);
 
 /* out[t * stride + r - row] = sum over c of W(r, c) x[t][c], for rows [row, row + count) and all tokens; x->columns == matrix->columns. */
 void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch);
 
-/* What mica_product would use: "int16", "float32", "bf16", "float32 strip" …; for benches and tests. */
+/* How mica_product goes about it ("int16", "float32", "bf16 strips", …), for an operand of so many tokens; for benches and tests. */
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens);
 
 #endif

@@ -11,7 +11,7 @@
 
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */
 typedef void mica_product_few(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride);
-/* Rows and columns of a weight to float32 or bf16, zeros up to a multiple of 32 columns. */
+/* Rows and columns of a weight to float32 or bf16; up to a multiple of 256 columns may be written. */
 typedef void mica_strip_f32(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride);
 typedef void mica_strip_bf16(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride);
 
@@ -29,6 +29,9 @@ typedef struct mica_product_kernels {
 } mica_product_kernels;
 
 extern const mica_product_kernels mica_product_kernels_portable;
+#if defined(__x86_64__)
+extern const mica_product_kernels mica_product_kernels_avx512, mica_product_kernels_avx512_bf16;
+#endif
 
 static inline uint64_t mica_operand_row(const mica_operand *x, uint64_t token) {
     return x->selection ? x->selection[token] : token;

@@ -1,0 +1,18 @@
+/* numerics/product_avx512.c: the tables of the AVX-512 product kernels. */
+#if defined(__x86_64__)
+#include "numerics/product_avx512.h"
+
+const mica_product_kernels mica_product_kernels_avx512 = {.prepare = mica_prepare_avx512,
+                                                          .few = mica_product_few_avx512,
+                                                          .strip_f32 = mica_product_strip_f32_avx512,
+                                                          .multiply_f32 = mica_multiply_f32_avx512};
+
+const mica_product_kernels mica_product_kernels_avx512_bf16 = {.prepare = mica_prepare_avx512,
+                                                               .few = mica_product_few_avx512,
+                                                               .strip_f32 = mica_product_strip_f32_avx512,
+                                                               .strip_bf16 = mica_product_strip_bf16_avx512,
+                                                               .multiply_f32 = mica_multiply_f32_avx512,
+                                                               .multiply_bf16 = mica_multiply_bf16_avx512};
+#else
+typedef int mica_product_avx512_empty; /* a translation unit may not be empty */
+#endif

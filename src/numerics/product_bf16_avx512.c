@@ -1,0 +1,146 @@
+/* numerics/product_bf16_avx512.c: strips of a weight in bf16, and their products with many tokens (AVX512_BF16, which not every processor with
+ * AVX-512 has). The products' sums are float32; subnormal numbers count as zero. Judged by tests/numerics/test_product.c. */
+#if defined(__x86_64__)
+#include "numerics/product_avx512.h"
+#include "numerics/product_load_avx512.h"
+#include "numerics/product_unpack_avx512.h"
+
+INLINE void store_bf16(void *strip, const __m512 values[4]) {
+    __m512bh first = _mm512_cvtne2ps_pbh(values[1], values[0]), second = _mm512_cvtne2ps_pbh(values[3], values[2]);
+    memcpy(strip, &first, sizeof first);
+    memcpy((uint8_t *)strip + 64, &second, sizeof second);
+}
+
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                                \
+    static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride) { \
+        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, minima, code_bytes, scale_bytes, factor,          \
+                      store_bf16);                                                                                                               \
+    }
+GROUPED_LIST(X)
+#undef X
+
+INLINE void plain_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride,
+                        load64 *load, const uint64_t bytes_each, scale_at *scale) {
+    uint64_t columns = matrix->columns, block_columns = scale == scale_none ? columns : matrix->block_columns;
+    uint64_t scales_in_row = (columns + block_columns - 1) / block_columns * mica_dtype_bytes(matrix->scale_dtype);
+    uint8_t tail[256];
+    for (uint64_t r = 0; r < count; r++) {
+        const uint8_t *codes = (const uint8_t *)matrix->codes + ((row + r) * columns + column) * bytes_each, *scales = NULL;
+        if (scale != scale_none)
+            scales = (const uint8_t *)matrix->scales + (row + r) / matrix->block_rows * scales_in_row;
+        for (uint64_t c = 0; c < width; c += 64, codes += 64 * bytes_each) {
+            __m512 values[4];
+            if (width - c < 64) {
+                memset(tail, 0, sizeof tail);
+                memcpy(tail, codes, (width - c) * bytes_each);
+                codes = tail;
+            }
+            fetch(codes, 64 * bytes_each);
+            if (load == load_bf16) { /* they are what they shall be */
+                memcpy(strip + r * stride + c, codes, 128);
+                continue;
+            }
+            load(codes, values);
+            for (int i = 0; i < 4 && scale != scale_none; i++)
+                values[i] = _mm512_mul_ps(values[i], _mm512_set1_ps(scale(scales, (column + c) / block_columns)));
+            store_bf16(strip + r * stride + c, values);
+        }
+    }
+}
+
+#define X(name, load, bytes_each, scale)                                                                                                        \
+    static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride) { \
+        plain_strip(matrix, row, count, column, width, strip, stride, load, bytes_each, scale);                                                 \
+    }
+PLAIN_LIST(X)
+#undef X
+
+mica_strip_bf16 *mica_product_strip_bf16_avx512(const mica_matrix *matrix) {
+    static mica_strip_bf16 *const grouped_strips[GROUPED_COUNT] = {
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
+        GROUPED_LIST(X)
+#undef X
+    };
+    static mica_strip_bf16 *const plain_strips[PLAIN_COUNT] = {
+#define X(name, load, bytes_each, scale) name,
+        PLAIN_LIST(X)
+#undef X
+    };
+    int plain = mica_plain_avx512(matrix), group = mica_grouped_avx512(matrix);
+    if (plain == PLAIN_f32) /* what asks for float32 gets it */
+        return NULL;
+    return plain >= 0 ? plain_strips[plain] : group >= 0 ? grouped_strips[group] : NULL;
+}
+
+/* ---- strip times tokens: tiles of 4 rows and up to 6 tokens, sums of pairs in 16 lanes */
+
+enum { TILE_ROWS = 4, TILE_TOKENS = 6 };
+
+INLINE __m512bh load_pairs(const uint16_t *p) {
+    __m512bh pairs;
+    memcpy(&pairs, p, sizeof pairs);
+    return pairs;
+}
+
+INLINE void tile(const uint16_t *w, uint64_t strip_stride, const uint16_t *const x[TILE_TOKENS], const int tokens, uint64_t width, __mmask8 rows,
+                 bool add, float *out, uint64_t stride) {
+    __m512 sums[TILE_TOKENS][TILE_ROWS];
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < TILE_ROWS; r++)
+            sums[t][r] = _mm512_setzero_ps();
+    for (uint64_t k = 0; k < width; k += 32) {
+        __m512bh v[TILE_ROWS];
+        for (int r = 0; r < TILE_ROWS; r++)
+            v[r] = load_pairs(w + (uint64_t)r * strip_stride + k);
+        for (int t = 0; t < tokens; t++) {
+            __m512bh a = load_pairs(x[t] + k);
+            for (int r = 0; r < TILE_ROWS; r++)
+                sums[t][r] = _mm512_dpbf16_ps(sums[t][r], v[r], a);
+        }
+    }
+    for (int t = 0; t < tokens; t++, out += stride) {
+        __m128 sum = sums_of_four(sums[t]);
+        if (add)
+            sum = _mm_add_ps(sum, _mm_maskz_loadu_ps(rows, out));
+        _mm_mask_storeu_ps(out, rows, sum);
+    }
+}
+
+/* While a strip meets some tokens, the next ones come to the second-level cache: a part of their columns with each tile. */
+INLINE void fetch_next(const mica_operand *x, uint64_t token, uint64_t column, uint64_t width, uint64_t part, uint64_t parts) {
+    uint64_t end = token + TILE_TOKENS < x->tokens ? token + TILE_TOKENS : x->tokens, from = width * part / parts, to = width * (part + TILE_ROWS) / parts;
+    for (; token < end; token++) {
+        const uint16_t *values = x->bf16 + mica_operand_row(x, token) * x->padded + column;
+        for (uint64_t k = from; k < to; k += 32)
+            _mm_prefetch((const char *)(values + k), _MM_HINT_T1);
+    }
+}
+
+void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                               float *out, uint64_t stride) {
+    for (uint64_t t = 0, some; t < x->tokens; t += some) {
+        const uint16_t *values[TILE_TOKENS];
+        some = x->tokens - t < TILE_TOKENS ? x->tokens - t : TILE_TOKENS;
+        some = x->tokens - t == TILE_TOKENS + 1 ? 4 : some; /* rather 4 and 3 than 6 and 1 */
+        for (uint64_t i = 0; i < some; i++)
+            values[i] = x->bf16 + mica_operand_row(x, t + i) * x->padded + column;
+        for (uint64_t r = 0; r < rows; r += TILE_ROWS) { /* rows beyond the last are in the scratch, whatever they hold */
+            uint64_t left = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+            const uint16_t *w = strip + r * strip_stride;
+            float *target = out + t * stride + r;
+            __mmask8 mask = (__mmask8)((1u << left) - 1);
+            fetch_next(x, t + some, column, width, r, rows);
+            switch (some) {
+            case 1: tile(w, strip_stride, values, 1, width, mask, column != 0, target, stride); break;
+            case 2: tile(w, strip_stride, values, 2, width, mask, column != 0, target, stride); break;
+            case 3: tile(w, strip_stride, values, 3, width, mask, column != 0, target, stride); break;
+            case 4: tile(w, strip_stride, values, 4, width, mask, column != 0, target, stride); break;
+            case 5: tile(w, strip_stride, values, 5, width, mask, column != 0, target, stride); break;
+            default: tile(w, strip_stride, values, 6, width, mask, column != 0, target, stride);
+            }
+        }
+    }
+}
+#else
+typedef int mica_product_bf16_avx512_empty; /* a translation unit may not be empty */
+#endif

@@ -1,0 +1,181 @@
+/* numerics/product_strip_avx512.c: strips of a weight in float32, their products with many tokens, and the tokens' preparation.
+ * Judged by tests/numerics/test_product.c. */
+#if defined(__x86_64__)
+#include <math.h>
+
+#include "numerics/elementwise.h"
+#include "numerics/product_avx512.h"
+#include "numerics/product_load_avx512.h"
+#include "numerics/product_unpack_avx512.h"
+
+int mica_grouped_avx512(const mica_matrix *matrix) {
+    if (matrix->encoding == MICA_ENCODING_BLOCK) {
+        switch ((int)matrix->dtype) {
+        case MICA_Q8_0: return GROUPED_q8_0;
+        case MICA_Q4_0: return GROUPED_q4_0;
+        case MICA_Q4_1: return GROUPED_q4_1;
+        case MICA_Q5_0: return GROUPED_q5_0;
+        case MICA_Q5_1: return GROUPED_q5_1;
+        case MICA_IQ4_NL: return GROUPED_iq4_nl;
+        case MICA_MXFP4: return GROUPED_mxfp4_blocks;
+        case MICA_Q2_K: return GROUPED_q2_k;
+        case MICA_Q3_K: return GROUPED_q3_k;
+        case MICA_Q4_K: return GROUPED_q4_k;
+        case MICA_Q5_K: return GROUPED_q5_k;
+        case MICA_Q6_K: return GROUPED_q6_k;
+        case MICA_IQ4_XS: return GROUPED_iq4_xs;
+        default: return -1;
+        }
+    }
+    if (matrix->block_rows != 1 || matrix->block_columns != 32)
+        return -1;
+    if (matrix->encoding == MICA_ENCODING_MXFP4)
+        return matrix->scale_dtype == MICA_F8_E8M0 ? (int)GROUPED_mxfp4_planes : -1;
+    if (matrix->encoding == MICA_ENCODING_INT4_GROUP)
+        return matrix->scale_dtype == MICA_BF16  ? (int)GROUPED_int4_bf16
+               : matrix->scale_dtype == MICA_F16 ? (int)GROUPED_int4_f16
+               : matrix->scale_dtype == MICA_F32 ? (int)GROUPED_int4_f32
+                                                 : -1;
+    return -1;
+}
+
+int mica_plain_avx512(const mica_matrix *matrix) {
+    bool e5m2 = matrix->dtype == MICA_F8_E5M2;
+    if (matrix->encoding == MICA_ENCODING_PLAIN)
+        return matrix->dtype == MICA_F32 ? (int)PLAIN_f32 : matrix->dtype == MICA_F16 ? (int)PLAIN_f16 : matrix->dtype == MICA_BF16 ? (int)PLAIN_bf16 : -1;
+    if (matrix->encoding != MICA_ENCODING_FP8_BLOCK || (matrix->block_columns % 64 != 0 && matrix->block_columns < matrix->columns))
+        return -1;
+    switch ((int)matrix->scale_dtype) {
+    case MICA_F32: return e5m2 ? PLAIN_e5m2_f32 : PLAIN_e4m3_f32;
+    case MICA_BF16: return e5m2 ? PLAIN_e5m2_bf16 : PLAIN_e4m3_bf16;
+    case MICA_F8_E8M0: return e5m2 ? PLAIN_e5m2_e8m0 : PLAIN_e4m3_e8m0;
+    default: return -1;
+    }
+}
+
+/* ---- strips of grouped encodings; the others are mica_matrix_decode_block's */
+
+INLINE void store_f32(void *strip, const __m512 values[4]) {
+    for (int i = 0; i < 4; i++)
+        _mm512_storeu_ps((float *)strip + 16 * i, values[i]);
+}
+
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                             \
+    static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) { \
+        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, minima, code_bytes, scale_bytes, factor,       \
+                      store_f32);                                                                                                             \
+    }
+GROUPED_LIST(X)
+#undef X
+
+mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix) {
+    static mica_strip_f32 *const strips[GROUPED_COUNT] = {
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
+        GROUPED_LIST(X)
+#undef X
+    };
+    int group = mica_grouped_avx512(matrix);
+    return group < 0 ? NULL : strips[group];
+}
+
+/* ---- strip times tokens: tiles of 4 rows and up to 6 tokens, sums in 16 lanes */
+
+enum { TILE_ROWS = 4, TILE_TOKENS = 6 };
+
+INLINE void tile(const float *const w[TILE_ROWS], const float *const x[TILE_TOKENS], const int tokens, uint64_t width, __mmask8 rows, bool add,
+                 float *out, uint64_t stride) {
+    __m512 sums[TILE_TOKENS][TILE_ROWS];
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < TILE_ROWS; r++)
+            sums[t][r] = _mm512_setzero_ps();
+    for (uint64_t k = 0; k < width; k += 16) {
+        __mmask16 mask = width - k >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (width - k)) - 1);
+        __m512 v[TILE_ROWS];
+        for (int r = 0; r < TILE_ROWS; r++)
+            v[r] = _mm512_maskz_loadu_ps(mask, w[r] + k);
+        for (int t = 0; t < tokens; t++) {
+            __m512 a = _mm512_maskz_loadu_ps(mask, x[t] + k);
+            for (int r = 0; r < TILE_ROWS; r++)
+                sums[t][r] = _mm512_fmadd_ps(v[r], a, sums[t][r]);
+        }
+    }
+    for (int t = 0; t < tokens; t++, out += stride) {
+        __m128 sum = sums_of_four(sums[t]);
+        if (add)
+            sum = _mm_add_ps(sum, _mm_maskz_loadu_ps(rows, out));
+        _mm_mask_storeu_ps(out, rows, sum);
+    }
+}
+
+void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                              float *out, uint64_t stride) {
+    for (uint64_t t = 0, some; t < x->tokens; t += some) {
+        const float *values[TILE_TOKENS];
+        some = x->tokens - t < TILE_TOKENS ? x->tokens - t : TILE_TOKENS;
+        for (uint64_t i = 0; i < some; i++)
+            values[i] = x->values + mica_operand_row(x, t + i) * x->stride + column;
+        for (uint64_t r = 0; r < rows; r += TILE_ROWS) {
+            uint64_t left = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+            const float *w[TILE_ROWS];
+            for (uint64_t i = 0; i < TILE_ROWS; i++)
+                w[i] = strip + (r + (i < left ? i : 0)) * strip_stride;
+            float *target = out + t * stride + r;
+            __mmask8 mask = (__mmask8)((1u << left) - 1);
+            switch (some) {
+            case 1: tile(w, values, 1, width, mask, column != 0, target, stride); break;
+            case 2: tile(w, values, 2, width, mask, column != 0, target, stride); break;
+            case 3: tile(w, values, 3, width, mask, column != 0, target, stride); break;
+            case 4: tile(w, values, 4, width, mask, column != 0, target, stride); break;
+            case 5: tile(w, values, 5, width, mask, column != 0, target, stride); break;
+            default: tile(w, values, 6, width, mask, column != 0, target, stride);
+            }
+        }
+    }
+}
+
+/* ---- preparation */
+
+/* 256 values: their step is the largest magnitude / 32512, so that the two digits fit; what is not finite makes the step NaN. */
+static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, int32_t *sums, float *scale) {
+    float padded[256];
+    if (count < 256) {
+        memset(padded, 0, sizeof padded);
+        memcpy(padded, values, count * sizeof *values);
+        values = padded;
+    }
+    __m512i largest = _mm512_setzero_si512();
+    for (int i = 0; i < 16; i++)
+        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_loadu_si512(values + 16 * i), _mm512_set1_epi32(0x7fffffff)));
+    uint32_t bits = _mm512_reduce_max_epu32(largest);
+    float magnitude;
+    memcpy(&magnitude, &bits, sizeof magnitude);
+    bool finite = bits < 0x7f800000u, zero = magnitude < 1e-33f; /* its reciprocal would be infinite */
+    *scale = finite ? magnitude / 32512 : NAN;
+    __m512 inverse = _mm512_set1_ps(finite && !zero ? 32512 / magnitude : 0);
+    for (int g = 0; g < 4; g++, digits += 128, sums += 16) {
+        for (int i = 0; i < 4; i++) {
+            __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 64 * g + 16 * i), inverse) : _mm512_setzero_ps();
+            __m512i q = _mm512_cvtps_epi32(scaled), first = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+            _mm_storeu_si128((__m128i *)(void *)(digits + 16 * i), _mm512_cvtepi32_epi8(first));
+            _mm_storeu_si128((__m128i *)(void *)(digits + 64 + 16 * i), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(first, 8))));
+        }
+        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits));
+        __m512i sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), bytes(1), _mm512_loadu_si512(digits + 64));
+        _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
+    }
+}
+
+void mica_prepare_avx512(mica_operand *x, uint64_t row) {
+    const float *values = x->values + row * x->stride;
+    uint64_t first = row * x->padded;
+    if (x->bf16) {
+        mica_bf16_of_float(values, x->columns, x->bf16 + first);
+        memset(x->bf16 + first + x->columns, 0, (x->padded - x->columns) * sizeof *x->bf16);
+    }
+    for (uint64_t c = 0; x->digits && c < x->padded; c += 256)
+        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->digits + 2 * (first + c), x->sums + (first + c) / 4,
+                      x->scales + (first + c) / 256);
+}
+#else
+typedef int mica_product_strip_avx512_empty; /* a translation unit may not be empty */
+#endif
