@@ -25,7 +25,7 @@ uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t 
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return 0;
     if (tokens > MICA_PRODUCT_FEW)
-        return current()->multiply_bf16 ? elements * sizeof(uint16_t) : 0;
+        return tokens > MICA_PRODUCT_SOME && current()->multiply_bf16 ? elements * sizeof(uint16_t) : 0;
     return elements * 2 + elements / 4 * sizeof(int32_t) + round_up(elements / 256 * sizeof(float), 64);
 }
 
@@ -96,9 +96,9 @@ static void product_f32(const mica_product_kernels *kernels, const mica_matrix *
     mica_strip_f32 *decode = kernels->strip_f32 ? kernels->strip_f32(matrix) : NULL;
     decode = decode ? decode : decode_strip;
     for (uint64_t first = 0, rows; first < count; first += rows) {
-        rows = count - first < MICA_STRIP_ROWS / 2 ? count - first : MICA_STRIP_ROWS / 2;
+        rows = count - first < MICA_STRIP_ROWS ? count - first : MICA_STRIP_ROWS;
         for (uint64_t column = 0, width; column < matrix->columns; column += width) {
-            width = matrix->columns - column < MICA_STRIP_COLUMNS ? matrix->columns - column : MICA_STRIP_COLUMNS;
+            width = matrix->columns - column < MICA_STRIP_COLUMNS / 2 ? matrix->columns - column : MICA_STRIP_COLUMNS / 2;
             uint64_t strip_stride = round_up(width, 256) + MICA_STRIP_PAD / 2;
             decode(matrix, row + first, rows, column, width, strip, strip_stride);
             kernels->multiply_f32(strip, strip_stride, rows, x, column, width, out + first, stride);
@@ -127,17 +127,17 @@ typedef struct choice {
     mica_strip_bf16 *bf16;
 } choice;
 
-static choice choose(const mica_matrix *matrix, mica_precision precision, bool few) {
+static choice choose(const mica_matrix *matrix, mica_precision precision, bool few, bool many) {
     choice c = {.kernels = current()};
     if (few)
         c.few = c.kernels->few ? c.kernels->few(matrix, precision) : NULL;
-    else if (precision == MICA_PRECISION_FAST)
+    else if (many)
         c.bf16 = c.kernels->strip_bf16 ? c.kernels->strip_bf16(matrix) : NULL;
     return c;
 }
 
 void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
-    choice c = choose(matrix, x->precision, x->few);
+    choice c = choose(matrix, x->precision, x->few, x->bf16);
     if (c.few)
         c.few(matrix, row, count, x, out, stride);
     else if (c.bf16)
@@ -147,7 +147,7 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 }
 
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
-    choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW);
+    choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW, precision == MICA_PRECISION_FAST && tokens > MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
     return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64" : "float32 strips";
 }

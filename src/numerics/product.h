@@ -5,12 +5,12 @@
  * weights that multiply them.
  *   EXACT  float32 activations and products, float32 sums (in many lanes): for judging
  *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
- *          (one scale for 256 columns): off by 1e-5. One of more tokens: weights and activations rounded to bf16, float32 sums: off by
- *          2e-3 (F32 weights as EXACT).
+ *          (one scale for 256 columns): off by 1e-5. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
+ *          float32 sums: off by 2e-3 (F32 weights as EXACT).
  * What is not accelerated for the processor computes as EXACT.
  *
- * out[t][r] depends on row r, on token t, on the precision and on whether the operand was made for more than MICA_PRODUCT_FEW tokens; not
- * on how rows are split among calls or threads, on which tokens are selected, or on the other tokens. Infinite or NaN weights or
+ * out[t][r] depends on row r, on token t, on the precision and on which of these three numbers of tokens the operand
+ * was made for; not on how rows are split among calls or threads, on which tokens are selected, or on the other tokens. Infinite or NaN weights or
  * activations give an infinite or NaN result. */
 #ifndef MICA_NUMERICS_PRODUCT_H
 #define MICA_NUMERICS_PRODUCT_H
@@ -20,7 +20,8 @@
 
 #include "numerics/matrix.h"
 
-#define MICA_PRODUCT_FEW 4                /* tokens */
+#define MICA_PRODUCT_FEW 4 /* tokens */
+#define MICA_PRODUCT_SOME 16
 #define MICA_PRODUCT_SCRATCH_BYTES 327680 /* for each thread that multiplies, 64-byte aligned */
 
 typedef enum mica_precision { MICA_PRECISION_EXACT, MICA_PRECISION_FAST } mica_precision;

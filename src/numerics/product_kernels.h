@@ -5,8 +5,8 @@
 
 #include "numerics/product.h"
 
-#define MICA_STRIP_COLUMNS 2048 /* of a weight, decoded at a time */
-#define MICA_STRIP_ROWS 64      /* bf16; half as many in float32 */
+#define MICA_STRIP_COLUMNS 2048 /* of a weight, decoded at a time, in bf16; half as many in float32 */
+#define MICA_STRIP_ROWS 64
 #define MICA_STRIP_PAD 32       /* elements between rows: a power of two would fill one set of the cache */
 
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */

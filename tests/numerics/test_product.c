@@ -302,7 +302,7 @@ static bool select_kernels(int which) {
 
 static void *scratch;
 enum { MOST_TOKENS = 66 };
-static const uint64_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 16, 41, MOST_TOKENS};
+static const uint64_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 16, 17, 41, MOST_TOKENS};
 enum { TOKEN_COUNTS = sizeof token_counts / sizeof *token_counts };
 
 static void check(const kind *k, const sample *s, const truth *truths /* [tokens][rows] */, const float *values, mica_precision precision,
@@ -401,7 +401,8 @@ static void test_splits(void **state) {
         for (int i = 0; i < KINDS; i++) {
             for (int precision = 0; precision < 2; precision++) {
                 check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
-                check_splits(&kinds[i], (mica_precision)precision, 30, 1 + random_below(20));
+                check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
+                check_splits(&kinds[i], (mica_precision)precision, 30, 1 + random_below(30));
             }
         }
     }
