@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "numerics/attention_kernels.h"
 
 enum { BLOCK = 64 }; /* positions whose scores are held at a time */
@@ -57,9 +58,21 @@ static void attend_portable(const mica_attention *attention, uint64_t position, 
     }
 }
 
+static mica_attend_kernel *kernel_for(mica_dtype dtype) {
+#if defined(__x86_64__)
+    switch (mica_cpu_current()) {
+    case MICA_CPU_AVX2: return dtype == MICA_F32 ? mica_attend_f32_avx2 : mica_attend_bf16_avx2;
+    case MICA_CPU_AVX512: return dtype == MICA_F32 ? mica_attend_f32_avx512 : mica_cpu_has_bf16() ? mica_attend_dpbf16 : mica_attend_bf16_avx512;
+    default: break;
+    }
+#endif
+    (void)dtype;
+    return attend_portable;
+}
+
 void mica_attend(const mica_attention *attention, uint64_t position, uint64_t end, const float *queries, uint64_t query_stride, uint64_t count,
                  float *out, uint64_t out_stride, mica_attention_sum *sums, void *scratch) {
-    mica_attend_kernel *kernel = attend_portable;
+    mica_attend_kernel *kernel = kernel_for(attention->dtype);
     for (uint64_t first = 0; first < count; first += MICA_ATTENTION_QUERIES) {
         uint64_t some = count - first < MICA_ATTENTION_QUERIES ? count - first : MICA_ATTENTION_QUERIES;
         kernel(attention, position, end, first, queries + first * query_stride, query_stride, some, out + first * out_stride, out_stride, sums + first,

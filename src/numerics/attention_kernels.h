@@ -8,4 +8,9 @@ typedef void mica_attend_kernel(const mica_attention *attention, uint64_t positi
                                 const float *queries, uint64_t query_stride, uint64_t count /* <= MICA_ATTENTION_QUERIES */, float *out,
                                 uint64_t out_stride, mica_attention_sum *sums, void *scratch);
 
+#if defined(__x86_64__)
+mica_attend_kernel mica_attend_f32_avx2, mica_attend_bf16_avx2, mica_attend_f32_avx512, mica_attend_bf16_avx512;
+mica_attend_kernel mica_attend_dpbf16; /* where there is AVX512_BF16 */
+#endif
+
 #endif

@@ -3,28 +3,10 @@
 #include "numerics/elementwise_kernels.h"
 
 #include <math.h>
-#include <string.h>
 
-#define LANES 16
-#define INLINE static inline __attribute__((always_inline))
+#include "numerics/lanes.h"
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t integers __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef float half_lanes __attribute__((vector_size(2 * LANES)));
 typedef double half_doubles __attribute__((vector_size(4 * LANES)));
-
-/* Beyond the end the lanes are zero on the way in and dropped on the way out. */
-INLINE lanes load(const float *x, uint64_t count) {
-    lanes v = {0};
-    memcpy(&v, x, count < LANES ? count * sizeof *x : sizeof v);
-    return v;
-}
-
-INLINE void store(float *x, lanes v, uint64_t count) {
-    memcpy(x, &v, count < LANES ? count * sizeof *x : sizeof v);
-}
 
 /* body for a whole vector (n is the constant LANES then), and once for what is left */
 #define EACH_LANES(count, ...)                       \
@@ -39,34 +21,6 @@ INLINE void store(float *x, lanes v, uint64_t count) {
             __VA_ARGS__                              \
         }                                            \
     } while (0)
-
-INLINE lanes splat(float value) {
-    return value - (lanes){0};
-}
-
-INLINE lanes select_lanes(integers mask, lanes yes, lanes no) {
-    return (lanes)((mask & (integers)yes) | (~mask & (integers)no));
-}
-
-/* e^x to 2 units in the last place (2 ln 2 of argument reduction, Taylor's polynomial to r^7, |r| <= 0.35: 5e-9); 0 below -86.5 (2.7e-38). */
-INLINE lanes exponential(lanes x) {
-    const float magic = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
-    lanes clamped = select_lanes(x > 88.75f, splat(88.75f), x);
-    clamped = select_lanes(clamped < -86.5f, splat(-86.5f), clamped);
-    lanes shifted = clamped * 0x1.715476p0f + magic, n = shifted - magic;
-    lanes r = clamped - n * 0x1.62e4p-1f;
-    r = r - n * 0x1.7f7d1cp-20f;
-    lanes p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    integers exponent = (integers)shifted - (integers)splat(magic);
-    lanes value = p * (lanes)((exponent + 126) << 23) * 2.0f; /* in two steps: 2^128 is none */
-    return select_lanes(x < -86.5f, splat(0), value);
-}
 
 INLINE half_doubles low_doubles(lanes v) {
     half_lanes half;
@@ -164,21 +118,14 @@ static void rope_half_split(float *x, const float *cosines, const float *sines, 
 
 static void bf16_of_float(const float *x, uint64_t count, uint16_t *out) {
     EACH_LANES(count, {
-        lanes v = load(x + i, n);
-        words bits = (words)v;
-        words rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-        words quiet = bits | 0x400000u;
-        words nan = (words)(v != v);
-        halves h = __builtin_convertvector(((nan & quiet) | (~nan & rounded)) >> 16, halves);
+        halves h = __builtin_convertvector(round_to_bf16(load(x + i, n)) >> 16, halves);
         memcpy(out + i, &h, n * sizeof *out);
     });
 }
 
 static void float_of_bf16(const uint16_t *x, uint64_t count, float *out) {
     EACH_LANES(count, {
-        halves h = {0};
-        memcpy(&h, x + i, n * sizeof *x);
-        store(out + i, (lanes)(__builtin_convertvector(h, words) << 16), n);
+        store(out + i, load_bf16(x + i, n), n);
     });
 }
 

@@ -19,30 +19,32 @@ static const mica_product_kernels *current(void) {
     return &mica_product_kernels_portable;
 }
 
-/* One form of all rows after the other; each begins on a multiple of 64 bytes, since padded is a multiple of 256. */
+/* Of few tokens; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
+static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
+    return 2 * tokens * padded + tokens * padded / 4 * sizeof(int32_t) + round_up(tokens * padded / 256 * sizeof(float), 64);
+}
+
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
-    uint64_t elements = tokens * round_up(columns, 256);
+    uint64_t padded = round_up(columns, 256), few = few_bytes(tokens < MICA_PRODUCT_FEW ? tokens : MICA_PRODUCT_FEW, padded);
+    uint64_t many = tokens > MICA_PRODUCT_SOME && current()->multiply_bf16 ? tokens * padded * sizeof(uint16_t) : 0;
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return 0;
-    if (tokens > MICA_PRODUCT_FEW)
-        return tokens > MICA_PRODUCT_SOME && current()->multiply_bf16 ? elements * sizeof(uint16_t) : 0;
-    return elements * 2 + elements / 4 * sizeof(int32_t) + round_up(elements / 256 * sizeof(float), 64);
+    return many > few ? many : few;
 }
 
 void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
                        void *storage) {
     *operand = (mica_operand){.precision = precision, .few = tokens <= MICA_PRODUCT_FEW, .tokens = tokens, .columns = columns, .values = values,
                               .stride = stride, .padded = round_up(columns, 256)};
-    if (mica_operand_bytes(precision, tokens, columns) == 0)
+    if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return;
-    if (!operand->few) {
+    if (operand->few) {
+        operand->digits = storage;
+        operand->sums = (int32_t *)(void *)(operand->digits + 2 * tokens * operand->padded);
+        operand->scales = (float *)(operand->sums + tokens * operand->padded / 4);
+    } else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16) {
         operand->bf16 = storage;
-        return;
     }
-    uint64_t elements = tokens * operand->padded;
-    operand->digits = storage;
-    operand->sums = (int32_t *)(void *)(operand->digits + 2 * elements);
-    operand->scales = (float *)(operand->sums + elements / 4);
 }
 
 void mica_operand_prepare(mica_operand *operand, uint64_t token, uint64_t count) {

@@ -42,7 +42,7 @@ typedef struct mica_operand {
     float *scales;   /* [rows][padded / 256] */
 } mica_operand;
 
-/* Lays `operand` out over `values` and `storage` (64-byte aligned, mica_operand_bytes of it; NULL if 0). */
+/* Lays `operand` out over `values` and `storage` (64-byte aligned, mica_operand_bytes of as many tokens or more; NULL if 0). */
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns);
 void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
                        void *storage);

@@ -481,10 +481,22 @@ static void test_not_finite_weights(void **state) {
     }
 }
 
+/* Storage for many tokens is enough for fewer. */
+static void test_storage(void **state) {
+    (void)state;
+    EACH_CPU(cpu) {
+        for (uint64_t tokens = 1; tokens < 40; tokens++) {
+            assert_true(mica_operand_bytes(MICA_PRECISION_FAST, tokens, 300) >= mica_operand_bytes(MICA_PRECISION_FAST, tokens - 1, 300));
+            assert_true(mica_operand_bytes(MICA_PRECISION_EXACT, tokens, 300) >= mica_operand_bytes(MICA_PRECISION_EXACT, tokens - 1, 300));
+        }
+    }
+}
+
 int main(void) {
     scratch = storage_of(MICA_PRODUCT_SCRATCH_BYTES);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_storage),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_not_finite_weights),

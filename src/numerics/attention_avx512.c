@@ -1,0 +1,9 @@
+/* numerics/attention_avx512.c: attention in float32, compiled for AVX-512 (CMakeLists.txt). See attention_generic.h. */
+#if defined(__x86_64__)
+#define ATTEND_F32 mica_attend_f32_avx512
+#define ATTEND_BF16 mica_attend_bf16_avx512
+#define TILE 4
+#include "numerics/attention_generic.h"
+#else
+typedef int mica_attention_avx512_empty; /* a translation unit may not be empty */
+#endif
