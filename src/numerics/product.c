@@ -15,6 +15,8 @@ static const mica_product_kernels *current(void) {
 #if defined(__x86_64__)
     if (mica_cpu_current() == MICA_CPU_AVX512)
         return mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
+    if (mica_cpu_current() == MICA_CPU_AVX2)
+        return &mica_product_kernels_avx2;
 #endif
     return &mica_product_kernels_portable;
 }
@@ -93,12 +95,15 @@ static void decode_strip(const mica_matrix *matrix, uint64_t row, uint64_t count
     mica_matrix_decode_block(matrix, 0, row, count, column, width, strip, stride);
 }
 
+enum { FEW_ROWS = 4 }; /* of a strip that few tokens use: it stays in the first-level cache */
+
 static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out,
                         uint64_t stride, float *strip) {
     mica_strip_f32 *decode = kernels->strip_f32 ? kernels->strip_f32(matrix) : NULL;
+    uint64_t most = x->few ? FEW_ROWS : MICA_STRIP_ROWS;
     decode = decode ? decode : decode_strip;
     for (uint64_t first = 0, rows; first < count; first += rows) {
-        rows = count - first < MICA_STRIP_ROWS ? count - first : MICA_STRIP_ROWS;
+        rows = count - first < most ? count - first : most;
         for (uint64_t column = 0, width; column < matrix->columns; column += width) {
             width = matrix->columns - column < MICA_STRIP_COLUMNS / 2 ? matrix->columns - column : MICA_STRIP_COLUMNS / 2;
             uint64_t strip_stride = round_up(width, 256) + MICA_STRIP_PAD / 2;
@@ -151,5 +156,5 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
     choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW, precision == MICA_PRECISION_FAST && tokens > MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
-    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64" : "float32 strips";
+    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
 }

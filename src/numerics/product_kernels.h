@@ -30,7 +30,7 @@ typedef struct mica_product_kernels {
 
 extern const mica_product_kernels mica_product_kernels_portable;
 #if defined(__x86_64__)
-extern const mica_product_kernels mica_product_kernels_avx512, mica_product_kernels_avx512_bf16;
+extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16;
 #endif
 
 static inline uint64_t mica_operand_row(const mica_operand *x, uint64_t token) {

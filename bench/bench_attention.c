@@ -1,0 +1,104 @@
+/* bench_attention: multi-head latent attention, one layer, one thread, bf16 cache: absorbed (all heads read one row of 576) against expanded
+ * (192 + 128 a head), in microseconds a cached position; for one token (decode), and for 512 tokens at once (prefill, causal). Thread CPU
+ * time, medians of five, both alternating. The peak of bf16 products in the same run tells what the absorbed kernel reaches of it. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "numerics/attention.h"
+
+enum { PASSES = 5, RANK = 512, ROPE = 64, NOPE = 128, VALUE = 128, MOST_HEADS = 128, MOST_POSITIONS = 16384, PREFILL = 512 };
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double times[PASSES]) {
+    qsort(times, PASSES, sizeof *times, ascending);
+    return times[PASSES / 2];
+}
+
+static void *allocate(uint64_t bytes) {
+    uint16_t *p = mica_alloc_aligned(bytes);
+    if (!p) {
+        fprintf(stderr, "bench_attention: out of memory\n");
+        exit(4);
+    }
+    uint64_t state = 88172645463325252u;
+    for (uint64_t i = 0; i < bytes / 2; i++) { /* bf16 around 1; as float32 too */
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        p[i] = (uint16_t)((state & 0x80ff) | 0x3f00);
+    }
+    return p;
+}
+
+typedef struct arrays {
+    uint16_t *cache, *keys, *values;
+    float *queries, *out;
+    mica_attention_sum *sums;
+    void *scratch;
+} arrays;
+
+static void absorbed(const arrays *a, uint64_t heads, uint64_t tokens, uint64_t positions) {
+    mica_attention attention = {.dtype = MICA_BF16, .keys = a->cache, .key_width = RANK + ROPE, .key_stride = RANK + ROPE, .values = a->cache,
+                                .value_width = RANK, .value_stride = RANK + ROPE, .scale = 0.01f, .heads = heads, .visible = positions - tokens + 1};
+    mica_attend(&attention, 0, positions, a->queries, RANK + ROPE, heads * tokens, a->out, RANK, a->sums, a->scratch);
+}
+
+/* The keys of a head and their part of the cache with it: [positions][192]; the values [positions][128]. */
+static void expanded(const arrays *a, uint64_t heads, uint64_t tokens, uint64_t positions) {
+    for (uint64_t head = 0; head < heads; head++) {
+        mica_attention attention = {.dtype = MICA_BF16, .keys = a->keys + head * positions * (NOPE + ROPE), .key_width = NOPE + ROPE,
+                                    .key_stride = NOPE + ROPE, .values = a->values + head * positions * VALUE, .value_width = VALUE,
+                                    .value_stride = VALUE, .scale = 0.01f, .heads = 1, .visible = positions - tokens + 1};
+        mica_attend(&attention, 0, positions, a->queries, NOPE + ROPE, tokens, a->out, VALUE, a->sums, a->scratch);
+    }
+}
+
+static void measure(const arrays *a, uint64_t heads, uint64_t tokens, uint64_t positions) {
+    double times[2][PASSES];
+    for (int pass = -1; pass < PASSES; pass++) {
+        double start = seconds();
+        absorbed(a, heads, tokens, positions);
+        double middle = seconds();
+        expanded(a, heads, tokens, positions);
+        double end = seconds();
+        times[0][pass < 0 ? 0 : pass] = middle - start;
+        times[1][pass < 0 ? 0 : pass] = end - middle;
+    }
+    double first = median(times[0]), second = median(times[1]), pairs = 0; /* (token, position) */
+    for (uint64_t t = 0; t < tokens; t++)
+        pairs += (double)(positions - tokens + 1 + t);
+    printf("%5llu %6llu %9llu %12.3f %9.0f %12.3f %9.0f %8.2f\n", (unsigned long long)heads, (unsigned long long)tokens, (unsigned long long)positions,
+           1e6 * first / pairs, 2e-9 * (double)heads * pairs * (2 * RANK + ROPE) / first, 1e6 * second / pairs,
+           2e-9 * (double)heads * pairs * (NOPE + ROPE + VALUE) / second, second / first);
+    fflush(stdout);
+}
+
+int main(void) {
+    arrays a = {.cache = allocate(2ull * MOST_POSITIONS * (RANK + ROPE)), .keys = allocate(2ull * MOST_HEADS * 4096 * (NOPE + ROPE)),
+                .values = allocate(2ull * MOST_HEADS * 4096 * VALUE), .queries = allocate(4ull * 64 * PREFILL * (RANK + ROPE)),
+                .out = allocate(4ull * 64 * PREFILL * RANK), .sums = allocate(64 * PREFILL * sizeof(mica_attention_sum)),
+                .scratch = allocate(MICA_ATTENTION_SCRATCH_BYTES(RANK + ROPE, RANK))};
+    printf("kernels %s%s\n%5s %6s %9s %12s %9s %12s %9s %8s\n", mica_cpu_name(mica_cpu_current()), mica_cpu_has_bf16() ? " with bf16" : "", "heads",
+           "tokens", "positions", "absorbed us", "GFLOP/s", "expanded us", "GFLOP/s", "ratio");
+    for (uint64_t heads = 16; heads <= MOST_HEADS; heads *= heads == 16 ? 4 : 2)
+        for (uint64_t positions = 512; positions <= 4096; positions *= 8)
+            measure(&a, heads, 1, positions);
+    for (uint64_t heads = 16; heads <= 64; heads *= 4)
+        measure(&a, heads, PREFILL, PREFILL);
+    return 0;
+}
