@@ -24,6 +24,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_perplexity,
     &mica_verb_export,
     &mica_verb_route,
+    &mica_verb_imatrix,
     NULL,
 };
 

@@ -1,0 +1,22 @@
+/* mica/imatrix.h: what a model's weights see: the mean squared input of every column, per expert, and how often each expert is chosen. */
+#ifndef MICA_IMATRIX_H
+#define MICA_IMATRIX_H
+
+#include <mica/engine.h>
+#include <mica/status.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Computes the text in windows of options->context tokens (0: 512; a shorter rest is left out) and writes an importance matrix to `output`, GGUF as
+ * llama.cpp's llama-imatrix has it. `dataset` is the text's name in it. Nothing half-written stays; an existing file is CONFLICT but with `force`. The
+ * report (text, JSON; schema docs/schemas/imatrix.schema.json) tells which experts were never chosen. Errors also: USAGE for a text shorter than a window. */
+mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options, const mica_prompt *prompt,
+                                 const char *dataset, bool force, char **text, char **json, mica_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

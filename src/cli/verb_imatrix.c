@@ -1,0 +1,49 @@
+/* cli/verb_imatrix.c: the verb `imatrix`: its options, its help, its call into the library. Judged by tests/cli/transcripts. */
+#include <mica/imatrix.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "progress.h"
+#include "verbs.h"
+
+static mica_status run_imatrix(const mica_option_values *values, char **output, mica_error *error) {
+    mica_compute_options options;
+    char *file = NULL, *text = NULL, *json = NULL;
+    uint64_t length = 0;
+    if (!values->output || !values->file == !values->ids)
+        return mica_verb_refuse(error, "expected --output FILE.gguf, and one of --file TEXT and --ids LIST");
+    mica_status status = values->file ? mica_verb_read_text(values->file, &file, &length, error) : MICA_OK;
+    if (status == MICA_OK && file && strlen(file) != length) {
+        snprintf(error->message, sizeof error->message, "%s: expected text, got a NUL byte", values->file);
+        status = error->status = MICA_BAD_INPUT;
+    }
+    const mica_prompt prompt = {.text = file, .ids = values->ids, .bos = values->bos};
+    const char *slash = values->file ? strrchr(values->file, '/') : NULL;
+    mica_verb_compute_options(values, &options);
+    mica_progress_begin();
+    if (status == MICA_OK)
+        status = mica_imatrix_collect(values->operand, values->output, &options, &prompt, slash ? slash + 1 : values->file ? values->file : "ids",
+                                      values->force, &text, &json, error);
+    mica_progress_end();
+    free(file);
+    *output = mica_verb_choose(values->json, text, json);
+    return status;
+}
+
+static const mica_option imatrix_options[] = {
+    {"file", 'f', MICA_OPTION_TEXT, FIELD(file), "TEXT", "the text, a file (-: standard input)", "ids"},
+    PROMPT_OPTIONS,
+    {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "where it goes", NULL},
+    {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
+    COMPUTE_OPTIONS("tokens of a window (default 512)"),
+    JSON_OPTION(NULL),
+    {0},
+};
+
+const mica_verb mica_verb_imatrix = {
+    "imatrix", "measure what a model's weights see, for `export --imatrix`", "CHECKPOINT -f TEXT --output FILE.gguf [options]",
+    "Computes a text in windows and writes, for every weight and column, the sum of the squared\n"
+    "inputs, per expert with how often it was chosen: a GGUF as llama.cpp's llama-imatrix has it.\n",
+    {imatrix_options, "CHECKPOINT", NULL, false}, run_imatrix,
+};
