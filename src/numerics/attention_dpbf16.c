@@ -142,8 +142,9 @@ static void untangle(float *means, uint64_t width) {
 
 static void round_row(const float *from, uint64_t count, uint16_t *to, uint64_t padded) {
     for (uint64_t i = 0; i < padded; i += LANES) {
-        halves h = __builtin_convertvector(round_to_bf16(i < count ? load(from + i, count - i) : splat(0)) >> 16, halves);
-        memcpy(to + i, &h, sizeof h);
+        lanes v = i + LANES <= count ? load(from + i, LANES) : i < count ? load(from + i, count - i) : splat(0);
+        __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+        memcpy(to + i, &rounded, sizeof rounded);
     }
 }
 

@@ -18,16 +18,17 @@ INLINE uint64_t visible_to(const mica_attention *attention, uint64_t query, uint
 /* scores[0 … seen) become exp(score - largest) (rounded to bf16 if asked for), the rest of the block zero; the query's sum and its mean's
  * numerator (means, a multiple of 16 wide) are scaled to the new largest. A NaN makes all of it NaN. */
 INLINE void soften(float *scores, uint64_t seen, float scale, mica_attention_sum *state, float *means, uint64_t width, const int rounded) {
+    const lanes numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     lanes largest = splat(state->largest), sum = splat(0);
     for (uint64_t i = 0; i < seen; i += LANES) {
         lanes v = load(scores + i, LANES) * scale;
-        for (uint64_t k = seen - i; k < LANES; k++)
-            v[k] = -INFINITY;
+        if (seen - i < LANES)
+            v = select_lanes(numbers < splat((float)(seen - i)), v, splat(-INFINITY));
         store(scores + i, v, LANES);
         largest = select_lanes((largest >= v), largest, v); /* takes a NaN */
     }
     float top = state->largest;
-    for (int k = 0; k < LANES; k++)
+    for (int k = 0; k < LANES; k++) /* takes a NaN too */
         top = top >= largest[k] ? top : largest[k];
     if (top != state->largest && state->sum != 0) {
         float factor = exponential(splat(state->largest - top))[0];
@@ -51,7 +52,10 @@ INLINE void soften(float *scores, uint64_t seen, float scale, mica_attention_sum
 /* The mean of what was seen: numerator / sum; zeros where nothing was. */
 INLINE void finish(const float *means, const mica_attention_sum *state, uint64_t width, float *out) {
     float factor = state->sum == 0 ? 0 : 1 / state->sum;
-    for (uint64_t k = 0; k < width; k += LANES)
+    uint64_t k = 0;
+    for (; k + LANES <= width; k += LANES)
+        store(out + k, load(means + k, LANES) * factor, LANES);
+    if (k < width)
         store(out + k, load(means + k, LANES) * factor, width - k);
 }
 

@@ -5,6 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
@@ -39,10 +43,14 @@ INLINE lanes select_lanes(integers mask, lanes yes, lanes no) {
     return (lanes)((mask & (integers)yes) | (~mask & (integers)no));
 }
 
-/* To bf16, nearest even, in the upper halves; NaN stays NaN. */
+/* To bf16, nearest even, in the upper halves; NaN stays NaN. The instruction for it takes subnormal numbers for zero. */
 INLINE words round_to_bf16(lanes v) {
+#if defined(__AVX512BF16__)
+    return (words)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)), 16);
+#else
     words bits = (words)v, rounded = bits + 0x7fffu + (bits >> 16 & 1u), quiet = bits | 0x400000u, nan = (words)(v != v);
     return ((nan & quiet) | (~nan & rounded)) & 0xffff0000u;
+#endif
 }
 
 /* e^x to 2 units in the last place (2 ln 2 of argument reduction, Taylor's polynomial to r^7, |r| <= 0.35: 5e-9); 0 below -86.5 (2.7e-38). */
