@@ -81,18 +81,18 @@ def check_gguf(checkpoint, peer, generator, whole):
         strings = [whole] + [texts.text(generator, generator.randrange(1, 60)) for _ in range(1000)]
         expected = [peer.encode_ordinary(string) for string in strings]
         judge.compare(path, "GGUF", [(0, string.encode()) for string in strings], expected)
-        library = llama.library(PEERS)
+        library = llama.open_library(ROOT)
         if not library:
             print("without llama.cpp: node-llama-cpp is not there")
             return
-        vocabulary = llama.Vocabulary(library, path)
+        model = llama.Model(library, path, vocabulary_only=True)
         plain = texts.plain(generator, 900000)
-        judge.check(vocabulary.encode(plain.encode(), False) == peer.encode_ordinary(plain),
+        judge.check(model.tokenize(plain.encode()) == peer.encode_ordinary(plain),
                     f"{checkpoint}: llama.cpp on {len(plain.encode()) / 1e6:.2f} MB of plain text")
         # It cuts otherwise behind combining marks and in a few rare scripts: told, not judged.
-        wild = sum(vocabulary.encode(string.encode(), False) != ids for string, ids in zip(strings[1:], expected[1:]))
+        wild = sum(model.tokenize(string.encode()) != ids for string, ids in zip(strings[1:], expected[1:]))
         print(f"{checkpoint}: llama.cpp has tiktoken's ids for {len(plain.encode()) / 1e6:.2f} MB of plain text, others for {wild} of {len(strings) - 1} wild ones")
-        vocabulary.close()
+        model.close()
 
 
 def check_kimi(directory, seed):
