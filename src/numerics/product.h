@@ -39,6 +39,7 @@ typedef struct mica_operand {
     /* of few: */
     int8_t *digits;  /* [rows][padded / 64][2][64]: value = (256 first + second) * scale */
     int32_t *sums;   /* [rows][padded / 4]: -128 * the sum of four of these integers */
+    float *wide_sums; /* [rows][padded / 16]: the same of sixteen */
     float *scales;   /* [rows][padded / 256] */
 } mica_operand;
 

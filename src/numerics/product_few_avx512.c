@@ -19,7 +19,7 @@ INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_
                         const float factor, uint64_t last_codes, uint64_t last_scales) {
     const int8_t *digits[TOGETHER];
     const int32_t *sums[TOGETHER];
-    const float *steps[TOGETHER];
+    const float *steps[TOGETHER], *wide_sums[TOGETHER];
     __m512 totals[TOGETHER];
     uint64_t chunks = x->padded / 256;
     uint8_t tail[272 + 32];
@@ -27,6 +27,7 @@ INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_
         uint64_t row = mica_operand_row(x, token + (uint64_t)t);
         digits[t] = x->digits + row * 2 * x->padded;
         sums[t] = x->sums + row * x->padded / 4;
+        wide_sums[t] = x->wide_sums + row * x->padded / 16;
         steps[t] = x->scales + row * chunks;
         totals[t] = _mm512_setzero_ps();
     }
@@ -42,16 +43,13 @@ INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_
         fetch(codes, code_bytes);
         unpack(codes, scales, &w);
         for (int t = 0; t < tokens; t++) {
-            __m512 part = _mm512_setzero_ps();
+            __m512 part = minima ? _mm512_mul_ps(w.least, _mm512_loadu_ps(wide_sums[t] + chunk * 16)) : _mm512_setzero_ps();
             for (int g = 0; g < 4; g++) {
                 const int8_t *digit = digits[t] + chunk * 512 + (uint64_t)g * 128;
                 __m512i product = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.codes[g], _mm512_loadu_si512(digit));
                 product = _mm512_dpbusd_epi32(_mm512_slli_epi32(product, 8), w.codes[g], _mm512_loadu_si512(digit + 64));
-                __m512i sum = _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16);
-                if (minima)
-                    part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), w.least[g], part);
-                else
-                    product = _mm512_add_epi32(product, sum);
+                if (!minima)
+                    product = _mm512_add_epi32(product, _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16));
                 part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w.factors[g], part);
             }
             totals[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(steps[t][chunk]), totals[t]);

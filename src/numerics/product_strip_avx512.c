@@ -153,7 +153,7 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
 /* ---- preparation */
 
 /* 256 values: their step is the largest magnitude / 32512, so that the two digits fit; what is not finite makes the step NaN. */
-static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, int32_t *sums, float *scale) {
+static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, int32_t *sums, float *wide_sums, float *scale) {
     float padded[256];
     if (count < 256) {
         memset(padded, 0, sizeof padded);
@@ -169,7 +169,7 @@ static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, i
     bool finite = bits < 0x7f800000u, zero = magnitude < 1e-33f; /* its reciprocal would be infinite */
     *scale = finite ? magnitude / 32512 : NAN;
     __m512 inverse = _mm512_set1_ps(finite && !zero ? 32512 / magnitude : 0);
-    for (int g = 0; g < 4; g++, digits += 128, sums += 16) {
+    for (int g = 0; g < 4; g++, digits += 128, sums += 16, wide_sums += 4) {
         for (int i = 0; i < 4; i++) {
             __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 64 * g + 16 * i), inverse) : _mm512_setzero_ps();
             __m512i q = _mm512_cvtps_epi32(scaled), first = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
@@ -178,7 +178,11 @@ static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, i
         }
         __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits));
         __m512i sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), bytes(1), _mm512_loadu_si512(digits + 64));
-        _mm512_storeu_si512(sums, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
+        sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+        _mm512_storeu_si512(sums, sum);
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB)); /* at most 16 * 32512 * 128 */
+        _mm_storeu_ps(wide_sums, _mm_cvtepi32_ps(_mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, sum))));
     }
 }
 
@@ -191,7 +195,7 @@ void mica_prepare_avx512(mica_operand *x, uint64_t row) {
     }
     for (uint64_t c = 0; x->digits && c < x->padded; c += 256)
         prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->digits + 2 * (first + c), x->sums + (first + c) / 4,
-                      x->scales + (first + c) / 256);
+                      x->wide_sums + (first + c) / 16, x->scales + (first + c) / 256);
 }
 #else
 typedef int mica_product_strip_avx512_empty; /* a translation unit may not be empty */

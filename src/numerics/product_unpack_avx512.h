@@ -1,5 +1,6 @@
 /* numerics/product_unpack_avx512.h: inside the AVX-512 product kernels only. The encodings with scales for small groups of columns, seen alike:
- * 256 columns come out as four vectors of 64 unsigned codes in their order, and for each four neighbours (a lane of VNNI's products) a factor:
+ * 256 columns come out as four vectors of 64 unsigned codes in their order, and for each four neighbours (a lane of VNNI's products) a factor,
+ * for each 16 what is subtracted:
  *   without minima   w = (code - 128) * factor * the encoding's power of two
  *   with minima      w = code * factor - 128 * least
  * Codes are shifted up so that 128 is the middle of every encoding that has a fixed one. Nothing is read beyond the 256 columns' bytes.
@@ -18,7 +19,7 @@
 typedef struct columns256 {
     __m512i codes[4];
     __m512 factors[4];
-    __m512 least[4]; /* what is subtracted, / 128 */
+    __m512 least; /* what is subtracted from each 16 columns, / 128 */
 } columns256;
 
 typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *to);
@@ -87,6 +88,13 @@ INLINE __mmask64 bit_of_each(__m256i bits, int bit) {
 INLINE __m512 two_halves(const uint8_t *p, int step) {
     const __m256i words = _mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     return _mm512_cvtph_ps(_mm256_permutexvar_epi16(_mm256_mullo_epi16(words, _mm256_set1_epi16((short)(step / 2))), load32(p)));
+}
+
+/* Group `group`'s four 16 columns of a chunk's 16: two blocks' F16 numbers at `p` and `p + step`. */
+INLINE __m512 set_two_halves(__m512 values, int group, const uint8_t *p, int step) {
+    const __m256i words = _mm256_setr_epi16(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1);
+    __m256i halves = _mm256_permutexvar_epi16(_mm256_mullo_epi16(words, _mm256_set1_epi16((short)(step / 2))), load32(p));
+    return _mm512_mask_cvtph_ps(values, (__mmask16)(0xf << 4 * group), halves);
 }
 
 /* nibbles of a row, low one first: 32 bytes to 64, each with its nibble below and anything above */
@@ -176,12 +184,14 @@ INLINE void unpack_q4_0(const uint8_t *p, const uint8_t *none, columns256 *to) {
 }
 
 INLINE void unpack_q4_1(const uint8_t *p, const uint8_t *none, columns256 *to) {
+    __m512 least = _mm512_setzero_ps();
     (void)none;
     for (int g = 0; g < 4; g++, p += 40) {
         to->codes[g] = _mm512_and_si512(two_blocks(p + 4, p + 24, 0, 28), bytes(0x0f));
         to->factors[g] = two_halves(p, 20);
-        to->least[g] = _mm512_mul_ps(two_halves(p + 2, 20), _mm512_set1_ps(-0x1p-7f));
+        least = set_two_halves(least, g, p + 2, 20);
     }
+    to->least = _mm512_mul_ps(least, _mm512_set1_ps(-0x1p-7f));
 }
 
 INLINE __mmask64 high_bits(const uint8_t *first, const uint8_t *second) {
@@ -201,13 +211,15 @@ INLINE void unpack_q5_0(const uint8_t *p, const uint8_t *none, columns256 *to) {
 }
 
 INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to) {
+    __m512 least = _mm512_setzero_ps();
     (void)none;
     for (int g = 0; g < 4; g++, p += 48) {
         __m512i low = _mm512_and_si512(two_blocks(p + 8, p + 32, 0, 28), bytes(0x0f));
         to->codes[g] = _mm512_mask_add_epi8(low, high_bits(p + 4, p + 28), low, bytes(0x10));
         to->factors[g] = two_halves(p, 24);
-        to->least[g] = _mm512_mul_ps(two_halves(p + 2, 24), _mm512_set1_ps(-0x1p-7f));
+        least = set_two_halves(least, g, p + 2, 24);
     }
+    to->least = _mm512_mul_ps(least, _mm512_set1_ps(-0x1p-7f));
 }
 
 INLINE void unpack_iq4_nl(const uint8_t *p, const uint8_t *none, columns256 *to) {
@@ -242,14 +254,18 @@ INLINE __m512 scales_and_minima(const uint8_t *p) {
     return _mm512_mul_ps(values, of_eight(both, 0));
 }
 
+INLINE __m512 minima_of(__m512 scales) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15), scales);
+}
+
 INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
     __m512 scales = scales_and_minima(p);
     (void)none;
     for (int g = 0; g < 4; g++) {
         to->codes[g] = _mm512_and_si512(twice(load32(p + 16 + 32 * g), 0, 28), bytes(0x0f));
         to->factors[g] = of_eight(scales, g);
-        to->least[g] = of_eight(scales, g + 4);
     }
+    to->least = minima_of(scales);
 }
 
 INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
@@ -260,8 +276,8 @@ INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
         __m512i low = _mm512_and_si512(twice(load32(p + 48 + 32 * g), 0, 28), bytes(0x0f));
         to->codes[g] = _mm512_mask_add_epi8(low, bit_of_each(high, 2 * g), low, bytes(0x10));
         to->factors[g] = of_eight(scales, g);
-        to->least[g] = of_eight(scales, g + 4);
     }
+    to->least = minima_of(scales);
 }
 
 INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
@@ -307,8 +323,8 @@ INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
         __m256i bits = load32(p + 16 + 32 * (g / 2));
         to->codes[g] = _mm512_and_si512(g % 2 ? twice(bits, 28, 26) : twice(bits, 0, 30), bytes(0x03));
         to->factors[g] = of_sixteen(scales, g);
-        to->least[g] = of_sixteen(minima, g);
     }
+    to->least = minima;
 }
 
 INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to) {
@@ -333,14 +349,14 @@ INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to)
 INLINE void values_of(const columns256 *w, int g, const int minima, const float factor, __m512 values[4]) {
     __m128i codes[4] = {_mm512_castsi512_si128(w->codes[g]), _mm512_extracti32x4_epi32(w->codes[g], 1), _mm512_extracti32x4_epi32(w->codes[g], 2),
                         _mm512_extracti32x4_epi32(w->codes[g], 3)};
-    __m512 factors = minima || factor == 1 ? w->factors[g] : _mm512_mul_ps(w->factors[g], _mm512_set1_ps(factor)), least = w->least[g];
+    __m512 factors = minima || factor == 1 ? w->factors[g] : _mm512_mul_ps(w->factors[g], _mm512_set1_ps(factor)), least = w->least;
     if (minima)
         least = _mm512_mul_ps(least, _mm512_set1_ps(-128));
 #define SIXTEEN_COLUMNS(i)                                                                                                              \
     do { /* all factors of 16 columns are one */                                                                                        \
         __m512 scale = _mm512_shuffle_f32x4(factors, factors, (i) * 0x55);                                                              \
         __m512i whole = minima ? _mm512_cvtepu8_epi32(codes[i]) : _mm512_cvtepi8_epi32(_mm_xor_si128(codes[i], _mm_set1_epi8(-128)));    \
-        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_shuffle_f32x4(least, least, (i) * 0x55))          \
+        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_permutexvar_ps(_mm512_set1_epi32(4 * g + (i)), least)) \
                            : _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);                                                           \
     } while (0)
     SIXTEEN_COLUMNS(0);
