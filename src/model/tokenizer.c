@@ -161,6 +161,9 @@ mica_status mica_tokenizer_open_source(const mica_tensor_source *source, mica_to
 }
 
 bool mica_token_files_exist(const mica_token_files *files) {
+    const mica_gguf *gguf = files->source ? mica_gguf_of_source(files->source) : NULL;
+    if (gguf)
+        return mica_gguf_find(gguf, "tokenizer.ggml.tokens") != NULL;
     return mica_token_file_exists(files, MICA_TOKENIZER_RANKS_FILE) || mica_token_file_exists(files, MICA_TOKENIZER_JSON_FILE);
 }
 

@@ -9,9 +9,13 @@
 
 #define IDS_FILE_BYTES_MAX (UINT64_C(1) << 28)
 
+/* One that is not to be had is told when text is met: token ids need none. */
 static mica_status open_tokenizer(mica_compute *compute, mica_error *error) {
     const mica_token_files files = {compute->model->source, NULL};
-    return mica_token_files_exist(&files) ? mica_tokenizer_open_source(compute->model->source, &compute->tokenizer, error) : MICA_OK;
+    if (!mica_token_files_exist(&files))
+        return MICA_OK;
+    mica_status status = mica_tokenizer_open_source(compute->model->source, &compute->tokenizer, &compute->tokenizer_error);
+    return status == MICA_NO_MEMORY ? mica_fail(error, status, "%s", compute->tokenizer_error.message) : MICA_OK;
 }
 
 static mica_status open_logits(mica_compute *compute, uint64_t rows, mica_error *error) {
@@ -102,6 +106,8 @@ mica_status mica_compute_ids(const mica_compute *compute, const mica_prompt *pro
     mica_status status = MICA_OK;
     if (!prompt->text == !prompt->ids)
         return mica_fail(error, MICA_USAGE, "expected a text or token ids, got %s", prompt->text ? "both" : "neither");
+    if (prompt->text && compute->tokenizer_error.status != MICA_OK)
+        return mica_fail(error, compute->tokenizer_error.status, "%s", compute->tokenizer_error.message);
     if (prompt->text && !compute->tokenizer)
         return mica_fail(error, MICA_USAGE, "%s: expected --ids, for there is no tokenizer beside the model (tiktoken.model, tokenizer.json)",
                          compute->model->source->path);

@@ -10,6 +10,7 @@
 typedef struct mica_compute {
     mica_model *model;
     mica_tokenizer *tokenizer; /* NULL: the checkpoint has none */
+    mica_error tokenizer_error; /* why there is none, though its files are there */
     mica_engine *engine;
     float *logits; /* [logit_rows][vocab_size] */
     uint64_t logit_rows;
