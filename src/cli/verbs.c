@@ -17,6 +17,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_verify,
     &mica_verb_import,
     &mica_verb_ls,
+    &mica_verb_show,
     &mica_verb_remove,
     &mica_verb_gc,
     &mica_verb_run,

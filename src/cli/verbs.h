@@ -19,7 +19,7 @@ extern const mica_verb *const mica_verbs[],
     mica_verb_run, mica_verb_logits, mica_verb_perplexity, mica_verb_route; /* ended by NULL */
 
 extern const mica_verb mica_verb_inspect, mica_verb_index, mica_verb_stats, mica_verb_tokenize, mica_verb_verify;
-extern const mica_verb mica_verb_import, mica_verb_ls, mica_verb_remove, mica_verb_gc;
+extern const mica_verb mica_verb_import, mica_verb_ls, mica_verb_show, mica_verb_remove, mica_verb_gc;
 extern const mica_verb mica_verb_export, mica_verb_imatrix;
 
 /* Options that several verbs have. */
