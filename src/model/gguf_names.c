@@ -129,6 +129,29 @@ static const mica_gguf_row qwen3_rows[] = {
 static const mica_gguf_architecture deepseek2 = {"deepseek2", deepseek2_rows}, deepseek4 = {"deepseek4", deepseek4_rows},
                                     llama = {"llama", llama_rows}, qwen3 = {"qwen3", qwen3_rows};
 
+#define BLOCK "vision_tower.encoder.blocks.{L}."
+#define VBLK "v.blk.{L}."
+#define PAIR(from, to, form) {from ".weight", to ".weight", form, ANY}, {from ".bias", to ".bias", form, F32}
+static const mica_gguf_row kimi_vision_rows[] = {
+    {"vision_tower.patch_embed.proj.weight", "v.patch_embd.weight", MICA_GGUF_CONVOLUTION, F32},
+    {"vision_tower.patch_embed.proj.bias", "v.patch_embd.bias", MICA_GGUF_COPY, F32},
+    {"vision_tower.patch_embed.pos_emb.weight", "v.position_embd.weight", MICA_GGUF_POSITIONS, F32},
+    PAIR(BLOCK "norm0", VBLK "ln1", MICA_GGUF_COPY),
+    PAIR(BLOCK "norm1", VBLK "ln2", MICA_GGUF_COPY),
+    PAIR(BLOCK "wqkv", VBLK "attn_q", MICA_GGUF_QUERY_THIRD),
+    PAIR(BLOCK "wqkv", VBLK "attn_k", MICA_GGUF_KEY_THIRD),
+    PAIR(BLOCK "wqkv", VBLK "attn_v", MICA_GGUF_VALUE_THIRD),
+    PAIR(BLOCK "wo", VBLK "attn_out", MICA_GGUF_COPY),
+    PAIR(BLOCK "mlp.fc0", VBLK "ffn_up", MICA_GGUF_COPY),
+    PAIR(BLOCK "mlp.fc1", VBLK "ffn_down", MICA_GGUF_COPY),
+    PAIR("vision_tower.encoder.final_layernorm", "v.post_ln", MICA_GGUF_COPY),
+    PAIR("multi_modal_projector.pre_norm", "mm.input_norm", MICA_GGUF_COPY),
+    PAIR("multi_modal_projector.linear_1", "mm.1", MICA_GGUF_COPY),
+    PAIR("multi_modal_projector.linear_2", "mm.2", MICA_GGUF_COPY),
+    END,
+};
+const mica_gguf_architecture mica_gguf_kimi_vision = {"clip", kimi_vision_rows};
+
 /* By model_type; every architecture that Mica opens has a row. */
 static const struct {
     const char *model_type;

@@ -18,7 +18,10 @@ typedef enum mica_gguf_form {
     MICA_GGUF_VALUE_PART,  /* of kv_b_proj: [head][v][latent], each head's last rows */
     MICA_GGUF_QUERY_PAIRS, /* each query head's rows i and i + half next to each other, as llama's rotary embedding wants them */
     MICA_GGUF_KEY_PAIRS,   /* the same of each key head */
-    MICA_GGUF_TABLE        /* integers, as I32 */
+    MICA_GGUF_TABLE,       /* integers, as I32 */
+    MICA_GGUF_QUERY_THIRD, MICA_GGUF_KEY_THIRD, MICA_GGUF_VALUE_THIRD, /* of a fused projection (or its bias): a third of the rows */
+    MICA_GGUF_POSITIONS,   /* [height][width][channel] as [height x width][channel] */
+    MICA_GGUF_CONVOLUTION  /* four dimensions, as they are */
 } mica_gguf_form;
 
 typedef struct mica_gguf_row {
@@ -32,6 +35,9 @@ typedef struct mica_gguf_architecture {
     const char *name;          /* general.architecture */
     const mica_gguf_row *rows; /* ends with pattern NULL; those before the layers, those of a layer, those behind the layers */
 } mica_gguf_architecture;
+
+/* The vision tower and projector of Kimi-VL (clip, kimivl): names are whole, {L} is a block of the tower. */
+extern const mica_gguf_architecture mica_gguf_kimi_vision;
 
 /* NULL where llama.cpp has no such architecture, or this table does not; `why` (static) then says it. */
 const mica_gguf_architecture *mica_gguf_architecture_of(const mica_config *config, const char **why);

@@ -155,28 +155,25 @@ static void release(mica_export_run *run, mica_export_plan *plan) {
     mica_export_plan_release(plan);
 }
 
-static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text, char **json,
-                                mica_error *error) {
-    mica_export_plan plan;
-    mica_status status = mica_export_plan_tensors(model, &plan, error);
-    if (status != MICA_OK)
-        return status;
+/* One file, or set of files, of one plan; the plan is released. */
+static mica_status export_plan(mica_export_plan *plan, const char *path, const mica_export_gguf_options *options, char **text, char **json,
+                               mica_error *error) {
     mica_export_rules rules = {0};
-    mica_export_run run = {.plan = &plan, .rules = &rules, .options = options, .path = path, .lock = -1};
+    mica_export_run run = {.plan = plan, .rules = &rules, .options = options, .path = path, .lock = -1};
     mica_text journal = MICA_TEXT_INIT;
     const char *outcome = "dry run";
     double estimate = NAN;
     mica_text_printf(&journal, "%s.journal", path ? path : "");
     run.journal_path = mica_text_take(&journal);
-    run.inexact = mica_calloc(plan.tensor_count + 1, sizeof *run.inexact);
-    status = run.journal_path && run.inexact ? mica_export_rules_load(options->config, &rules, error)
-                                             : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    run.inexact = mica_calloc(plan->tensor_count + 1, sizeof *run.inexact);
+    mica_status status = run.journal_path && run.inexact ? mica_export_rules_load(options->config, &rules, error)
+                                                         : mica_fail(error, MICA_NO_MEMORY, "out of memory");
     if (status == MICA_OK)
-        status = mica_export_plan_importance(&plan, options->imatrix, error);
+        status = mica_export_plan_importance(plan, options->imatrix, error);
     if (status == MICA_OK)
-        status = mica_export_plan_types(&plan, options, &rules, error);
+        status = mica_export_plan_types(plan, options, &rules, error);
     if (status == MICA_OK) {
-        mica_export_plan_units(&plan);
+        mica_export_plan_units(plan);
         status = fit_memory(&run, error);
     }
     if (status == MICA_OK)
@@ -185,9 +182,38 @@ static mica_status export_model(const mica_model *model, const char *path, const
         status = options->dry_run ? time_units(&run, &estimate, error) : run_to_file(&run, &outcome, error);
     if (status == MICA_OK)
         status = mica_export_report(&run, outcome, estimate, text, json, error);
-    release(&run, &plan);
+    release(&run, plan);
     mica_export_rules_release(&rules);
     return status;
+}
+
+/* The vision tower is small, and stays as it is stored. What a run before has finished is not done again. */
+static mica_status export_vision(const mica_model *model, const mica_export_gguf_options *options, mica_error *error) {
+    mica_export_plan plan;
+    mica_export_gguf_options own = *options;
+    own.type = own.config = own.imatrix = own.mmproj = NULL;
+    own.split_bytes = 0;
+    mica_status status = mica_export_plan_vision(model, &plan, error);
+    if (status != MICA_OK)
+        return status;
+    mica_text journal = MICA_TEXT_INIT;
+    mica_text_printf(&journal, "%s.journal", options->mmproj);
+    const bool done = options->resume && !mica_text_failed(&journal) && mica_path_exists(options->mmproj) && !mica_path_exists(journal.bytes);
+    mica_text_release(&journal);
+    if (done) {
+        mica_export_plan_release(&plan);
+        return MICA_OK;
+    }
+    return export_plan(&plan, options->mmproj, &own, NULL, NULL, error);
+}
+
+static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text, char **json,
+                                mica_error *error) {
+    mica_export_plan plan;
+    mica_status status = options->mmproj ? export_vision(model, options, error) : MICA_OK;
+    if (status == MICA_OK)
+        status = mica_export_plan_tensors(model, &plan, error);
+    return status == MICA_OK ? export_plan(&plan, path, options, text, json, error) : status;
 }
 
 mica_status mica_export_gguf(const char *checkpoint, const char *path, const mica_export_gguf_options *options, char **text, char **json,
@@ -199,6 +225,8 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
         return mica_fail(error, MICA_USAGE, "expected --output FILE.gguf");
     mica_model *model = NULL;
     mica_status status = mica_model_open(checkpoint, NULL, &model, error);
+    if (status == MICA_OK && mica_gguf_of_source(model->source))
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint as it was published, got a GGUF file", checkpoint);
     if (status == MICA_OK)
         status = export_model(model, path, options, text, json, error);
     mica_model_close(model);

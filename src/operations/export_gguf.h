@@ -52,6 +52,7 @@ typedef struct mica_export_plan {
     uint64_t tensor_count;
     const mica_weight **sources; /* what tensors[].weights point into; owned */
     float *rope_factors;         /* owned; NULL: none */
+    uint64_t vision_blocks;      /* of a vision file; 0: the language model */
     uint64_t unit_count;
     uint64_t parameters, bytes;  /* elements and bytes of all tensors */
 } mica_export_plan;

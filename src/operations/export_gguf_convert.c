@@ -142,6 +142,8 @@ static uint64_t source_row_of(const mica_export_plan *plan, const mica_export_un
     const mica_export_tensor *tensor = unit->tensor;
     if (tensor->form == MICA_GGUF_VALUE_PART)
         return unit->matrix * (config->qk_nope_head_dim + config->v_head_dim) + config->qk_nope_head_dim + row;
+    if (tensor->form == MICA_GGUF_KEY_THIRD || tensor->form == MICA_GGUF_VALUE_THIRD)
+        return row + tensor->rows * (tensor->form == MICA_GGUF_KEY_THIRD ? 1 : 2);
     if (tensor->form != MICA_GGUF_QUERY_PAIRS && tensor->form != MICA_GGUF_KEY_PAIRS)
         return row;
     const uint64_t heads = tensor->form == MICA_GGUF_QUERY_PAIRS ? config->num_attention_heads : config->num_key_value_heads;
@@ -207,6 +209,17 @@ static mica_status convert_bias(mica_export_converter *converter, const mica_exp
     return encode(converter, unit->tensor, converter->turned, 1, out, error);
 }
 
+/* A third of a fused bias. */
+static mica_status convert_bias_third(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
+                                      mica_error *error) {
+    const mica_export_tensor *tensor = unit->tensor;
+    mica_matrix_decode(matrix, 0, 0, 1, converter->strip, matrix->columns);
+    const mica_status status = check_finite(unit, converter->strip, 0, 1, matrix->columns, error);
+    if (status != MICA_OK)
+        return status;
+    return encode(converter, tensor, converter->strip + tensor->columns * (uint64_t)(tensor->form - MICA_GGUF_QUERY_THIRD), 1, out, error);
+}
+
 static mica_status convert_table(const mica_export_unit *unit, const uint8_t *data, uint8_t *out, mica_error *error) {
     const uint64_t columns = unit->tensor->columns;
     for (uint64_t i = 0; i < unit->rows * columns; i++) {
@@ -270,5 +283,7 @@ mica_status mica_export_convert(mica_export_converter *converter, const mica_exp
         return convert_turned(converter, unit, &matrix, out, error);
     if (tensor->rank == 1 && (tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS))
         return convert_bias(converter, unit, &matrix, out, error);
+    if (tensor->rank == 1 && tensor->form >= MICA_GGUF_QUERY_THIRD && tensor->form <= MICA_GGUF_VALUE_THIRD)
+        return convert_bias_third(converter, unit, &matrix, out, error);
     return convert_rows(converter, unit, &matrix, out, error);
 }

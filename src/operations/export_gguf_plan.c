@@ -80,6 +80,22 @@ static void set_shape(mica_export_tensor *tensor, uint64_t columns, uint64_t row
     tensor->shape[3] = 1;
 }
 
+/* Of more than two dimensions: written as [rows][columns], declared as what they are. */
+static mica_status shape_stack(const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
+    const mica_tensor *data = weight->data;
+    const uint32_t rank = tensor->form == MICA_GGUF_POSITIONS ? 3 : 4;
+    set_shape(tensor, weight->columns, weight->rows, 1, rank == 3 ? 2 : 4);
+    if (data->rank != rank)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected %u dimensions, got %u", weight->name, rank, data->rank);
+    if (rank == 3) {
+        tensor->shape[0] = data->shape[2];
+        tensor->shape[1] = data->shape[0] * data->shape[1];
+    }
+    for (uint32_t d = 0; rank == 4 && d < rank; d++)
+        tensor->shape[d] = data->shape[rank - 1 - d];
+    return MICA_OK;
+}
+
 static mica_status shape_tensor(const mica_config *config, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
     const uint64_t heads = config->num_attention_heads;
     switch (tensor->form) {
@@ -98,6 +114,19 @@ static mica_status shape_tensor(const mica_config *config, const mica_weight *we
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected rows for %llu heads of even width, got %llu", weight->name,
                          (unsigned long long)count, (unsigned long long)weight->rows);
     }
+    case MICA_GGUF_QUERY_THIRD:
+    case MICA_GGUF_KEY_THIRD:
+    case MICA_GGUF_VALUE_THIRD:
+        if (weight->data->rank == 1)
+            set_shape(tensor, weight->columns / 3, 1, 1, 1);
+        else
+            set_shape(tensor, weight->columns, weight->rows / 3, 1, 2);
+        if (weight->data->rank <= 2 && (weight->data->rank == 1 ? weight->columns : weight->rows) % 3 == 0)
+            return MICA_OK;
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected queries, keys and values of one size, got %llu x %llu", weight->name,
+                         (unsigned long long)weight->rows, (unsigned long long)weight->columns);
+    case MICA_GGUF_POSITIONS:
+    case MICA_GGUF_CONVOLUTION: return shape_stack(weight, tensor, error);
     case MICA_GGUF_TABLE:
     case MICA_GGUF_COPY: break;
     }
@@ -298,4 +327,42 @@ mica_status mica_export_plan_tensors(const mica_model *model, mica_export_plan *
     link_sources(plan);
     learn_facts(plan);
     return MICA_OK;
+}
+
+/* ---- the vision tower */
+
+static bool is_of_vision(const mica_weight *weight) {
+    static const char *const beginnings[] = {"vision_tower.", "multi_modal_projector.", "mm_projector."};
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++)
+        if (strncmp(weight->name, beginnings[i], strlen(beginnings[i])) == 0)
+            return true;
+    return false;
+}
+
+mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) {
+    *plan = (mica_export_plan){.model = model, .architecture = mica_gguf_kimi_vision.name};
+    if (strcmp(model->config.model_type, "kimi_vl") != 0)
+        return mica_fail(error, MICA_USAGE, "--mmproj: expected a model with a vision tower that is known here (kimi_vl), got model_type %s",
+                         model->config.model_type);
+    builder b = {.plan = plan, .prefix = ""};
+    uint64_t blocks = 0, unused = 0;
+    char name[WEIGHT_NAME_BYTES];
+    while (mica_gguf_name("vision_tower.encoder.blocks.{L}.wqkv.weight", blocks, 0, name, sizeof name) && mica_model_weight(model, name))
+        blocks++;
+    mica_status status = add_rows(&b, mica_gguf_kimi_vision.rows, blocks, error);
+    if (status == MICA_OK)
+        link_sources(plan);
+    for (uint64_t i = 0; status == MICA_OK && i < model->weight_count; i++) {
+        bool used = !is_of_vision(&model->weights[i]);
+        for (uint64_t s = 0; !used && s < b.source_count; s++)
+            used = plan->sources[s] == &model->weights[i];
+        if (!used && unused++ == 0)
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: llama.cpp's clip has no tensor for it", model->source->path, model->weights[i].name);
+    }
+    if (status == MICA_OK && blocks == 0)
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected vision_tower.encoder.blocks.0, got none", model->source->path);
+    plan->vision_blocks = blocks;
+    if (status != MICA_OK)
+        mica_export_plan_release(plan);
+    return status;
 }

@@ -72,6 +72,8 @@ mica_status mica_export_tokenizer(const mica_export_plan *plan, mica_gguf_metada
     const mica_model *model = plan->model;
     const mica_token_files files = {.source = model->source};
     mica_tokenizer *tokenizer = NULL;
+    if (plan->vision_blocks)
+        return MICA_OK;
     if (!mica_token_files_exist(&files)) {
         mica_gguf_add_string(out, "tokenizer.ggml.model", "none");
         return MICA_OK;

@@ -189,6 +189,8 @@ mica_export_unit mica_export_unit_at(const mica_export_plan *plan, uint64_t numb
         unit.source_rows = config->qk_nope_head_dim;
     } else if (tensor->form == MICA_GGUF_VALUE_PART) {
         unit.source_row = unit.matrix * head + config->qk_nope_head_dim;
+    } else if (tensor->form == MICA_GGUF_KEY_THIRD || tensor->form == MICA_GGUF_VALUE_THIRD) {
+        unit.source_row = tensor->rank == 1 ? 0 : unit.row + tensor->rows * (tensor->form == MICA_GGUF_KEY_THIRD ? 1 : 2);
     }
     const uint64_t block = unit.weight->encoding == MICA_ENCODING_FP8_BLOCK ? unit.weight->block_rows : 1;
     unit.source_rows += unit.source_row % block;

@@ -20,7 +20,7 @@ except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 sys.path.insert(0, os.path.dirname(__file__))
-import llama  # noqa: E402
+import llama_cpp as llama  # noqa: E402
 
 library = llama.open_library(ROOT)
 if library is None:
@@ -182,7 +182,78 @@ def check_tokens():
     model.close()
 
 
+def check_vision():
+    """The vision file's values against the fixture's decoded tensors."""
+    directory = os.path.join(FIXTURES, "kimi-vl")
+    if not os.path.isdir(directory):
+        return
+    path = os.path.join(scratch.name, "vision.gguf")
+    export(directory, "language.gguf", "--mmproj", path)
+    reader = gguf.GGUFReader(path)
+    check(reader.fields["general.architecture"].contents() == "clip", "vision: general.architecture")
+    check(reader.fields["clip.projector_type"].contents() == "kimivl", "vision: clip.projector_type")
+    tensors = {t.name: gguf.quants.dequantize(np.asarray(t.data), t.tensor_type) if t.tensor_type.name == "BF16" else np.asarray(t.data)
+               for t in reader.tensors}
+    values = {}
+    for file in sorted(f for f in os.listdir(directory) if f.endswith(".safetensors")):
+        blob = open(os.path.join(directory, file), "rb").read()
+        length = int.from_bytes(blob[:8], "little")
+        for name, record in json.loads(blob[8:8 + length]).items():
+            if name.startswith(("vision_tower.", "multi_modal_projector.")):
+                begin, end = record["data_offsets"]
+                bits = np.frombuffer(blob[8 + length + begin:8 + length + end], "<u2").astype(np.uint32) << 16
+                values[name] = bits.view(np.float32).reshape(record["shape"])
+    tower, projector = "vision_tower.", "multi_modal_projector."
+    expected = {"v.patch_embd.weight": values[tower + "patch_embed.proj.weight"], "v.patch_embd.bias": values[tower + "patch_embed.proj.bias"],
+                "v.position_embd.weight": values[tower + "patch_embed.pos_emb.weight"].reshape(-1, 32)}
+    for kind in ("weight", "bias"):
+        expected[f"v.post_ln.{kind}"] = values[f"{tower}encoder.final_layernorm.{kind}"]
+        expected[f"mm.input_norm.{kind}"] = values[f"{projector}pre_norm.{kind}"]
+        expected[f"mm.1.{kind}"], expected[f"mm.2.{kind}"] = values[f"{projector}linear_1.{kind}"], values[f"{projector}linear_2.{kind}"]
+        for block in range(2):
+            parts = {"ln1": "norm0", "ln2": "norm1", "attn_out": "wo", "ffn_up": "mlp.fc0", "ffn_down": "mlp.fc1"}
+            for ours, theirs in parts.items():
+                expected[f"v.blk.{block}.{ours}.{kind}"] = values[f"{tower}encoder.blocks.{block}.{theirs}.{kind}"]
+            for i, ours in enumerate(("attn_q", "attn_k", "attn_v")):
+                expected[f"v.blk.{block}.{ours}.{kind}"] = np.split(values[f"{tower}encoder.blocks.{block}.wqkv.{kind}"], 3)[i]
+    check(set(tensors) == set(expected), f"vision: names: {sorted(set(tensors) ^ set(expected))}")
+    for name in expected:
+        check(np.array_equal(tensors[name].reshape(expected[name].shape), expected[name]), f"vision: {name}: values differ")
+    print(f"vision: {len(expected)} tensors compared")
+
+
+def check_v4():
+    """DeepSeek-V4: llama.cpp loads the language model's file; its MXFP4 experts decode to the fixture's values."""
+    directory = os.path.join(FIXTURES, "v4-flash")
+    if not os.path.isdir(directory):
+        return
+    path = export(directory, "v4.gguf")
+    try:
+        llama.Model(library, path).close()
+        print("v4-flash: loaded")
+    except ValueError as problem:
+        check(False, f"v4-flash: {problem}")
+    golden = json.load(open(os.path.join(directory, "golden.json")))
+    tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
+    compared = 0
+    for name, record in golden["decoded"].items():
+        parts = name.split(".")
+        if ".experts." not in name or parts[-1] != "weight":
+            continue
+        projection = {"w1": "gate", "w3": "up", "w2": "down"}[parts[5]]
+        tensor = tensors[f"blk.{parts[1]}.ffn_{projection}_exps.weight"]
+        check(tensor.tensor_type.name == "MXFP4", f"v4-flash: {name}: {tensor.tensor_type.name}")
+        ours = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)[int(parts[4])]
+        truth = raw(directory, record)
+        good = np.isfinite(truth) & np.isfinite(ours)
+        check(np.array_equal(ours[good], truth[good].astype(np.float32)), f"v4-flash: {name}: values differ")
+        compared += 1
+    print(f"v4-flash: {compared} experts compared")
+
+
 check_truths()
+check_vision()
+check_v4()
 for kind in ("v3-groups", "kimi-vl", "k2-thinking", "k25"):
     check_values(kind)
 check_tokens()

@@ -1,0 +1,145 @@
+"""tests/interop/llama_cpp.py: as much of llama.cpp's library (npm node-llama-cpp, under build/peers) as the tests of this directory need, through
+ctypes. Structures that are passed by value are opaque and larger than the library's; the few fields set here are at the offsets of v0.5.0."""
+import ctypes
+import glob
+import os
+
+import numpy as np
+
+BLOB = 512
+
+
+class Blob(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint8 * BLOB), ("align", ctypes.c_uint64)]
+
+    def put(self, kind, offset, value):
+        kind.from_buffer(self, offset).value = value
+
+    def get(self, kind, offset):
+        return kind.from_buffer(self, offset).value
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [("count", ctypes.c_int32), ("token", ctypes.POINTER(ctypes.c_int32)), ("embd", ctypes.c_void_p),
+                ("pos", ctypes.POINTER(ctypes.c_int32)), ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+                ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))), ("logits", ctypes.POINTER(ctypes.c_int8))]
+
+
+LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+messages = []
+
+
+@LOG
+def keep_message(level, text, _):
+    if level >= 3:  # warnings and errors
+        messages.append(text.decode(errors="replace"))
+
+
+def open_library(root):
+    """The library, or None where the package is not there."""
+    directories = glob.glob(os.path.join(root, "build/peers/node_modules/@node-llama-cpp/linux-*/bins/linux-*"))
+    directories = [d for d in directories if glob.glob(os.path.join(d, "libllama.*so*"))]
+    machine = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}.get(os.uname().machine, "")
+    directories = [d for d in directories if os.path.basename(d) == machine]
+    if not directories:
+        return None
+    at = directories[0]
+    ggml_base = ctypes.CDLL(os.path.join(at, "libggml-base.so"), ctypes.RTLD_GLOBAL)
+    ggml = ctypes.CDLL(glob.glob(os.path.join(at, "libggml.*so*"))[0], ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(glob.glob(os.path.join(at, "libllama.*so*"))[0], ctypes.RTLD_GLOBAL)
+    ggml_base.ggml_log_set(keep_message, None)
+    ggml.ggml_backend_load_all_from_path(at.encode())
+    library.llama_log_set(keep_message, None)
+    for name in ("llama_model_default_params", "llama_context_default_params", "llama_model_quantize_default_params"):
+        getattr(library, name).restype = Blob
+    for name, result, arguments in (
+            ("llama_model_load_from_file", ctypes.c_void_p, [ctypes.c_char_p, Blob]),
+            ("llama_model_free", None, [ctypes.c_void_p]), ("llama_free", None, [ctypes.c_void_p]),
+            ("llama_init_from_model", ctypes.c_void_p, [ctypes.c_void_p, Blob]),
+            ("llama_model_get_vocab", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("llama_vocab_n_tokens", ctypes.c_int32, [ctypes.c_void_p]),
+            ("llama_get_logits", ctypes.POINTER(ctypes.c_float), [ctypes.c_void_p]),
+            ("llama_decode", ctypes.c_int32, [ctypes.c_void_p, Batch]),
+            ("llama_tokenize", ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32),
+                                                ctypes.c_int32, ctypes.c_bool, ctypes.c_bool]),
+            ("llama_detokenize", ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_char_p,
+                                                  ctypes.c_int32, ctypes.c_bool, ctypes.c_bool]),
+            ("llama_model_quantize", ctypes.c_uint32, [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Blob)])):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class Model:
+    """A GGUF file as llama.cpp loads it: float32 cache, no flash attention."""
+
+    def __init__(self, library, path, vocabulary_only=False):
+        self.library, self.context = library, None
+        messages.clear()
+        parameters = library.llama_model_default_params()
+        if vocabulary_only:
+            parameters.put(ctypes.c_bool, 72, True)
+        self.model = library.llama_model_load_from_file(path.encode(), parameters)
+        if not self.model:
+            raise ValueError("llama.cpp does not load " + path + ": " + "".join(messages)[-600:])
+        self.vocabulary = library.llama_model_get_vocab(self.model)
+        self.tokens = library.llama_vocab_n_tokens(self.vocabulary)
+
+    def close(self):
+        if self.context:
+            self.library.llama_free(self.context)
+        self.library.llama_model_free(self.model)
+
+    def logits(self, ids, beta_fast=None):
+        """[len(ids)][tokens], of the ids as one sequence from its start."""
+        parameters = self.library.llama_context_default_params()
+        for index, value in enumerate((len(ids) + 8, len(ids) + 8, len(ids) + 8)):
+            parameters.put(ctypes.c_uint32, 4 * index, value)
+        parameters.put(ctypes.c_int32, 28, 2)
+        parameters.put(ctypes.c_int32, 32, 2)
+        parameters.put(ctypes.c_int32, 52, 0)  # no flash attention
+        if beta_fast is not None:
+            parameters.put(ctypes.c_float, 72, beta_fast)
+        parameters.put(ctypes.c_int32, 104, 0)  # float32 keys and values
+        parameters.put(ctypes.c_int32, 108, 0)
+        if self.context:
+            self.library.llama_free(self.context)
+        self.context = self.library.llama_init_from_model(self.model, parameters)
+        if not self.context:
+            raise ValueError("llama.cpp makes no context: " + "".join(messages)[-600:])
+        count = len(ids)
+        sequence = ctypes.c_int32(0)
+        batch = Batch(count, (ctypes.c_int32 * count)(*ids), None, (ctypes.c_int32 * count)(*range(count)),
+                      (ctypes.c_int32 * count)(*[1] * count),
+                      (ctypes.POINTER(ctypes.c_int32) * count)(*[ctypes.pointer(sequence)] * count), (ctypes.c_int8 * count)(*[1] * count))
+        if self.library.llama_decode(self.context, batch):
+            raise ValueError("llama_decode failed")
+        values = np.ctypeslib.as_array(self.library.llama_get_logits(self.context), shape=(count, self.tokens))
+        return values.astype(np.float64)
+
+    def greedy(self, ids, count):
+        ids = list(ids)
+        for _ in range(count):
+            ids.append(int(self.logits(ids)[-1].argmax()))
+        return ids
+
+    def tokenize(self, text, special=False):
+        room = len(text) + 16
+        ids = (ctypes.c_int32 * room)()
+        count = self.library.llama_tokenize(self.vocabulary, text, len(text), ids, room, False, special)
+        return list(ids[:count])
+
+    def text(self, ids):
+        buffer = ctypes.create_string_buffer(64 * len(ids) + 64)
+        length = self.library.llama_detokenize(self.vocabulary, (ctypes.c_int32 * len(ids))(*ids), len(ids), buffer, len(buffer), False, True)
+        return buffer.raw[:length].decode(errors="replace")
+
+
+def quantise(library, source, target, file_type, dry_run=False):
+    """llama-quantize; its messages."""
+    parameters = library.llama_model_quantize_default_params()
+    parameters.put(ctypes.c_int32, 0, 2)
+    parameters.put(ctypes.c_int32, 4, file_type)
+    parameters.put(ctypes.c_bool, 16, True)  # allow_requantize
+    messages.clear()
+    return library.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters))
