@@ -1,5 +1,5 @@
-/* bench_tokenize: bench_tokenize [--rounds N] CHECKPOINT FILE...: ms to open the tokenizer, and MB/s of encoding and decoding each file on one thread, by
- * that thread's processor time; the best of N rounds. bench/compare_tokenizers.py runs it beside tiktoken. */
+/* bench_tokenize: bench_tokenize [--rounds N] CHECKPOINT FILE...: ms to open the tokenizer, and MB/s of encoding and decoding each file
+ * on one thread, by that thread's processor time; the best of N rounds. bench/compare_tokenizers.py runs it beside tiktoken. */
 #include <mica/checkpoint.h>
 #include <mica/tokenizer.h>
 #include <stdio.h>
@@ -42,8 +42,8 @@ static int measure(const mica_tokenizer *tokenizer, const char *path, int rounds
         encode = middle - start < encode ? middle - start : encode;
         decode = end - middle < decode ? end - middle : decode;
     }
-    printf("%s %.2f MB, %.2f bytes an id, encode %.2f MB/s, decode %.0f MB/s\n", path, (double)length * 1e-6, (double)length / (double)(count ? count : 1),
-           (double)length * 1e-6 / encode, (double)length * 1e-6 / decode);
+    printf("%s %.2f MB, %.2f bytes an id, encode %.2f MB/s, decode %.0f MB/s\n", path, (double)length * 1e-6,
+           (double)length / (double)(count ? count : 1), (double)length * 1e-6 / encode, (double)length * 1e-6 / decode);
     mica_ids_free(ids);
     mica_string_free(decoded);
     mica_free(text);

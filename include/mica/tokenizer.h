@@ -1,7 +1,7 @@
 /* mica/tokenizer.h: text to token ids and back, as a checkpoint's own tokenizer does it.
  *
- * Text is bytes; what is not UTF-8 is kept: decoding gives the bytes that were encoded. A mica_tokenizer is immutable; any thread may use it.
- * docs/tokenizer.md tells which tokenizers there are and what is exact. */
+ * Text is bytes; what is not UTF-8 is kept: decoding gives the bytes that were encoded. A mica_tokenizer is immutable; any thread may
+ * use it. docs/tokenizer.md tells which tokenizers there are and what is exact. */
 #ifndef MICA_TOKENIZER_H
 #define MICA_TOKENIZER_H
 

@@ -1,5 +1,5 @@
-/* cli/verb_tokenize.c: the verb `tokenize`: its options, its help, its call into the library. Text comes from the command line, a file or the
- * standard input, and goes out as bytes, NUL among them. Judged by tests/cli/transcripts/tokenize.txt. */
+/* cli/verb_tokenize.c: the verb `tokenize`: its options, its help, its call into the library. Text comes from the command line, a file
+ * or the standard input, and goes out as bytes, NUL among them. Judged by tests/cli/transcripts/tokenize.txt. */
 #include <errno.h>
 #include <mica/checkpoint.h>
 #include <mica/tokenizer.h>
@@ -43,16 +43,19 @@ static mica_status run_tokenize(const mica_option_values *values, char **output,
 static const mica_option tokenize_options[] = {
     {"ids", 0, MICA_OPTION_TEXT, FIELD(ids), "LIST", "the text of these ids instead: 1,2,3, or @FILE for those in it", "special"},
     {"file", 'f', MICA_OPTION_TEXT, FIELD(file), "FILE", "encode this file ('-', here or as TEXT: the standard input)", "ids"},
-    {"special", 0, MICA_OPTION_FLAG, FIELD(special), NULL, "take special tokens that stand in the text for themselves\n(default: text as any other)",
-     NULL},
+    {"special", 0, MICA_OPTION_FLAG, FIELD(special), NULL,
+     "take special tokens that stand in the text for themselves\n(default: text as any other)", NULL},
     {"pieces", 0, MICA_OPTION_FLAG, FIELD(pieces), NULL, "print one line a token: its id and its bytes", "json"},
     JSON_OPTION(NULL),
     {0},
 };
 
 const mica_verb mica_verb_tokenize = {
-    "tokenize", "turn text into the ids of a checkpoint's tokens, or back", "CHECKPOINT TEXT | -f FILE | --ids LIST [options]",
+    "tokenize",
+    "turn text into the ids of a checkpoint's tokens, or back",
+    "CHECKPOINT TEXT | -f FILE | --ids LIST [options]",
     "Encodes text as the checkpoint's own tokenizer does, and prints the ids on one line, or\n"
     "decodes ids and prints their bytes. Needs the tokenizer's files only, no tensors.\n",
-    {tokenize_options, "CHECKPOINT", "TEXT", true}, run_tokenize,
+    {tokenize_options, "CHECKPOINT", "TEXT", true},
+    run_tokenize,
 };

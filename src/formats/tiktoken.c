@@ -121,12 +121,14 @@ static mica_status order_lines(rank_parser *parser) {
     for (uint32_t i = 0; i < parser->count; i++) {
         const rank_line *line = &parser->lines[i];
         if (i > 0 && line->rank == line[-1].rank) {
-            return mica_fail(parser->error, MICA_BAD_INPUT, "%s: line %" PRIu32 ": expected a rank of its own, got %" PRIu32
-                             ", which line %" PRIu32 " has", parser->name, line->line, line->rank, line[-1].line);
+            return mica_fail(parser->error, MICA_BAD_INPUT,
+                             "%s: line %" PRIu32 ": expected a rank of its own, got %" PRIu32 ", which line %" PRIu32 " has", parser->name,
+                             line->line, line->rank, line[-1].line);
         }
         if (line->rank != i) {
-            return mica_fail(parser->error, MICA_BAD_INPUT, "%s: expected the ranks 0 to %" PRIu32 " of its %" PRIu32
-                             " tokens, got no rank %" PRIu32, parser->name, parser->count - 1, parser->count, i);
+            return mica_fail(parser->error, MICA_BAD_INPUT,
+                             "%s: expected the ranks 0 to %" PRIu32 " of its %" PRIu32 " tokens, got no rank %" PRIu32, parser->name,
+                             parser->count - 1, parser->count, i);
         }
     }
     return MICA_OK;

@@ -1,6 +1,6 @@
 /* formats/tiktoken.h: a vocabulary as tiktoken keeps it: one line a token, its bytes in base64, a space, its rank, which is its id too.
- * Refuses: what is not base64 or not a rank, a rank twice, a hole in the ranks, a file without tokens. Empty lines and CR LF are fine, the order
- * of the lines is free. Judged by tests/formats/test_tiktoken.c and tests/fuzz/fuzz_tiktoken.c. */
+ * Refuses: what is not base64 or not a rank, a rank twice, a hole in the ranks, a file without tokens. Empty lines and CR LF are fine,
+ * the order of the lines is free. Judged by tests/formats/test_tiktoken.c and tests/fuzz/fuzz_tiktoken.c. */
 #ifndef MICA_FORMATS_TIKTOKEN_H
 #define MICA_FORMATS_TIKTOKEN_H
 

@@ -1,5 +1,5 @@
-/* model/byte_level.c: see the header. The map: a byte that is a printable character of Latin-1 is that character; the others, in their order, are
- * the characters from U+0100 on. */
+/* model/byte_level.c: see the header. The map: a byte that is a printable character of Latin-1 is that character; the others, in their
+ * order, are the characters from U+0100 on. */
 #include "model/byte_level.h"
 
 #include <inttypes.h>
@@ -67,7 +67,9 @@ mica_status mica_compose(const char *text, uint64_t length, mica_text *result, b
     *composed = !is_composed_surely(text, length);
     if (!*composed)
         return MICA_OK;
-    utf8proc_ssize_t count = length < INT32_MAX ? utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)length, NULL, 0, options) : -1;
+    utf8proc_ssize_t count = length < INT32_MAX
+                                 ? utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)length, NULL, 0, options)
+                                 : -1;
     utf8proc_int32_t *codes = count < 0 ? NULL : mica_reallocarray(NULL, (uint64_t)count + 1, sizeof *codes);
     if (!codes)
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for a text of %" PRIu64 " bytes in NFC", length);
@@ -78,5 +80,6 @@ mica_status mica_compose(const char *text, uint64_t length, mica_text *result, b
     mica_free(codes);
     if (bytes < 0)
         return mica_fail(error, MICA_FAILED, "NFC: %s", utf8proc_errmsg(bytes));
-    return mica_text_failed(result) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for a text of %" PRIu64 " bytes in NFC", length) : MICA_OK;
+    return mica_text_failed(result) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for a text of %" PRIu64 " bytes in NFC", length)
+                                    : MICA_OK;
 }

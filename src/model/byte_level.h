@@ -1,5 +1,5 @@
-/* model/byte_level.h: bytes as printable characters, one for each, as GPT-2 began it: the way tokenizer.json and GGUF write tokens that are bytes.
- * And Unicode's composed form (NFC), which some tokenizers bring text to first. Judged by tests/model/test_byte_level.c. */
+/* model/byte_level.h: bytes as printable characters, one for each, as GPT-2 began it: the way tokenizer.json and GGUF write tokens that
+ * are bytes. And Unicode's composed form (NFC), which some tokenizers bring text to first. Judged by tests/model/test_byte_level.c. */
 #ifndef MICA_MODEL_BYTE_LEVEL_H
 #define MICA_MODEL_BYTE_LEVEL_H
 

@@ -1,6 +1,6 @@
-/* model/chat.c: see the header. A row says what stands around the messages, and by which literals its template is known: they are looked for in the
- * template's normal form, in which ways of writing that mean the same are the same. Text between two special tokens is encoded as a whole,
- * the format's and the people's together, as it is where a template is run. */
+/* model/chat.c: see the header. A row says what stands around the messages, and by which literals its template is known: they are looked
+ * for in the template's normal form, in which ways of writing that mean the same are the same. Text between two special tokens is
+ * encoded as a whole, the format's and the people's together, as it is where a template is run. */
 #include "model/chat.h"
 
 #include <inttypes.h>
@@ -20,21 +20,20 @@ typedef struct chat_row {
     struct {
         const char *before, *after; /* before NULL: the format has no such role */
     } roles[MICA_CHAT_ROLE_COUNT];
-    const char *reply;  /* behind the last message, before an answer */
-    const char *end;    /* the token that ends one */
+    const char *reply;     /* behind the last message, before an answer */
+    const char *end;       /* the token that ends one */
     const char *tokens[4]; /* control tokens that the vocabulary must have; ended by NULL */
-    bool system_first;  /* all of the system's messages are one, at the start, joined by empty lines */
+    bool system_first;     /* all of the system's messages are one, at the start, joined by empty lines */
 } chat_row;
 
+/* clang-format off */
 #define KIMI_SYSTEM "<|im_system|>system<|im_middle|>"
 #define KIMI_USER "<|im_user|>user<|im_middle|>"
 #define KIMI_ASSISTANT "<|im_assistant|>assistant<|im_middle|>"
 #define KIMI_TOOL "<|im_system|>tool<|im_middle|>"
 #define KIMI_END "<|im_end|>"
-#define KIMI_ROLES(thought)                                                                                                                   \
-    {                                                                                                                                         \
-        {KIMI_SYSTEM, KIMI_END}, {KIMI_USER, KIMI_END}, {KIMI_ASSISTANT thought, KIMI_END}, { KIMI_TOOL, KIMI_END }                              \
-    }
+#define KIMI_ROLES(thought) \
+    {{KIMI_SYSTEM, KIMI_END}, {KIMI_USER, KIMI_END}, {KIMI_ASSISTANT thought, KIMI_END}, {KIMI_TOOL, KIMI_END}}
 #define KIMI_TOKENS {"<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>"}
 
 #define CHATML(role) {"<|im_start|>" role "\n", "<|im_end|>\n"}
@@ -57,36 +56,40 @@ static const chat_row rows[] = {
     {"kimi", {KIMI_SYSTEM, KIMI_USER, KIMI_ASSISTANT}, "", KIMI_ROLES(""), KIMI_ASSISTANT, KIMI_END, KIMI_TOKENS, false},
     {"chatml", {"'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>'+'\n'", "'" CHATML_REPLY "'"}, "", CHATML_ROLES,
      CHATML_REPLY, "<|im_end|>", CHATML_TOKENS, false},
-    {"chatml", {"'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>\n'", "'" CHATML_REPLY "'"}, "", CHATML_ROLES, CHATML_REPLY,
-     "<|im_end|>", CHATML_TOKENS, false},
+    {"chatml", {"'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>\n'", "'" CHATML_REPLY "'"}, "", CHATML_ROLES,
+     CHATML_REPLY, "<|im_end|>", CHATML_TOKENS, false},
     {"deepseek-v3.1", {DEEPSEEK_MARK, "'" DEEPSEEK_ASSISTANT "'", "{{'<think></think>'}}", "ns.is_last_user"}, BOS,
      DEEPSEEK_ROLES("<think></think>"), DEEPSEEK_ASSISTANT "<think></think>", DEEPSEEK_END, DEEPSEEK_TOKENS, true},
     {"deepseek-v3.1", {DEEPSEEK_MARK, "'" DEEPSEEK_ASSISTANT "'", "{{'</think>'}}", "ns.is_last_user"}, BOS, DEEPSEEK_ROLES("</think>"),
      DEEPSEEK_ASSISTANT "</think>", DEEPSEEK_END, DEEPSEEK_TOKENS, true},
     {"deepseek-r1", {DEEPSEEK_MARK, "{{'" DEEPSEEK_ASSISTANT "'+content+'" DEEPSEEK_END "'}}", "'" DEEPSEEK_ASSISTANT "<think>\n'",
-     "{%ifnotenable_thinking%}{{'</think>'}}"}, BOS, DEEPSEEK_ROLES(""), DEEPSEEK_ASSISTANT "<think>\n</think>", DEEPSEEK_END, DEEPSEEK_TOKENS, true},
+     "{%ifnotenable_thinking%}{{'</think>'}}"}, BOS, DEEPSEEK_ROLES(""), DEEPSEEK_ASSISTANT "<think>\n</think>", DEEPSEEK_END,
+     DEEPSEEK_TOKENS, true},
     {"deepseek-r1", {DEEPSEEK_MARK, "{{'" DEEPSEEK_ASSISTANT "'+content+'" DEEPSEEK_END "'}}", "'" DEEPSEEK_ASSISTANT "<think>\n'"}, BOS,
      DEEPSEEK_ROLES(""), DEEPSEEK_ASSISTANT "<think>\n", DEEPSEEK_END, DEEPSEEK_TOKENS, true},
     {"deepseek-v3", {DEEPSEEK_MARK, "{{'" DEEPSEEK_ASSISTANT "'+content+'" DEEPSEEK_END "'}}", "{{'" DEEPSEEK_ASSISTANT "'}}"}, BOS,
      DEEPSEEK_ROLES(""), DEEPSEEK_ASSISTANT, DEEPSEEK_END, DEEPSEEK_TOKENS, true},
-    {"deepseek-v2", {"{{bos_token}}", "{{'User: '+message['content']+'\n\n'}}", "{{'Assistant: '+message['content']+eos_token}}", "{{'Assistant:'}}"},
-     BOS, {{"", "\n\n"}, {"User: ", "\n\n"}, {"Assistant: ", EOS}, {NULL, NULL}}, "Assistant:", EOS, {NULL}, false},
+    {"deepseek-v2", {"{{bos_token}}", "{{'User: '+message['content']+'\n\n'}}", "{{'Assistant: '+message['content']+eos_token}}",
+     "{{'Assistant:'}}"}, BOS, {{"", "\n\n"}, {"User: ", "\n\n"}, {"Assistant: ", EOS}, {NULL, NULL}}, "Assistant:", EOS, {NULL}, false},
 };
+
+/* clang-format on */
 
 struct mica_chat {
     const mica_tokenizer *tokenizer;
     const chat_row *row;
     char *default_system;      /* NULL: none */
     const char *default_after; /* behind it, and behind the end of its turn */
-    const char *thought_end; /* what of the assistant's messages is left out ends here; NULL: nothing is */
-    bool thought_first;      /* at the first of them, not the last */
-    bool trim_answer;        /* newlines before the answer are left out as well */
+    const char *thought_end;   /* what of the assistant's messages is left out ends here; NULL: nothing is */
+    bool thought_first;        /* at the first of them, not the last */
+    bool trim_answer;          /* newlines before the answer are left out as well */
     uint32_t end;
 };
 
 /* ---- a template's normal form */
 
-/* Inside {{ }} and {% %}: no white space outside of strings, strings in single quotes with their escapes resolved; outside of blocks as it is. */
+/* Inside {{ }} and {% %}: no white space outside of strings, strings in single quotes with their escapes resolved; outside of blocks as
+ * it is. */
 static void normalise(const char *text, mica_text *normal) {
     bool block = false;
     char quote = 0;
@@ -101,7 +104,7 @@ static void normalise(const char *text, mica_text *normal) {
         } else if (!quote && block && (byte == '\'' || byte == '"')) {
             quote = byte;
             byte = '\'';
-        } else if (!quote && block && memchr(" \t\r\n-", byte, 5)) { /* minus signs belong to {%- and -%}; what they end matters to white space */
+        } else if (!quote && block && memchr(" \t\r\n-", byte, 5)) { /* {%- and -%}: what they do matters to white space alone */
             continue;
         } else if (!quote && !block && byte == '{' && (at[1] == '{' || at[1] == '%')) {
             block = true;
@@ -194,12 +197,14 @@ static void find_thought(const char *normal, mica_chat *chat) {
 static mica_status check_tokens(const mica_chat *chat, mica_error *error) {
     for (int i = 0; i < 4 && chat->row->tokens[i]; i++) {
         if (mica_tokenizer_special(chat->tokenizer, chat->row->tokens[i]) == MICA_TOKEN_NONE) {
-            return mica_fail(error, MICA_BAD_INPUT, "%s: chat template: the format %s needs the token %s, which the vocabulary does not have",
+            return mica_fail(error, MICA_BAD_INPUT,
+                             "%s: chat template: the format %s needs the token %s, which the vocabulary does not have",
                              chat->tokenizer->name, chat->row->name, chat->row->tokens[i]);
         }
     }
     if (chat->end == MICA_TOKEN_NONE) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: chat template: the format %s needs a token that ends a reply (%s), which the vocabulary does not have",
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "%s: chat template: the format %s needs a token that ends a reply (%s), which the vocabulary does not have",
                          chat->tokenizer->name, chat->row->name, *chat->row->end == *EOS ? "eos" : chat->row->end);
     }
     return MICA_OK;
@@ -217,7 +222,8 @@ mica_status mica_chat_open(const mica_tokenizer *tokenizer, mica_chat **chat, mi
         made->tokenizer = tokenizer;
         made->row = find_row(normal.bytes);
         if (!made->row) {
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a chat template of Kimi's, DeepSeek's or ChatML's, got another: it cannot be rendered",
+            status = mica_fail(error, MICA_BAD_INPUT,
+                               "%s: expected a chat template of Kimi's, DeepSeek's or ChatML's, got another: it cannot be rendered",
                                tokenizer->name);
         }
     }

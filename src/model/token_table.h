@@ -1,5 +1,5 @@
-/* model/token_table.h: the two hash tables of a tokenizer: bytes to id, and pair of ids to merge. Open addressing, a power of two of slots, at
- * most half of them taken; filled once, then read by any thread. Judged by tests/model/test_tokenizer.c. */
+/* model/token_table.h: the two hash tables of a tokenizer: bytes to id, and pair of ids to merge. Open addressing, a power of two of
+ * slots, at most half of them taken; filled once, then read by any thread. Judged by tests/model/test_tokenizer.c. */
 #ifndef MICA_MODEL_TOKEN_TABLE_H
 #define MICA_MODEL_TOKEN_TABLE_H
 

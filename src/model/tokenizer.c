@@ -1,5 +1,6 @@
-/* model/tokenizer.c: the vocabulary of a tokenizer, and text to ids by it: special tokens are cut out, what is between them goes through the
- * splitter's patterns, each piece through the merges. Which file it was made from is no matter here. Judged by tests/model/test_tokenizer.c. */
+/* model/tokenizer.c: the vocabulary of a tokenizer, and text to ids by it: special tokens are cut out, what is between them goes through
+ * the splitter's patterns, each piece through the merges. Which file it was made from is no matter here. Judged by
+ * tests/model/test_tokenizer.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,7 +112,8 @@ mica_status mica_tokenizer_index(mica_tokenizer *tokenizer, mica_error *error) {
         char text = (char)byte;
         tokenizer->byte_ids[byte] = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, &text, 1);
         if (tokenizer->byte_ids[byte] == UINT32_MAX) {
-            return mica_fail(error, MICA_BAD_INPUT, "%s: expected a token for every byte, got none for 0x%02" PRIx32, tokenizer->name, byte);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: expected a token for every byte, got none for 0x%02" PRIx32, tokenizer->name,
+                             byte);
         }
     }
     return MICA_OK;
@@ -270,9 +272,9 @@ static bool is_all_space(const mica_tokenizer *tokenizer, uint32_t id) {
     return true;
 }
 
-/* tiktoken defines what bytes mean that are not UTF-8 (CoreBPE::_encode_bytes), and so do we: the text before them, `valid` bytes, is split as
- * ever; its last piece (where that begins with white space, with the tokens of white space before it) and everything from the first ill-formed
- * sequence on are one piece. */
+/* tiktoken defines what bytes mean that are not UTF-8 (CoreBPE::_encode_bytes), and so do we: the text before them, `valid` bytes, is
+ * split as ever; its last piece (where that begins with white space, with the tokens of white space before it) and everything from the
+ * first ill-formed sequence on are one piece. */
 static mica_status encode_bytes(const mica_tokenizer *tokenizer, const char *text, uint64_t length, uint64_t valid, mica_token_list *ids,
                                 mica_error *error) {
     segment_encoder encoder = {tokenizer, ids, ids->count};

@@ -1,6 +1,6 @@
-/* model/tokenizer.h: text to token ids and back, exactly as the model's own tokenizer does it (docs/tokenizer.md says of what that is true).
- * A tokenizer is immutable: any thread may use it at any time. Byte pairs are merged by rank; text is bytes and need not be UTF-8.
- * Judged by tests/model/test_tokenizer.c, tests/interop/tokenizer.py (tiktoken, tokenizers, llama.cpp) and the fuzz targets. */
+/* model/tokenizer.h: text to token ids and back, exactly as the model's own tokenizer does it (docs/tokenizer.md says of what that is
+ * true). A tokenizer is immutable: any thread may use it at any time. Byte pairs are merged by rank; text is bytes and need not be
+ * UTF-8. Judged by tests/model/test_tokenizer.c, tests/interop/tokenizer.py (tiktoken, tokenizers, llama.cpp) and the fuzz targets. */
 #ifndef MICA_MODEL_TOKENIZER_H
 #define MICA_MODEL_TOKENIZER_H
 
@@ -22,8 +22,8 @@ typedef struct mica_token_files {
 /* True where there is a tokenizer that mica_tokenizer_open_files would take up. */
 bool mica_token_files_exist(const mica_token_files *files);
 
-/* tiktoken.model or tokenizer.json, or the vocabulary of a GGUF file, with tokenizer_config.json, chat_template.jinja, config.json and generation_config.json where they are.
- * Where config.json is, its vocab_size is the number of ids. A GGUF says all of that itself. */
+/* tiktoken.model or tokenizer.json, or the vocabulary of a GGUF file, with tokenizer_config.json, chat_template.jinja, config.json and
+ * generation_config.json where they are. Where config.json is, its vocab_size is the number of ids. A GGUF says all of that itself. */
 mica_status mica_tokenizer_open_files(const mica_token_files *files, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_open_source(const mica_tensor_source *source, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 
@@ -55,8 +55,8 @@ const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer);
 
 /* ---- what a GGUF file says of a byte-level vocabulary, for those who write one */
 
-/* Adds all tokenizer.* keys: tokens, their types, merges, the name of the way to cut text, ids with a role, the chat template. BAD_INPUT: GGUF has no
- * name for the way it cuts text. Without memory `metadata` may have some of the keys. */
+/* Adds all tokenizer.* keys: tokens, their types, merges, the name of the way to cut text, ids with a role, the chat template.
+ * BAD_INPUT: GGUF has no name for the way it cuts text. Without memory `metadata` may have some of the keys. */
 mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) MICA_CHECKED;
 
 /* The parts of it. GGUF's name of the way it cuts text (tokenizer.ggml.pre); NULL: GGUF has none for it. */
@@ -67,7 +67,8 @@ void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica
 typedef struct mica_token_merge {
     uint32_t left, right, both;
 } mica_token_merge;
-mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_merge **merges, uint64_t *count, mica_error *error) MICA_CHECKED;
+mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_merge **merges, uint64_t *count,
+                                  mica_error *error) MICA_CHECKED;
 
 /* A growing list of ids. Appends after an out-of-memory do nothing and `failed` stays. */
 typedef struct mica_token_list {
@@ -78,8 +79,8 @@ typedef struct mica_token_list {
 void mica_token_list_release(mica_token_list *list);
 void mica_token_list_add(mica_token_list *list, uint32_t id);
 
-/* Appends the ids of `text`. With `special`, control tokens that stand in it as text are taken for themselves; without, they are text as any
- * other. User-defined tokens of a tokenizer.json are always taken, as its own tokenizer does. No bos is added. */
+/* Appends the ids of `text`. With `special`, control tokens that stand in it as text are taken for themselves; without, they are text as
+ * any other. User-defined tokens of a tokenizer.json are always taken, as its own tokenizer does. No bos is added. */
 mica_status mica_tokenizer_append(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool special, mica_token_list *ids,
                                   mica_error *error) MICA_CHECKED;
 

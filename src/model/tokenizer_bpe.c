@@ -1,6 +1,7 @@
-/* model/tokenizer_bpe.c: byte-pair merging of one piece: again and again the pair of lowest rank, of equal ones the leftmost, until no pair merges.
- * Short pieces: a scan over the pairs for each merge. Long ones: a heap of pairs over a linked list, O(n log n), so that a megabyte without a
- * place to cut takes no hours. Judged by tests/model/test_tokenizer.c: the two against each other and against a naive one. */
+/* model/tokenizer_bpe.c: byte-pair merging of one piece: again and again the pair of lowest rank, of equal ones the leftmost, until no
+ * pair merges. Short pieces: a scan over the pairs for each merge. Long ones: a heap of pairs over a linked list, O(n log n), so that a
+ * megabyte without a place to cut takes no hours. Judged by tests/model/test_tokenizer.c: the two against each other and against a naive
+ * one. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -238,8 +239,8 @@ mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left
                                : "a pair that no merge before has";
     if (both == MICA_TOKEN_NONE || first == MICA_TOKEN_NONE || second == MICA_TOKEN_NONE ||
         !mica_pair_table_insert(&tokenizer->merges, first, second, (uint64_t)rank << 32 | both, &slot)) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: merges: number %" PRIu32 ": expected %s, got \"%.*s %.*s\"", tokenizer->name, rank, expected,
-                         (int)(left_length < 60 ? left_length : 60), left, (int)(right_length < 60 ? right_length : 60), right);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: merges: number %" PRIu32 ": expected %s, got \"%.*s %.*s\"", tokenizer->name, rank,
+                         expected, (int)(left_length < 60 ? left_length : 60), left, (int)(right_length < 60 ? right_length : 60), right);
     }
     return MICA_OK;
 }

@@ -1,5 +1,6 @@
 /* model/tokenizer_build.h: what is inside a tokenizer, for the files that make one and those that run it; nobody else includes this.
- * Order of making: mica_tokenizer_new, tokens by mica_tokenizer_set, mica_tokenizer_index, merges, splitter and roles, mica_tokenizer_check. */
+ * Order of making: mica_tokenizer_new, tokens by mica_tokenizer_set, mica_tokenizer_index, merges, splitter and roles,
+ * mica_tokenizer_check. */
 #ifndef MICA_MODEL_TOKENIZER_BUILD_H
 #define MICA_MODEL_TOKENIZER_BUILD_H
 
@@ -59,11 +60,13 @@ uint32_t mica_tokenizer_special_at(const mica_tokenizer *tokenizer, const char *
 
 /* ---- tokenizer_bpe.c */
 
-/* Finds the merges of a vocabulary whose ids are ranks, where any two neighbours merge whose bytes together are a token. For each token at most
- * one pair ever does: what merging its own bytes leaves, where that is two parts. (Before a token comes to be inside a text, whatever merged within
- * it did so in the order of its own bytes alone, since nothing crossed its ends.) So the shortest first, each by the merges of shorter ones. */
+/* Finds the merges of a vocabulary whose ids are ranks, where any two neighbours merge whose bytes together are a token. For each token
+ * at most one pair ever does: what merging its own bytes leaves, where that is two parts. (Before a token comes to be inside a text,
+ * whatever merged within it did so in the order of its own bytes alone, since nothing crossed its ends.) So the shortest first, each by
+ * the merges of shorter ones. */
 mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t rank_count, mica_error *error) MICA_CHECKED;
-/* One merge of a list, its two parts written in characters of byte_level.h; `merges` has room. `scratch` is the caller's, for many calls. */
+/* One merge of a list, its two parts written in characters of byte_level.h; `merges` has room. `scratch` is the caller's, for many
+ * calls. */
 mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left, uint64_t left_length, const char *right,
                                      uint64_t right_length, uint32_t rank, mica_text *scratch, mica_error *error) MICA_CHECKED;
 /* Appends the ids of one piece. */
@@ -75,8 +78,8 @@ bool mica_token_list_reserve(mica_token_list *list, uint64_t more);
 
 typedef mica_status (*mica_piece_function)(void *context, const char *piece, uint64_t length, mica_error *error);
 
-/* Appends a stage. `pattern` is of the dialect that tiktoken and tokenizers share; what it says otherwise than PCRE2, or what is not known to mean
- * the same, is translated or refused. */
+/* Appends a stage. `pattern` is of the dialect that tiktoken and tokenizers share; what it says otherwise than PCRE2, or what is not
+ * known to mean the same, is translated or refused. */
 mica_status mica_splitter_add(mica_splitter *splitter, const char *name, const char *pattern, mica_error *error) MICA_CHECKED;
 /* Calls `piece` for each piece of `text`, which is valid UTF-8, in order; together they are the text. */
 mica_status mica_splitter_split(const mica_splitter *splitter, const char *text, uint64_t length, mica_piece_function piece, void *context,

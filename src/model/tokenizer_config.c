@@ -1,6 +1,6 @@
-/* model/tokenizer_config.c: what stands beside a vocabulary: tokenizer_config.json (added tokens, roles, template), chat_template.jinja, and what
- * config.json and generation_config.json say of ids. All of them may be absent. Refuses values of the wrong kind, and roles that are no token.
- * Judged by tests/model/test_tokenizer.c. */
+/* model/tokenizer_config.c: what stands beside a vocabulary: tokenizer_config.json (added tokens, roles, template), chat_template.jinja,
+ * and what config.json and generation_config.json say of ids. All of them may be absent. Refuses values of the wrong kind, and roles
+ * that are no token. Judged by tests/model/test_tokenizer.c. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
-/* model/tokenizer_gguf.c: the vocabulary that a GGUF file has in it: tokenizer.ggml.* keys, where the model is "gpt2" (byte-level BPE) and the way to
- * cut text is one that is known here. And the same facts of a tokenizer of ours, for those who write a GGUF.
- * Refuses other models and unknown names of patterns. Judged by tests/model/test_tokenizer_gguf.c and tests/interop/tokenizer.py (llama.cpp). */
+/* model/tokenizer_gguf.c: the vocabulary that a GGUF file has in it: tokenizer.ggml.* keys, where the model is "gpt2" (byte-level BPE)
+ * and the way to cut text is one that is known here. And the same facts of a tokenizer of ours, for those who write a GGUF. Refuses
+ * other models and unknown names of patterns. Judged by tests/model/test_tokenizer_gguf.c and tests/interop/tokenizer.py (llama.cpp). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +24,8 @@ static bool text_is(mica_gguf_string text, const char *expected) {
 static mica_status read_type(const mica_gguf *gguf, const mica_gguf_entry *types, uint32_t id, mica_token_type *type, mica_error *error) {
     int64_t value = types ? mica_gguf_integer_at(types, id) : MICA_TOKEN_NORMAL;
     if (value < MICA_TOKEN_NORMAL || value > MICA_TOKEN_BYTE) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": id %" PRIu32 ": expected 1 to 6, got %" PRId64, gguf->name, id,
-                         value);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": id %" PRIu32 ": expected 1 to 6, got %" PRId64, gguf->name,
+                         id, value);
     }
     *type = (mica_token_type)value;
     return MICA_OK;
@@ -53,8 +53,9 @@ static mica_status read_tokens(const mica_gguf *gguf, const mica_gguf_entry *tok
     if (mica_gguf_find(gguf, KEY("token_type")))
         status = mica_gguf_array(gguf, KEY("token_type"), MICA_GGUF_INT32, &types, error);
     if (status == MICA_OK && types && types->count != tokens->count) {
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": expected one for each of %" PRIu64 " tokens, got %" PRIu64,
-                           gguf->name, tokens->count, types->count);
+        status = mica_fail(error, MICA_BAD_INPUT,
+                           "%s: key " KEY("token_type") ": expected one for each of %" PRIu64 " tokens, got %" PRIu64, gguf->name,
+                           tokens->count, types->count);
     }
     for (uint32_t id = 0; status == MICA_OK && mica_gguf_next_string(tokens, &at, &text); id++) {
         mica_token_type type = MICA_TOKEN_NORMAL;
@@ -90,8 +91,8 @@ static mica_status read_merges(const mica_gguf *gguf, mica_tokenizer *tokenizer,
 static mica_status read_role(const mica_gguf *gguf, const char *key, const mica_tokenizer *tokenizer, uint32_t *id, mica_error *error) {
     mica_status status = mica_gguf_u32_if_present(gguf, key, id, error);
     if (status == MICA_OK && *id != MICA_TOKEN_NONE && *id >= tokenizer->count) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected an id below %" PRIu32 ", got %" PRIu32, gguf->name, key, tokenizer->count,
-                         *id);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected an id below %" PRIu32 ", got %" PRIu32, gguf->name, key,
+                         tokenizer->count, *id);
     }
     return status;
 }
@@ -146,7 +147,8 @@ static mica_status find_row(const mica_gguf *gguf, const mica_split_row **row, m
     name[length] = 0;
     *row = mica_split_row_find(name);
     return *row ? MICA_OK
-                : mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("pre") ": expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got %s",
+                : mica_fail(error, MICA_BAD_INPUT,
+                            "%s: key " KEY("pre") ": expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got %s",
                             gguf->name, name);
 }
 
@@ -274,7 +276,8 @@ static mica_status add_merges(const mica_tokenizer *tokenizer, mica_gguf_metadat
 mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
     const mica_token_roles *roles = &tokenizer->roles;
     if (!tokenizer->pre_type) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another",
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "%s: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another",
                          tokenizer->name);
     }
     mica_gguf_add_string(metadata, KEY("model"), "gpt2");

@@ -1,5 +1,5 @@
-/* model/tokenizer_json.c: tokenizer.json of Hugging Face's tokenizers, where it is a byte-level BPE, as those of Llama 3, Qwen and DeepSeek are. The
- * vocabulary and the merges, which are large, are read by the cursor, straight from the text; the rest as trees.
+/* model/tokenizer_json.c: tokenizer.json of Hugging Face's tokenizers, where it is a byte-level BPE, as those of Llama 3, Qwen and
+ * DeepSeek are. The vocabulary and the merges, which are large, are read by the cursor, straight from the text; the rest as trees.
  * Refuses, in a sentence, whatever would make the ids others than those of this plain kind. Judged by tests/model/test_tokenizer_json.c,
  * tests/interop/tokenizer.py and tests/fuzz/fuzz_tokenizer_json.c. */
 #include <inttypes.h>
@@ -19,11 +19,13 @@ typedef struct json_slice { /* of the file's text; length 0: absent */
 typedef enum file_part { ADDED, NORMALIZER, PRE_TOKENIZER, POST_PROCESSOR, DECODER, MODEL, FILE_PART_COUNT } file_part;
 static const char *const file_part_names[] = {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"};
 
+/* clang-format off */
 typedef enum model_part {
     TYPE, DROPOUT, UNKNOWN, PREFIX, SUFFIX, FUSE_UNKNOWN, BYTE_FALLBACK, IGNORE_MERGES, VOCAB, MERGES, MODEL_PART_COUNT
 } model_part;
-static const char *const model_part_names[] = {"type",     "dropout",       "unk_token",     "continuing_subword_prefix", "end_of_word_suffix",
-                                               "fuse_unk", "byte_fallback", "ignore_merges", "vocab",                     "merges"};
+static const char *const model_part_names[] = {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+                                               "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"};
+/* clang-format on */
 
 typedef struct vocab_entry { /* the token as it is written, in `texts` */
     uint32_t start, length, id;
@@ -58,7 +60,8 @@ static mica_status refuse(const json_reader *reader, const char *part, const jso
 
 /* Where the members of an object of these names are. */
 static mica_status outline(const json_reader *reader, json_slice whole, const char *const *names, size_t count, json_slice *slices) {
-    mica_json_cursor cursor = {.bytes = reader->text, .length = whole.start + whole.length, .position = whole.start, .error = reader->error};
+    mica_json_cursor cursor = {
+        .bytes = reader->text, .length = whole.start + whole.length, .position = whole.start, .error = reader->error};
     mica_text key = MICA_TEXT_INIT;
     uint64_t members = 0;
     bool twice = false;
@@ -87,7 +90,8 @@ static mica_status outline(const json_reader *reader, json_slice whole, const ch
 }
 
 /* Members as one small tree: {"name": slice, ...}. */
-static mica_status parse_slices(const json_reader *reader, const char *const *names, const json_slice *slices, size_t count, json_t **tree) {
+static mica_status parse_slices(const json_reader *reader, const char *const *names, const json_slice *slices, size_t count,
+                                json_t **tree) {
     mica_text text = MICA_TEXT_INIT;
     const char *separator = "{";
     for (size_t i = 0; i < count; i++) {
@@ -98,8 +102,8 @@ static mica_status parse_slices(const json_reader *reader, const char *const *na
         }
     }
     mica_text_puts(&text, *separator == '{' ? "{}" : "}");
-    mica_status status =
-        mica_text_failed(&text) ? out_of_memory(reader) : mica_json_parse(reader->name, text.bytes, text.length, tree, reader->error);
+    mica_status status = mica_text_failed(&text) ? out_of_memory(reader)
+                                                 : mica_json_parse(reader->name, text.bytes, text.length, tree, reader->error);
     mica_text_release(&text);
     return status;
 }
@@ -171,7 +175,8 @@ static bool grow_entries(json_reader *reader) {
 /* model.vocab: {"token": id, ...}. */
 static mica_status read_vocab(json_reader *reader) {
     json_slice slice = reader->model[VOCAB];
-    mica_json_cursor cursor = {.bytes = reader->text, .length = slice.start + slice.length, .position = slice.start, .error = reader->error};
+    mica_json_cursor cursor = {
+        .bytes = reader->text, .length = slice.start + slice.length, .position = slice.start, .error = reader->error};
     uint64_t members = 0;
     if (slice.length == 0)
         return mica_fail(reader->error, MICA_BAD_INPUT, "%s: model.vocab: expected an object of tokens, got absent", reader->name);
@@ -186,8 +191,8 @@ static mica_status read_vocab(json_reader *reader) {
         uint32_t id = cursor.status == MICA_OK ? parse_id(reader->text + number, cursor.position - number) : 0;
         if (id == UINT32_MAX) {
             return mica_fail(reader->error, MICA_BAD_INPUT, "%s: model.vocab: \"%.60s\": expected an id below %u, got %.*s", reader->name,
-                             reader->texts.bytes + start, MICA_TOKENS_MAX, (int)(cursor.position - number < 40 ? cursor.position - number : 40),
-                             reader->text + number);
+                             reader->texts.bytes + start, MICA_TOKENS_MAX,
+                             (int)(cursor.position - number < 40 ? cursor.position - number : 40), reader->text + number);
         }
         if (mica_text_failed(&reader->texts) || !grow_entries(reader) || reader->texts.length > UINT32_MAX)
             return out_of_memory(reader);
@@ -236,7 +241,8 @@ static uint64_t count_merges(const json_reader *reader, json_slice slice) {
 
 static mica_status read_merges(json_reader *reader) {
     json_slice slice = reader->model[MERGES];
-    mica_json_cursor cursor = {.bytes = reader->text, .length = slice.start + slice.length, .position = slice.start, .error = reader->error};
+    mica_json_cursor cursor = {
+        .bytes = reader->text, .length = slice.start + slice.length, .position = slice.start, .error = reader->error};
     mica_text pair = MICA_TEXT_INIT, scratch = MICA_TEXT_INIT;
     uint64_t members = 0, left = 0, count = count_merges(reader, slice);
     mica_status status = MICA_OK;
@@ -252,11 +258,11 @@ static mica_status read_merges(json_reader *reader) {
         if (mica_text_failed(&pair))
             status = out_of_memory(reader);
         else if (cursor.status == MICA_OK && !read)
-            status = mica_fail(reader->error, MICA_BAD_INPUT, "%s: merges: number %" PRIu32 ": expected two tokens, got \"%.60s\"", reader->name,
-                               rank, pair.bytes ? pair.bytes : "");
+            status = mica_fail(reader->error, MICA_BAD_INPUT, "%s: merges: number %" PRIu32 ": expected two tokens, got \"%.60s\"",
+                               reader->name, rank, pair.bytes ? pair.bytes : "");
         else if (cursor.status == MICA_OK)
-            status = mica_tokenizer_add_merge(reader->tokenizer, pair.bytes, left, pair.bytes + left + 1, pair.length - left - 1, rank, &scratch,
-                                              reader->error);
+            status = mica_tokenizer_add_merge(reader->tokenizer, pair.bytes, left, pair.bytes + left + 1, pair.length - left - 1, rank,
+                                              &scratch, reader->error);
     }
     if (status == MICA_OK && cursor.status != MICA_OK)
         status = mica_fail_context(reader->error, cursor.status, "%s: model.merges", reader->name);
@@ -406,8 +412,8 @@ static mica_status set_added(const json_reader *reader) {
         const json_t *content = json_object_get(token, "content");
         mica_token_type type = is_true(token, "special") ? MICA_TOKEN_CONTROL : MICA_TOKEN_USER_DEFINED;
         if (status == MICA_OK)
-            status = mica_tokenizer_set(reader->tokenizer, (uint32_t)json_integer_value(json_object_get(token, "id")), json_string_value(content),
-                                        json_string_length(content), type, reader->error);
+            status = mica_tokenizer_set(reader->tokenizer, (uint32_t)json_integer_value(json_object_get(token, "id")),
+                                        json_string_value(content), json_string_length(content), type, reader->error);
     }
     return status;
 }

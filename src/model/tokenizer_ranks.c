@@ -1,5 +1,5 @@
-/* model/tokenizer_ranks.c: Kimi's tokenizer: tiktoken.model (ids are ranks), the special tokens of tokenizer_config.json, and the ids between
- * them, which are reserved. Refuses: special tokens among the ranks, a vocabulary that does not end where config.json says.
+/* model/tokenizer_ranks.c: Kimi's tokenizer: tiktoken.model (ids are ranks), the special tokens of tokenizer_config.json, and the ids
+ * between them, which are reserved. Refuses: special tokens among the ranks, a vocabulary that does not end where config.json says.
  * Judged by tests/model/test_tokenizer.c. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,8 +16,8 @@ static mica_status count_ids(const char *name, const mica_ranks *ranks, const mi
                              mica_error *error) {
     uint64_t wanted = settings->vocab_size ? settings->vocab_size : (uint64_t)ranks->count + RESERVED_IDS;
     if (wanted < ranks->count || wanted > MICA_TOKENS_MAX) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected at most %" PRIu64 " tokens, the vocab_size of config.json, got %" PRIu32, name,
-                         wanted, ranks->count);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected at most %" PRIu64 " tokens, the vocab_size of config.json, got %" PRIu32,
+                         name, wanted, ranks->count);
     }
     *count = (uint32_t)wanted;
     return MICA_OK;
@@ -38,8 +38,9 @@ static mica_status set_special(mica_tokenizer *tokenizer, uint32_t rank_count, c
     for (uint32_t i = 0; i < settings->added_count && status == MICA_OK; i++) {
         const mica_added_token *added = &settings->added[i];
         if (added->id < rank_count || added->id >= tokenizer->count) {
-            return mica_fail(error, MICA_BAD_INPUT, "%s: added_tokens_decoder: expected ids from %" PRIu32 " to %" PRIu32
-                             ", behind the ranks, got %" PRIu32, settings->name, rank_count, tokenizer->count - 1, added->id);
+            return mica_fail(error, MICA_BAD_INPUT,
+                             "%s: added_tokens_decoder: expected ids from %" PRIu32 " to %" PRIu32 ", behind the ranks, got %" PRIu32,
+                             settings->name, rank_count, tokenizer->count - 1, added->id);
         }
         status = mica_tokenizer_set(tokenizer, added->id, added->text, strlen(added->text), MICA_TOKEN_CONTROL, error);
     }

@@ -1,7 +1,8 @@
-/* model/tokenizer_split.c: cutting text into the pieces within which bytes are merged, by the patterns of the model's own tokenizer, with PCRE2.
- * Those patterns are of other dialects (fancy-regex in tiktoken, Oniguruma in tokenizers). Where PCRE2 says the same thing otherwise they are
- * translated: \s is White_Space (PCRE2's takes U+180E), \p{Han} the script (PCRE2's also takes what several scripts share), classes have no &&.
- * What is not known to mean the same is refused. Judged by tests/model/test_tokenizer.c and tests/interop/tokenizer.py. */
+/* model/tokenizer_split.c: cutting text into the pieces within which bytes are merged, by the patterns of the model's own tokenizer,
+ * with PCRE2. Those patterns are of other dialects (fancy-regex in tiktoken, Oniguruma in tokenizers). Where PCRE2 says the same thing
+ * otherwise they are translated: \s is White_Space (PCRE2's takes U+180E), \p{Han} the script (PCRE2's also takes what several scripts
+ * share), classes have no &&. What is not known to mean the same is refused. Judged by tests/model/test_tokenizer.c and
+ * tests/interop/tokenizer.py. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <inttypes.h>
 #include <pcre2.h>
@@ -19,13 +20,16 @@
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+/* clang-format off */
 #define LLAMA3 CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
 #define QWEN2 CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
 
 /* The letters with case below U+1E944, as DeepSeek's first tokenizers list them. */
-#define DEEPSEEK_LETTERS                                                                                                                      \
-    "µÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"                            \
-    "ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+#define DEEPSEEK_LETTERS \
+    "µÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ" \
+    "-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹ" \
+    "ℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-" \
+    "𞥃"
 
 static const mica_split_row split_rows[] = {
     {"kimi-k2",
@@ -50,6 +54,8 @@ static const mica_split_row split_rows[] = {
     {"stablelm2", {QWEN2}, false, false, false},
     {"gpt-2", {MICA_PATTERN_GPT2}, false, false, false},
 };
+
+/* clang-format on */
 
 const mica_split_row *mica_split_row_find(const char *pre_type) {
     for (size_t i = 0; i < sizeof split_rows / sizeof split_rows[0]; i++) {
@@ -82,8 +88,9 @@ mica_status mica_splitter_make(mica_splitter *splitter, const mica_split_row *ro
 
 /* ---- from their dialect to PCRE2's */
 
-/* What an escape becomes, outside a class and inside one; NULL: refused. Anything else behind a backslash that is not a letter or a digit is
- * that character itself. */
+/* What an escape becomes, outside a class and inside one; NULL: refused. Anything else behind a backslash that is not a letter or a
+ * digit is that character itself. */
+/* clang-format off */
 static const struct {
     const char *escape, *outside, *inside;
 } escape_rows[] = {
@@ -110,9 +117,12 @@ static const struct {
     {"\\t", "\\x{09}", "\\x{09}"},
 };
 
+/* clang-format on */
+
 static mica_status refuse_pattern(const char *name, const char *pattern, size_t at, const char *why, mica_error *error) {
-    return mica_fail(error, MICA_BAD_INPUT, "%s: expected a pattern that is known to mean the same to PCRE2, got %s at byte %zu of '%.200s'",
-                     name, why, at, pattern);
+    return mica_fail(error, MICA_BAD_INPUT,
+                     "%s: expected a pattern that is known to mean the same to PCRE2, got %s at byte %zu of '%.200s'", name, why, at,
+                     pattern);
 }
 
 static bool is_word_byte(char byte) {
@@ -140,7 +150,8 @@ static size_t translate_escape(const char *at, bool in_class, mica_text *text) {
 
 /* Constructs that are the same in the three: literals, | ( ) (?: (?i: (?! (?= . classes with ranges, the quantifiers ? * + {n,m}. */
 static bool is_same_group(const char *at) {
-    return at[1] != '?' || strncmp(at, "(?:", 3) == 0 || strncmp(at, "(?i:", 4) == 0 || strncmp(at, "(?!", 3) == 0 || strncmp(at, "(?=", 3) == 0;
+    return at[1] != '?' || strncmp(at, "(?:", 3) == 0 || strncmp(at, "(?i:", 4) == 0 || strncmp(at, "(?!", 3) == 0 ||
+           strncmp(at, "(?=", 3) == 0;
 }
 
 static mica_status translate(const char *name, const char *pattern, mica_text *text, mica_error *error) {

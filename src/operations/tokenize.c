@@ -1,4 +1,5 @@
-/* operations/tokenize.c: opening the tokenizer of whatever a path is, and what `mica tokenize` prints. Judged by tests/operations/test_tokenize.c. */
+/* operations/tokenize.c: opening the tokenizer of whatever a path is, and what `mica tokenize` prints. Judged by
+ * tests/operations/test_tokenize.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

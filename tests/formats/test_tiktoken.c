@@ -28,8 +28,8 @@ static void base64_of_every_byte(void **state) {
         uint8_t expected[3] = {(uint8_t)byte, 0, (uint8_t)byte};
         for (size_t length = 1; length <= 3; length++) {
             uint32_t bits = (uint32_t)expected[0] << 16 | (length == 3 ? expected[2] : 0u);
-            snprintf(text, sizeof text, "%c%c%c%c 0", digits[bits >> 18], digits[bits >> 12 & 63], length > 1 ? digits[bits >> 6 & 63] : '=',
-                     length > 2 ? digits[bits & 63] : '=');
+            snprintf(text, sizeof text, "%c%c%c%c 0", digits[bits >> 18], digits[bits >> 12 & 63],
+                     length > 1 ? digits[bits >> 6 & 63] : '=', length > 2 ? digits[bits & 63] : '=');
             mica_ranks ranks;
             mica_error error;
             assert_int_equal(mica_ranks_parse("x", text, strlen(text), &ranks, &error), MICA_OK);

@@ -1,6 +1,7 @@
-/* tests/interop/render_chats.c: render_chats CHECKPOINT: conversations from the standard input to ids on the standard output. In: the number of messages
- * (4 bytes, little-endian); of each its role (a byte, of mica_chat_role), its length (4 bytes) and its text. Out: the name of the format and a
- * newline first, then for each conversation the count and the ids (4 bytes each). Exit status 3, and the sentence, where there is no format. */
+/* tests/interop/render_chats.c: render_chats CHECKPOINT: conversations from the standard input to ids on the standard output. In: the
+ * number of messages (4 bytes, little-endian); of each its role (a byte, of mica_chat_role), its length (4 bytes) and its text. Out: the
+ * name of the format and a newline first, then for each conversation the count and the ids (4 bytes each). Exit status 3, and the
+ * sentence, where there is no format. */
 #include <mica/tokenizer.h>
 #include <stdio.h>
 #include <stdlib.h>

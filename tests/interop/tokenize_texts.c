@@ -1,6 +1,7 @@
-/* tests/interop/tokenize_texts.c: tokenize_texts CHECKPOINT: texts from the standard input to ids on the standard output, for the scripts here, which
- * have ten thousands of them. In: a byte (1: with special tokens; 2 more: the text may come back otherwise, composed), the length (8 bytes, little-endian),
- * the text. Out: the count, the ids (4 bytes each). Every text is decoded again, and compared. */
+/* tests/interop/tokenize_texts.c: tokenize_texts CHECKPOINT: texts from the standard input to ids on the standard output, for the
+ * scripts here, which have ten thousands of them. In: a byte (1: with special tokens; 2 more: the text may come back otherwise,
+ * composed), the length (8 bytes, little-endian), the text. Out: the count, the ids (4 bytes each). Every text is decoded again, and
+ * compared. */
 #include <mica/tokenizer.h>
 #include <stdio.h>
 #include <stdlib.h>

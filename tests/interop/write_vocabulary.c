@@ -1,5 +1,5 @@
-/* tests/interop/write_vocabulary.c: write_vocabulary CHECKPOINT FILE.gguf: a GGUF that has a checkpoint's tokenizer and nothing else but one number, for
- * llama.cpp to tokenise with. */
+/* tests/interop/write_vocabulary.c: write_vocabulary CHECKPOINT FILE.gguf: a GGUF that has a checkpoint's tokenizer and nothing else but
+ * one number, for llama.cpp to tokenise with. */
 #include <mica/tokenizer.h>
 #include <stdio.h>
 
@@ -20,7 +20,8 @@ int main(int count, char **arguments) {
     }
     *tensor = (mica_gguf_tensor){.name = "nothing", .dtype = MICA_F32, .rank = 1, .shape = {1}};
     mica_gguf_add_string(&metadata, "general.architecture", "llama");
-    if (mica_tokenizer_open(arguments[1], &tokenizer, &error) != MICA_OK || mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error) != MICA_OK ||
+    if (mica_tokenizer_open(arguments[1], &tokenizer, &error) != MICA_OK ||
+        mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error) != MICA_OK ||
         mica_gguf_layout_make(tensor, 1, &metadata, 0, &layout, &error) != MICA_OK ||
         mica_gguf_writer_open(arguments[2], &layout, true, &writer, &error) != MICA_OK ||
         mica_gguf_writer_put(writer, &layout.tensors[0], 0, &zero, sizeof zero, &error) != MICA_OK ||

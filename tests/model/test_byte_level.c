@@ -34,7 +34,8 @@ static void known_characters(void **state) {
     (void)state;
     mica_text text = MICA_TEXT_INIT;
     mica_byte_level_write(&text, " a\n\t\0\x7f\xa0\xad\xae\xff", 10);
-    assert_string_equal(text.bytes, "\xc4\xa0" "a\xc4\x8a\xc4\x89\xc4\x80\xc4\xa1\xc5\x82\xc5\x83\xc2\xae\xc3\xbf");
+    assert_string_equal(text.bytes, "\xc4\xa0"
+                                    "a\xc4\x8a\xc4\x89\xc4\x80\xc4\xa1\xc5\x82\xc5\x83\xc2\xae\xc3\xbf");
     mica_text_release(&text);
 }
 
@@ -55,8 +56,14 @@ static void composing(void **state) {
     static const struct {
         const char *text, *expected; /* NULL: it is so already, and that is seen without a look at tables */
     } rows[] = {
-        {"", NULL}, {"plain \xc3\xa9", NULL}, {"e\xcc\x81", "\xc3\xa9"}, {"\xe2\x84\xab", "\xc3\x85"}, {"a\xcc\xa3\xcc\x82", "\xe1\xba\xad"},
-        {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"}, {"\xe6\xbc\xa2", "\xe6\xbc\xa2"}, {"\xcc\x81", "\xcc\x81"},
+        {"", NULL},
+        {"plain \xc3\xa9", NULL},
+        {"e\xcc\x81", "\xc3\xa9"},
+        {"\xe2\x84\xab", "\xc3\x85"},
+        {"a\xcc\xa3\xcc\x82", "\xe1\xba\xad"},
+        {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"},
+        {"\xe6\xbc\xa2", "\xe6\xbc\xa2"},
+        {"\xcc\x81", "\xcc\x81"},
         {"\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc"}, /* excluded from composition */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

@@ -1,5 +1,5 @@
-/* test_tokenizer.c: tiny-k2's tokenizer against the ids its goldens have, merging against a naive one, special tokens, bytes that are no UTF-8, patterns,
- * and how what stands beside a vocabulary is refused. tests/interop/tokenizer.py has tiktoken itself. */
+/* test_tokenizer.c: tiny-k2's tokenizer against the ids its goldens have, merging against a naive one, special tokens, bytes that are no
+ * UTF-8, patterns, and how what stands beside a vocabulary is refused. tests/interop/tokenizer.py has tiktoken itself. */
 #include "model/tokenizer.h"
 
 #include "base/json.h"
@@ -145,7 +145,11 @@ static void bytes_that_are_no_text(void **state) {
     mica_tokenizer *tokenizer = open_directory(TINY_K2);
     static const struct {
         const char *text, *before; /* what is split as ever */
-    } rows[] = {{"The capital\xff of", "The"}, {"a \n \xe2\x82", "a"}, {"\xff the", ""}, {"The  \n\t\xc0x y z", "The"}, {"1234\xed\xa0\x80", "123"}};
+    } rows[] = {{"The capital\xff of", "The"},
+                {"a \n \xe2\x82", "a"},
+                {"\xff the", ""},
+                {"The  \n\t\xc0x y z", "The"},
+                {"1234\xed\xa0\x80", "123"}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         mica_token_list ids = encode(tokenizer, rows[i].text, strlen(rows[i].text), false);
         mica_token_list expected = encode(tokenizer, rows[i].before, strlen(rows[i].before), false);
@@ -169,7 +173,8 @@ static void a_stream_gives_whole_characters(void **state) {
     uint64_t length;
     mica_text all = MICA_TEXT_INIT;
     for (size_t i = 0; i < sizeof text - 1; i++) {
-        assert_int_equal(mica_token_stream_push(&stream, tokenizer, tokenizer->byte_ids[(uint8_t)text[i]], &bytes, &length, &error), MICA_OK);
+        assert_int_equal(mica_token_stream_push(&stream, tokenizer, tokenizer->byte_ids[(uint8_t)text[i]], &bytes, &length, &error),
+                         MICA_OK);
         assert_int_equal(length, ready[i]);
         mica_text_append(&all, bytes, length);
     }
@@ -371,14 +376,17 @@ static void kimi_pieces(void **state) {
         {"don't DON'T I'LLx", "|don't| DON'T| I'LL|x"},
         {"12345 6", "|123|45| |6"},
         {"漢字かな漢", "|漢字|かな|漢"},
-        {"、。a", "|、。|a"},                            /* common to several scripts: not Han */
+        {"、。a", "|、。|a"}, /* common to several scripts: not Han */
         {"a  b   \n c  ", "|a| | b|   \n| c|  "},
-        {"x\xe1\xa0\x8ey", "|x|\xe1\xa0\x8ey"},          /* U+180E is no white space */
-        {"a\xc2\x85 b", "|a|\xc2\x85| b"},               /* U+0085 is */
+        {"x\xe1\xa0\x8ey", "|x|\xe1\xa0\x8ey"}, /* U+180E is no white space */
+        {"a\xc2\x85 b", "|a|\xc2\x85| b"},      /* U+0085 is */
         {"wow!!!\r\n\r\nx", "|wow|!!!\r\n\r\n|x"},
         {"e\xcc\x81t", "|e\xcc\x81t"},
-        {"\xc7\x85" "a", "|\xc7\x85" "a"},               /* titlecase */
-        {"x'\xc5\xbfy", "|x'\xc5\xbf|y"},                /* the long s folds to s */
+        {"\xc7\x85"
+         "a",
+         "|\xc7\x85"
+         "a"},                            /* titlecase */
+        {"x'\xc5\xbfy", "|x'\xc5\xbf|y"}, /* the long s folds to s */
         {"<|im_end|>", "|<||im|_end||>"},
     };
     mica_splitter splitter = {0};
@@ -404,10 +412,18 @@ static void patterns_of_unsure_meaning_are_refused(void **state) {
     static const struct {
         const char *pattern, *why;
     } rows[] = {
-        {"\\w+", "an escape at byte 0"},      {"a\\b", "an escape at byte 1"},         {"[\\S]", "an escape at byte 1"},
-        {"\\p{Greek}", "an escape at byte 0"}, {"\\", "an escape at byte 0"},           {"[a&&b]", "a class in a class at byte 2"},
-        {"[a[b]]", "a class in a class at byte 2"}, {"(?<x>a)", "a group at byte 0"},   {"a.b", "'.' at byte 1"},
-        {"^a", "'^' at byte 0"},              {"a++", "two quantifiers at byte 1"},    {"\\p{L", "an escape at byte 0"},
+        {"\\w+", "an escape at byte 0"},
+        {"a\\b", "an escape at byte 1"},
+        {"[\\S]", "an escape at byte 1"},
+        {"\\p{Greek}", "an escape at byte 0"},
+        {"\\", "an escape at byte 0"},
+        {"[a&&b]", "a class in a class at byte 2"},
+        {"[a[b]]", "a class in a class at byte 2"},
+        {"(?<x>a)", "a group at byte 0"},
+        {"a.b", "'.' at byte 1"},
+        {"^a", "'^' at byte 0"},
+        {"a++", "two quantifiers at byte 1"},
+        {"\\p{L", "an escape at byte 0"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         mica_splitter splitter = {0};
@@ -448,11 +464,12 @@ static void write_files(const char *tokenizer_config, const char *config, const 
 
 static void settings_are_taken_over(void **state) {
     (void)state;
-    write_files("{\"added_tokens_decoder\": {\"257\": {\"content\": \"[B]\", \"special\": true}, \"259\": {\"content\": \"<t>\", \"special\": false}},"
-                "\"bos_token\": {\"content\": \"[B]\"}, \"eos_token\": \"ab\", \"pad_token\": null, \"unk_token\": \"\", \"add_bos_token\": true,"
-                "\"model_max_length\": 1000000000000000019884624838656, \"chat_template\": [{\"name\": \"tool_use\", \"template\": \"x\"},"
-                "{\"name\": \"default\", \"template\": \"y\"}]}",
-                "{\"text_config\": {\"vocab_size\": 600, \"bos_token_id\": 5, \"eos_token_id\": [258, 260]}}", "{\"eos_token_id\": 259}", NULL);
+    write_files(
+        "{\"added_tokens_decoder\": {\"257\": {\"content\": \"[B]\", \"special\": true}, \"259\": {\"content\": \"<t>\", \"special\": false}},"
+        "\"bos_token\": {\"content\": \"[B]\"}, \"eos_token\": \"ab\", \"pad_token\": null, \"unk_token\": \"\", \"add_bos_token\": true,"
+        "\"model_max_length\": 1000000000000000019884624838656, \"chat_template\": [{\"name\": \"tool_use\", \"template\": \"x\"},"
+        "{\"name\": \"default\", \"template\": \"y\"}]}",
+        "{\"text_config\": {\"vocab_size\": 600, \"bos_token_id\": 5, \"eos_token_id\": [258, 260]}}", "{\"eos_token_id\": 259}", NULL);
     mica_tokenizer *tokenizer = open_directory(scratch_directory);
     const mica_token_roles *roles = mica_tokenizer_roles(tokenizer);
     assert_int_equal(mica_tokenizer_count(tokenizer), 600);
@@ -479,8 +496,9 @@ static void settings_are_taken_over(void **state) {
 /* The longest special token counts, and one behind the other. */
 static void special_tokens_that_begin_alike(void **state) {
     (void)state;
-    write_files("{\"added_tokens_decoder\": {\"257\": {\"content\": \"<a\"}, \"258\": {\"content\": \"<ab>\"}, \"259\": {\"content\": \"<ab>c\"}}}", NULL,
-                NULL, NULL);
+    write_files(
+        "{\"added_tokens_decoder\": {\"257\": {\"content\": \"<a\"}, \"258\": {\"content\": \"<ab>\"}, \"259\": {\"content\": \"<ab>c\"}}}",
+        NULL, NULL, NULL);
     mica_tokenizer *tokenizer = open_directory(scratch_directory);
     expect_ids(tokenizer, "<<ab<ab><ab>c<ab>cc", true, (const uint32_t[]){'<', 257, 'b', 258, 259, 259, 'c'}, 7);
     mica_tokenizer_close(tokenizer);
@@ -514,10 +532,12 @@ static void settings_that_are_refused(void **state) {
         {NULL, "{\"vocab_size\": 300.5}", NULL, "config.json: vocab_size: expected a number from 1 to 16777215, got 300.5"},
         {NULL, "{\"vocab_size\": 300, \"eos_token_id\": 300}", NULL,
          "tiktoken.model: expected ids below the vocabulary's size, 300, got 300 in config.json"},
-        {NULL, "{\"eos_token_id\": \"x\"}", NULL, "config.json: eos_token_id: expected the id of a token, or a list of at most 16, got \"x\""},
+        {NULL, "{\"eos_token_id\": \"x\"}", NULL,
+         "config.json: eos_token_id: expected the id of a token, or a list of at most 16, got \"x\""},
         {NULL, "{}", "{\"eos_token_id\": [1, -2]}",
          "generation_config.json: eos_token_id: expected the id of a token, or a list of at most 16, got [1.0, -2.0]"},
-        {NULL, "{}", "{\"eos_token_id\": 513}", "tiktoken.model: expected ids below the vocabulary's size, 513, got 513 in generation_config.json"},
+        {NULL, "{}", "{\"eos_token_id\": 513}",
+         "tiktoken.model: expected ids below the vocabulary's size, 513, got 513 in generation_config.json"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const mica_token_files files = {NULL, scratch_directory};
@@ -547,8 +567,8 @@ static void vocabularies_that_are_refused(void **state) {
 
 static void memory_runs_out_anywhere(void **state) {
     (void)state;
-    write_files("{\"added_tokens_decoder\": {\"257\": {\"content\": \"[B]\"}}, \"bos_token\": \"[B]\", \"chat_template\": \"x\"}", "{\"vocab_size\": 600}",
-                NULL, NULL);
+    write_files("{\"added_tokens_decoder\": {\"257\": {\"content\": \"[B]\"}}, \"bos_token\": \"[B]\", \"chat_template\": \"x\"}",
+                "{\"vocab_size\": 600}", NULL, NULL);
     const mica_token_files files = {NULL, scratch_directory};
     mica_tokenizer *tokenizer = NULL;
     mica_status status = MICA_NO_MEMORY;

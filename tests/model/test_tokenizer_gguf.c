@@ -1,5 +1,5 @@
-/* test_tokenizer_gguf.c: tiny-k2's vocabulary written as a GGUF has it, and read back: the same ids, types, merges and roles; and what is refused of a
- * vocabulary in a GGUF. tests/interop/tokenizer.py has llama.cpp read such a file. */
+/* test_tokenizer_gguf.c: tiny-k2's vocabulary written as a GGUF has it, and read back: the same ids, types, merges and roles; and what
+ * is refused of a vocabulary in a GGUF. tests/interop/tokenizer.py has llama.cpp read such a file. */
 #include "formats/gguf_bytes.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_build.h"
@@ -48,7 +48,8 @@ static void there_and_back(void **state) {
     for (uint32_t id = 0; id < ours->count; id++) {
         assert_int_equal(theirs->types[id], ours->types[id]);
         assert_int_equal(theirs->spans[id].length, ours->spans[id].length);
-        assert_memory_equal(theirs->names.bytes + theirs->spans[id].start, ours->names.bytes + ours->spans[id].start, ours->spans[id].length);
+        assert_memory_equal(theirs->names.bytes + theirs->spans[id].start, ours->names.bytes + ours->spans[id].start,
+                            ours->spans[id].length);
     }
     mica_token_merge *our_merges, *their_merges;
     uint64_t our_count, their_count;
@@ -65,7 +66,8 @@ static void there_and_back(void **state) {
     assert_true(mica_tokenizer_ends(theirs, 3841));
     assert_false(theirs->roles.add_bos);
     assert_string_equal(mica_tokenizer_chat_template(theirs), "a template");
-    static const char text[] = "[BOS]The capital of <|im_end|>Fran\xc3\xa7" "aise  \n12345 \xe6\xbc\xa2\xff\0x";
+    static const char text[] = "[BOS]The capital of <|im_end|>Fran\xc3\xa7"
+                               "aise  \n12345 \xe6\xbc\xa2\xff\0x";
     for (int special = 0; special < 2; special++) {
         mica_token_list our_ids = {0}, their_ids = {0};
         assert_int_equal(mica_tokenizer_append(ours, text, sizeof text, special, &our_ids, &error), MICA_OK);
@@ -125,7 +127,8 @@ static void small_vocabularies(void **state) {
     mica_token_list_release(&ids);
     mica_tokenizer_close(tokenizer);
     mica_text_clear(&file);
-    put_small(&file, (small_vocabulary){.pre = "qwen2", .bos = 257, .extra_token = "\xe6\xbc\xa2"}); /* no types: all normal, this one no bytes */
+    put_small(&file,
+              (small_vocabulary){.pre = "qwen2", .bos = 257, .extra_token = "\xe6\xbc\xa2"}); /* no types: all normal, this one no bytes */
     assert_int_equal(read_back(&file, &tokenizer), MICA_OK);
     assert_int_equal(mica_tokenizer_type(tokenizer, 257), MICA_TOKEN_UNUSED);
     assert_true(tokenizer->compose);
@@ -140,7 +143,8 @@ static void what_is_refused(void **state) {
         const char *message;
     } rows[] = {
         {{.model = "bert"}, "x.gguf: key tokenizer.ggml.model: expected gpt2, got bert"},
-        {{.pre = "tekken"}, "x.gguf: key tokenizer.ggml.pre: expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got tekken"},
+        {{.pre = "tekken"},
+         "x.gguf: key tokenizer.ggml.pre: expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got tekken"},
         {{.bos = 258}, "x.gguf: key tokenizer.ggml.bos_token_id: expected an id below 258, got 258"},
         {{.merge = "a c"}, "x.gguf: merges: number 0: expected two tokens that are one token together, got \"a c\""},
         {{.merge = "ab"}, "x.gguf: merges: number 0: expected two tokens that are one token together, got \"ab \""},
@@ -176,7 +180,9 @@ static void no_name_for_it(void **state) {
     assert_int_equal(mica_tokenizer_open_files(&files, &tokenizer, &error), MICA_OK);
     tokenizer->pre_type = NULL;
     assert_int_equal(mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error), MICA_BAD_INPUT);
-    assert_string_equal(error.message, TINY_K2 "/tiktoken.model: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another");
+    assert_string_equal(
+        error.message,
+        TINY_K2 "/tiktoken.model: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another");
     mica_gguf_metadata_release(&metadata);
     mica_tokenizer_close(tokenizer);
 }
@@ -206,11 +212,8 @@ static void memory_runs_out_anywhere(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back),
-        cmocka_unit_test(small_vocabularies),
-        cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(no_name_for_it),
-        cmocka_unit_test(memory_runs_out_anywhere),
+        cmocka_unit_test(there_and_back), cmocka_unit_test(small_vocabularies),       cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(no_name_for_it), cmocka_unit_test(memory_runs_out_anywhere),
     };
     return cmocka_run_group_tests_name("tokenizer_gguf", tests, NULL, NULL);
 }

@@ -22,8 +22,9 @@ static char *make(file_parts parts, uint64_t *length) {
     mica_text_printf(&text, "{\"version\": \"1.0\", \"truncation\": null, \"added_tokens\": %s, \"normalizer\": %s, \"pre_tokenizer\": %s,",
                      otherwise(parts.added, "[]"), otherwise(parts.normalizer, "null"),
                      otherwise(parts.pre_tokenizer, "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}"));
-    mica_text_printf(&text, "\"post_processor\": %s, \"decoder\": %s, \"model\": {%s, \"vocab\": {", otherwise(parts.post_processor, "null"),
-                     otherwise(parts.decoder, "{\"type\": \"ByteLevel\"}"), otherwise(parts.kind, "\"type\": \"BPE\""));
+    mica_text_printf(&text, "\"post_processor\": %s, \"decoder\": %s, \"model\": {%s, \"vocab\": {",
+                     otherwise(parts.post_processor, "null"), otherwise(parts.decoder, "{\"type\": \"ByteLevel\"}"),
+                     otherwise(parts.kind, "\"type\": \"BPE\""));
     for (int byte = 0; byte < 256; byte++) {
         const char single = (char)byte;
         mica_text key = MICA_TEXT_INIT;
@@ -92,13 +93,16 @@ static void merges_by_their_order(void **state) {
 static void added_tokens(void **state) {
     (void)state;
     mica_tokenizer *tokenizer = accept((file_parts){
-        .added = "[{\"id\": 262, \"content\": \"<s>\", \"special\": true, \"normalized\": true}, {\"id\": 260, \"content\": \"<t>\", \"special\": false},"
-                 " {\"id\": 263, \"content\": \"\xef\xbd\x9c\", \"special\": true}]",
+        .added =
+            "[{\"id\": 262, \"content\": \"<s>\", \"special\": true, \"normalized\": true}, {\"id\": 260, \"content\": \"<t>\", \"special\": false},"
+            " {\"id\": 263, \"content\": \"\xef\xbd\x9c\", \"special\": true}]",
         .vocab = "\"ab\": 256, \"bc\": 257, \"abc\": 258, \"\\u0120a\": 259, \"\xef\xbd\x9c\": 263, \"\xe6\xbc\xa2\": 264",
-        .post_processor = "{\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}, {\"type\": \"TemplateProcessing\", \"single\":"
-                          "[{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]}]}"});
+        .post_processor =
+            "{\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}, {\"type\": \"TemplateProcessing\", \"single\":"
+            "[{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]}]}"});
     expect_ids(tokenizer, "<s>a<t>b\xef\xbd\x9c", true, (const uint32_t[]){262, 'a', 260, 'b', 263}, 5);
-    expect_ids(tokenizer, "<s>a<t>b", false, (const uint32_t[]){'<', 's', '>', 'a', 260, 'b'}, 6); /* those that are not special are always taken */
+    expect_ids(tokenizer, "<s>a<t>b", false, (const uint32_t[]){'<', 's', '>', 'a', 260, 'b'},
+               6); /* those that are not special are always taken */
     expect_ids(tokenizer, "\xe6\xbc\xa2", false, (const uint32_t[]){0xe6, 0xbc, 0xa2}, 3);
     assert_int_equal(mica_tokenizer_type(tokenizer, 261), MICA_TOKEN_UNUSED);
     assert_int_equal(mica_tokenizer_type(tokenizer, 264), MICA_TOKEN_UNUSED); /* no bytes: text never becomes it */
@@ -112,7 +116,10 @@ static void added_tokens(void **state) {
 static void text_is_composed_where_it_says_so(void **state) {
     (void)state;
     mica_tokenizer *tokenizer = accept((file_parts){.normalizer = "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}]}"});
-    expect_ids(tokenizer, "e\xcc\x81" "ab", false, (const uint32_t[]){0xc3, 0xa9, 256}, 3);
+    expect_ids(tokenizer,
+               "e\xcc\x81"
+               "ab",
+               false, (const uint32_t[]){0xc3, 0xa9, 256}, 3);
     expect_ids(tokenizer, "e\xcc\x81\xff", false, (const uint32_t[]){0xc3, 0xa9, 0xff}, 3);
     mica_tokenizer_close(tokenizer);
     tokenizer = accept((file_parts){.normalizer = "{\"type\": \"Sequence\", \"normalizers\": []}"});
@@ -154,22 +161,30 @@ static void what_is_refused(void **state) {
         {{.normalizer = "{\"type\": \"Lowercase\"}"}, 0, "normalizer: expected nothing or NFC, got {\"type\": \"Lowercase\"}"},
         {{.decoder = "{\"type\": \"WordPiece\"}"}, 0, "decoder: expected ByteLevel, got {\"type\": \"WordPiece\"}"},
         {{.pre_tokenizer = "null"}, 0, "pre_tokenizer: expected one that ends in ByteLevel: only byte-level BPE is read, got null"},
-        {{.pre_tokenizer = "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}"}, 0,
+        {{.pre_tokenizer = "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}"},
+         0,
          "pre_tokenizer: expected Split by a Regex (Isolated), Digits, or ByteLevel without add_prefix_space, got {\"type\": \"ByteLevel\", "
          "\"add_prefix_space\": true}"},
-        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"}, 0,
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"},
+         0,
          "pre_tokenizer: expected Split by a Regex (Isolated), Digits, or ByteLevel without add_prefix_space, got {\"type\": \"Metaspace\"}"},
-        {{.pre_tokenizer = "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}"}, 0,
+        {{.pre_tokenizer = "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}"},
+         0,
          "expected a pattern that is known to mean the same to PCRE2, got an escape at byte 0 of '\\w+'"},
         {{.pre_tokenizer = "{\"type\": \"Sequence\", \"pretokenizers\": 5}"}, 0, "pretokenizers: expected a list, got 5"},
-        {{.post_processor = "{\"type\": \"RobertaProcessing\"}"}, 0,
+        {{.post_processor = "{\"type\": \"RobertaProcessing\"}"},
+         0,
          "post_processor: expected ByteLevel, or TemplateProcessing with at most one token at each end, got {\"type\": \"RobertaProcessing\"}"},
         {{.added = "7"}, 0, "added_tokens: expected a list of tokens, got 7"},
         {{.added = "[{\"id\": 300}]"}, 0, "added_tokens: expected an id and a content, got {\"id\": 300}"},
-        {{.added = "[{\"id\": -1, \"content\": \"a\"}]"}, 0, "added_tokens: expected an id and a content, got {\"id\": -1, \"content\": \"a\"}"},
-        {{.added = "[{\"id\": 300, \"content\": \"a\", \"lstrip\": true}]"}, 0,
+        {{.added = "[{\"id\": -1, \"content\": \"a\"}]"},
+         0,
+         "added_tokens: expected an id and a content, got {\"id\": -1, \"content\": \"a\"}"},
+        {{.added = "[{\"id\": 300, \"content\": \"a\", \"lstrip\": true}]"},
+         0,
          "added_tokens: expected a token without lstrip, rstrip and single_word, got {\"id\": 300, \"content\": \"a\", \"lstrip\": true}"},
-        {{.added = "[{\"id\": 300, \"content\": \"a\", \"normalized\": true}]", .normalizer = "{\"type\": \"NFC\"}"}, 0,
+        {{.added = "[{\"id\": 300, \"content\": \"a\", \"normalized\": true}]", .normalizer = "{\"type\": \"NFC\"}"},
+         0,
          "added_tokens: expected a token that is not normalized, beside NFC, got {\"id\": 300, \"content\": \"a\", \"normalized\": true}"},
         {{.added = "[{\"id\": 5, \"content\": \"x\"}]"}, 0, "expected one token for id 5, got two"},
         {{.vocab = "\"ab\": \"x\""}, 0, "model.vocab: \"ab\": expected an id below 16777216, got  \"x\""},
@@ -204,11 +219,13 @@ static void what_is_refused(void **state) {
         {"[]", "t.json: byte 0: expected an object, got array []"},
         {"{}", "t.json: model: expected an object, got absent"},
         {"{\"model\": {}} x", "t.json: byte 14: expected the end, got 'x'"},
-        {"{\"model\": {}, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}}", "t.json: model.vocab: expected an object of tokens, got absent"},
+        {"{\"model\": {}, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}}",
+         "t.json: model.vocab: expected an object of tokens, got absent"},
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         mica_tokenizer *tokenizer = NULL;
-        assert_int_equal(mica_tokenizer_from_json("t.json", texts[i][0], strlen(texts[i][0]), &settings, &tokenizer, &error), MICA_BAD_INPUT);
+        assert_int_equal(mica_tokenizer_from_json("t.json", texts[i][0], strlen(texts[i][0]), &settings, &tokenizer, &error),
+                         MICA_BAD_INPUT);
         assert_string_equal(error.message, texts[i][1]);
     }
 }

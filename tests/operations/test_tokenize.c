@@ -1,5 +1,5 @@
-/* test_tokenize.c: what `mica tokenize` prints in each of its forms, that its JSON keeps its schema, and which tokenizers of damaged checkpoints
- * are refused how. */
+/* test_tokenize.c: what `mica tokenize` prints in each of its forms, that its JSON keeps its schema, and which tokenizers of damaged
+ * checkpoints are refused how. */
 #include <mica/checkpoint.h>
 #include <mica/tokenizer.h>
 
@@ -45,7 +45,8 @@ static void forms(void **state) {
 
 static void ids_that_are_none(void **state) {
     (void)state;
-    static const char *const rows[][2] = {{"1,x", "x"}, {"-1", "-1"}, {"1,,2", NULL}, {"99999999999", "99999999999"}, {",1", ",1"}, {"1;2", "1;2"}};
+    static const char *const rows[][2] = {{"1,x", "x"}, {"-1", "-1"},  {"1,,2", NULL}, {"99999999999", "99999999999"},
+                                          {",1", ",1"}, {"1;2", "1;2"}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const mica_tokenize_options options = {.ids = rows[i][0]};
         char expected[128], *text = NULL, *json = NULL;
