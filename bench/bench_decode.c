@@ -1,5 +1,7 @@
-/* bench_decode: decoding and examining, in GB/s, per encoding and instruction set; one core, expert-sized input (2048 x 7168).
- * Decoding counts codes read and floats written, examining the codes. Each figure is the best of several passes. */
+/* bench_decode [LIBGGML-BASE.SO]: decoding and examining, in GB/s, per encoding and instruction set; one core, expert-sized input
+ * (2048 x 7168). Decoding counts codes read and floats written, examining the codes. Each figure is the best of several passes. Of ggml's blocks
+ * with that library also its own decoder, in the same run. */
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +26,9 @@ static void fill(uint8_t *bytes, uint64_t count, mica_dtype dtype) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         uint8_t byte = (uint8_t)(state >> 56);
         bool top = mica_dtype_bytes(dtype) <= 1 || i % mica_dtype_bytes(dtype) == mica_dtype_bytes(dtype) - 1;
-        bytes[i] = top && dtype != MICA_I8 && dtype != MICA_I32 ? (byte & 0xbf) | 0x08 : byte;
+        if (mica_dtype_is_block(dtype))
+            byte &= 0xbb; /* halves anywhere in it are finite */
+        bytes[i] = top && !mica_dtype_is_block(dtype) && dtype != MICA_I8 && dtype != MICA_I32 ? (byte & 0xbf) | 0x08 : byte;
     }
 }
 
@@ -56,7 +60,31 @@ static void measure(const char *name, mica_matrix matrix, uint8_t *codes, float 
     }
 }
 
-int main(void) {
+/* The peer: dequantize_row_TYPE of libggml-base. */
+static void measure_ggml(void *library, mica_dtype dtype, const uint8_t *codes, float *out) {
+    char name[64];
+    const char *type = mica_dtype_name(dtype);
+    size_t length = (size_t)snprintf(name, sizeof name, "dequantize_row_");
+    for (; *type && length + 1 < sizeof name; type++) /* q4_K, iq4_nl: only a K alone stays a capital */
+        name[length++] = (char)(*type == 'K' || *type < 'A' || *type > 'Z' ? *type : *type + 32);
+    name[length] = '\0';
+    void (*decode)(const void *blocks, float *values, int64_t count);
+    void *symbol = dlsym(library, name);
+    double best = 1e9;
+    memcpy(&decode, &symbol, sizeof decode);
+    for (int pass = 0; symbol && pass < PASSES; pass++) {
+        double start = seconds();
+        decode(codes, out, (int64_t)ROWS * COLUMNS);
+        double took = seconds() - start;
+        best = took < best ? took : best;
+    }
+    uint64_t bytes = 0;
+    if (symbol && mica_dtype_run_bytes(dtype, (uint64_t)ROWS * COLUMNS, &bytes))
+        printf("%-18s %-9s %9.2f %8.1f\n", mica_dtype_name(dtype), "libggml", 1e3 * best, 1e-9 * ((double)bytes + 4.0 * ROWS * COLUMNS) / best);
+}
+
+int main(int argc, char **argv) {
+    void *ggml = argc > 1 ? dlopen(argv[1], RTLD_NOW) : NULL;
     uint8_t *codes = mica_alloc_aligned((size_t)ROWS * COLUMNS * 4), *scales = mica_alloc_aligned((size_t)ROWS * COLUMNS / 8);
     float *out = mica_alloc_aligned((size_t)ROWS * COLUMNS * 4);
     if (!codes || !scales || !out) {
@@ -91,6 +119,12 @@ int main(void) {
     scaled.dtype = MICA_I32;
     scaled.scale_dtype = MICA_BF16;
     measure("int4 1x32 BF16", scaled, codes, out);
+    for (mica_dtype dtype = MICA_DTYPE_PLAIN_COUNT; dtype < MICA_DTYPE_COUNT; dtype++) {
+        mica_matrix block = {.encoding = MICA_ENCODING_BLOCK, .dtype = dtype, .rows = ROWS, .columns = COLUMNS};
+        measure(mica_dtype_name(dtype), block, codes, out);
+        if (ggml)
+            measure_ggml(ggml, dtype, codes, out);
+    }
     memset(scales, 121, (size_t)ROWS * COLUMNS / 32);
     scaled.encoding = MICA_ENCODING_MXFP4;
     scaled.dtype = MICA_I8;
