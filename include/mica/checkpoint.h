@@ -41,6 +41,16 @@ typedef struct mica_verify_options {
  * A vindex: every byte of every file. The report (text, JSON) is given on success and on CORRUPT and BAD_INPUT (may be NULL then). */
 mica_status mica_verify(const char *path, const mica_verify_options *options, char **text, char **json, mica_error *error);
 
+typedef struct mica_diff_options {
+    uint32_t threads; /* 0: all processors, at most 16 */
+    mica_progress_function progress;
+    void *progress_context;
+} mica_diff_options;
+
+/* Compares two checkpoints, weight by weight, by decoded values where they are stored otherwise, and the files that go with them. The report (text,
+ * JSON; schema docs/schemas/diff.schema.json) is given on success and on DIFFERENT. */
+mica_status mica_diff(const char *a, const char *b, const mica_diff_options *options, char **text, char **json, mica_error *error);
+
 void mica_string_free(char *string); /* NULL is fine */
 
 #ifdef __cplusplus

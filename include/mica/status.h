@@ -15,6 +15,7 @@ extern "C" {
     X(OK, 0, "ok")                                                                 \
     X(FAILED, 1, "failed")                      /* our own limits: no thread, …   */ \
     X(NO_MEMORY, 1, "out of memory")                                               \
+    X(DIFFERENT, 1, "different")                /* what was compared is not equal */ \
     X(USAGE, 2, "usage")                        /* the command line or an option  */ \
     X(BAD_INPUT, 3, "bad input")                /* a file is not what it must be  */ \
     X(CORRUPT, 3, "corrupt")                    /* bytes differ from their record */ \

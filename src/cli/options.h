@@ -24,6 +24,7 @@ typedef struct mica_option_values {
     const char *format, *type, *effort, *dtype, *imatrix, *mmproj; /* of export */
     const char *operand; /* the path the verb works on */
     const char *second;  /* what stands behind it; NULL when it was left out */
+    const char *third;   /* and behind that */
 } mica_option_values;
 
 typedef enum mica_option_kind {
@@ -46,11 +47,13 @@ typedef struct mica_option {
     const char *excludes; /* an option that may not be given beside it; NULL: none */
 } mica_option;
 
+#define MICA_SECOND_AND_THIRD 2
+
 typedef struct mica_option_table {
     const mica_option *rows; /* ended by a row without a name */
     const char *operand;     /* "CHECKPOINT" */
     const char *second;      /* "TENSOR"; NULL: one operand only */
-    bool second_optional;
+    int second_use;       /* false: it must be there; true: it may be; MICA_SECOND_AND_THIRD: it must, and one more may follow */
 } mica_option_table;
 
 /* Parses what follows the verb: arguments[0] is the verb itself. After --help nothing else is checked. */

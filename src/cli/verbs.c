@@ -15,6 +15,7 @@ const mica_verb *const mica_verbs[] = {
     &mica_verb_stats,
     &mica_verb_tokenize,
     &mica_verb_verify,
+    &mica_verb_diff,
     &mica_verb_import,
     &mica_verb_ls,
     &mica_verb_show,

@@ -20,7 +20,7 @@ extern const mica_verb *const mica_verbs[],
 
 extern const mica_verb mica_verb_inspect, mica_verb_index, mica_verb_stats, mica_verb_tokenize, mica_verb_verify;
 extern const mica_verb mica_verb_import, mica_verb_ls, mica_verb_show, mica_verb_remove, mica_verb_gc;
-extern const mica_verb mica_verb_export, mica_verb_imatrix;
+extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
 
 /* Options that several verbs have. */
 #define FIELD(name) offsetof(mica_option_values, name)

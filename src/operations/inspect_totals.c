@@ -18,6 +18,13 @@ static const struct {
     {MICA_ROLE_NORM, "norms"},          {MICA_ROLE_FINAL_NORM, "final norm"},        {MICA_ROLE_ROPE_FACTORS, "rotary factors"},
     {MICA_ROLE_OTHER, "other"}};
 
+const char *mica_role_title(mica_role role) {
+    for (size_t i = 0; i < sizeof role_names / sizeof *role_names; i++)
+        if (role_names[i].role == role)
+            return role_names[i].name;
+    return "other";
+}
+
 static void add(mica_total *totals, uint64_t *count, uint64_t capacity, const char *name, const char *detail, uint64_t parameters,
                 uint64_t bytes) {
     uint64_t i = 0;

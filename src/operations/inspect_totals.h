@@ -1,4 +1,4 @@
-/* operations/inspect_totals.h: the sums that inspect shows: weights by role, encoding, dtype and rule. Private to inspect. */
+/* operations/inspect_totals.h: the sums that inspect shows: weights by role, encoding, dtype and rule; and what roles are called. */
 #ifndef MICA_OPERATIONS_INSPECT_TOTALS_H
 #define MICA_OPERATIONS_INSPECT_TOTALS_H
 
@@ -26,6 +26,9 @@ typedef struct mica_totals {
 mica_status mica_totals_count(const mica_tensor_source *source, const mica_model *model, mica_totals *totals,
                               mica_error *error) MICA_CHECKED;
 void mica_totals_release(mica_totals *totals);
+
+/* "experts", "shared experts", …: what a role is called in every report. */
+const char *mica_role_title(mica_role role);
 
 /* Tensors that differ only in the numbers in their names. */
 typedef struct mica_tensor_group {
