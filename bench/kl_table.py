@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""bench/kl_table.py PROGRAM [WINDOWS]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
+"""bench/kl_table.py PROGRAM [WINDOWS [TYPE...]]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
 token over windows of 256 tokens of the second half of heldout.txt, computed by llama.cpp for both, without and with an importance matrix (of mica imatrix,
 over the first half). Prints a Markdown table: KL in thousandths of a nat, and the ratio with its standard error over the windows (paired).
 Needs scripts/setup-peers."""
@@ -21,8 +21,9 @@ import llama_cpp as llama  # noqa: E402
 
 MICA, WINDOWS, WINDOW = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32, 256
 TINY = os.path.join(ROOT, "models", "tiny-k2")
-TYPES = {"q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_0": 2, "q4_1": 3, "q4_k_s": 14, "q4_k_m": 15, "iq4_nl": 25, "iq4_xs": 30,
+ALL = {"q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_0": 2, "q4_1": 3, "q4_k_s": 14, "q4_k_m": 15, "iq4_nl": 25, "iq4_xs": 30,
          "mxfp4_moe": 38, "q5_0": 8, "q5_1": 9, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "q8_0": 7}
+TYPES = {kind: ALL[kind] for kind in sys.argv[3:] or ALL}
 library = llama.open_library(ROOT)
 scratch = tempfile.TemporaryDirectory()
 

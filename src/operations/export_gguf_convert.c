@@ -122,6 +122,22 @@ static mica_status read_importance(mica_export_converter *converter, const mica_
                              error);
 }
 
+static mica_quantise_options quantise_options(const mica_export_converter *converter, const mica_export_tensor *tensor) {
+    return (mica_quantise_options){.effort = converter->plan->effort,
+                                   .gain = MICA_QUANTISE_GAIN,
+                                   .importance = tensor->importance ? converter->importance : NULL};
+}
+
+/* fp8 to Q8_0 also tries the grid of the fp8 values themselves. */
+static mica_status convert_fp8(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint64_t row,
+                               uint64_t count, uint8_t *out, mica_error *error) {
+    const mica_quantise_options options = quantise_options(converter, unit->tensor);
+    const mica_status status = mica_quantise_matrix(MICA_Q8_0, matrix, row, count, &options, converter->strip, out, error);
+    if (status == MICA_OK)
+        return MICA_OK;
+    return mica_fail_context(error, status, "%s, rows from %llu on", unit->weight->name, (unsigned long long)unit->source_row);
+}
+
 /* Rows of floats in the tensor's order, to the tensor's type. */
 static mica_status encode(const mica_export_converter *converter, const mica_export_tensor *tensor, const float *values, uint64_t rows, uint8_t *out,
                           mica_error *error) {
@@ -129,9 +145,7 @@ static mica_status encode(const mica_export_converter *converter, const mica_exp
         (void)mica_encode_plain(tensor->dtype, values, rows * tensor->columns, out);
         return MICA_OK;
     }
-    const mica_quantise_options options = {.effort = converter->plan->effort,
-                                           .gain = MICA_QUANTISE_GAIN,
-                                           .importance = tensor->importance ? converter->importance : NULL};
+    const mica_quantise_options options = quantise_options(converter, tensor);
     const mica_status status = mica_quantise_rows(tensor->dtype, values, tensor->columns, rows, tensor->columns, &options, out, error);
     return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", tensor->name);
 }
@@ -159,11 +173,17 @@ static mica_status convert_rows(mica_export_converter *converter, const mica_exp
                                 mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
     const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS;
+    const bool own_grid = !mapped && tensor->dtype == MICA_Q8_0 && matrix->encoding == MICA_ENCODING_FP8_BLOCK;
     const uint64_t most = strip_rows(tensor);
     mica_status status = MICA_OK;
     for (uint64_t row = 0; status == MICA_OK && row < unit->rows;) {
         const uint64_t count = unit->rows - row < most ? unit->rows - row : most;
         const uint64_t first = source_row_of(converter->plan, unit, unit->row + row);
+        if (own_grid) {
+            status = convert_fp8(converter, unit, matrix, first - unit->source_row, count, out + row * output_row_bytes(unit), error);
+            row += count;
+            continue;
+        }
         for (uint64_t i = 0; i < (mapped ? count : 1); i++) {
             const uint64_t source = mapped ? source_row_of(converter->plan, unit, unit->row + row + i) : first;
             mica_matrix_decode(matrix, 0, source - unit->source_row, mapped ? 1 : count, converter->strip + i * tensor->columns,
