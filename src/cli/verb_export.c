@@ -13,6 +13,8 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
                                               .config = values->config,
                                               .imatrix = values->imatrix,
                                               .mmproj = values->mmproj,
+                                              .budget = values->budget,
+                                              .generate_config = values->generate_rules,
                                               .effort = values->effort,
                                               .split_bytes = values->split_bytes,
                                               .threads = values->threads,
@@ -25,8 +27,9 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
 }
 
 static mica_status export_safetensors(const mica_option_values *values, char **text, char **json, mica_error *error) {
-    if (values->type || values->effort || values->split_bytes || values->config || values->imatrix)
-        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix and --split-size are of --format gguf");
+    if (values->type || values->effort || values->split_bytes || values->config || values->imatrix || values->budget ||
+        values->generate_rules || values->mmproj)
+        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix, --budget, --generate-config, --mmproj and --split-size are of --format gguf");
     const mica_export_safetensors_options options = {.dtype = values->dtype,
                                                      .shard_bytes = values->shard_bytes,
                                                      .threads = values->threads,
@@ -47,7 +50,7 @@ static const struct {
 static mica_status run_export(const mica_option_values *values, char **output, mica_error *error) {
     if (!values->format)
         return mica_verb_refuse(error, "expected --format " FORMATS);
-    if (!values->output && !values->dry_run)
+    if (!values->output && !values->dry_run && !values->generate_rules)
         return mica_verb_refuse(error, "expected --output PATH");
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         if (strcmp(formats[i].name, values->format) != 0)
@@ -75,6 +78,8 @@ static const mica_option export_options[] = {
      "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored", NULL},
     {"config", 0, MICA_OPTION_TEXT, FIELD(config), "FILE", "gguf: rules for the types of tensors, JSON (docs/export.md)", NULL},
     {"imatrix", 0, MICA_OPTION_TEXT, FIELD(imatrix), "FILE", "gguf: an importance matrix, of mica imatrix or llama-imatrix", NULL},
+    {"budget", 0, MICA_OPTION_TEXT, FIELD(budget), "SIZE", "gguf: 4.25bpw, or 550GB: types by measured error, for that size", NULL},
+    {"generate-config", 0, MICA_OPTION_TEXT, FIELD(generate_rules), "FILE", "gguf: write rules with what was measured, and no GGUF", NULL},
     {"mmproj", 0, MICA_OPTION_TEXT, FIELD(mmproj), "FILE", "gguf: the vision tower and projector as well, as llama.cpp's clip", NULL},
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},

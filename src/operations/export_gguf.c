@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "base/threads.h"
+#include "operations/export_budget.h"
 #include "operations/export_gguf_report.h"
 #include "operations/export_rules.h"
 
@@ -155,11 +156,102 @@ static void release(mica_export_run *run, mica_export_plan *plan) {
     mica_export_plan_release(plan);
 }
 
+/* ---- a budget */
+
+static bool is_measured(const mica_export_tensor *tensor, const mica_export_measure *measure) {
+    return measure->count > 0 && tensor->reason && strcmp(tensor->reason, tensor->mixture) == 0; /* a rule's choice stays */
+}
+
+/* The error of the types that stand in the plan, over those tensors whose error in them was measured; *known is how many. */
+static double planned_error(const mica_export_plan *plan, const mica_export_measure *measures, uint64_t *known) {
+    double error = 0;
+    *known = 0;
+    for (uint64_t i = 0; i < plan->tensor_count; i++)
+        for (uint32_t t = 0; t < measures[i].count; t++)
+            if (measures[i].types[t] == plan->tensors[i].dtype) {
+                error += measures[i].error[t];
+                ++*known;
+            }
+    return error;
+}
+
+/* Gives the tensors the types that a budget buys; without one, what the mixture takes is the budget. */
+static mica_status spend_budget(mica_export_run *run, mica_export_plan *plan, mica_export_measure *measures, mica_error *error) {
+    uint64_t fixed = 0, bytes = 0, measured = 0, known[2] = {0, 0};
+    mica_status status = mica_export_measure_all(run, measures, error);
+    mica_export_plan_units(plan);
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
+        measures[i].count = is_measured(&plan->tensors[i], &measures[i]) ? measures[i].count : 0;
+        fixed += measures[i].count ? 0 : plan->tensors[i].bytes;
+        measured += measures[i].count > 0;
+    }
+    bytes = plan->bytes;
+    if (status == MICA_OK && run->options->budget)
+        status = mica_export_budget_parse(run->options->budget, plan->parameters, &bytes, error);
+    run->budget_bytes = bytes;
+    const double before = planned_error(plan, measures, &known[0]);
+    if (status == MICA_OK)
+        status = mica_export_allocate(measures, plan->tensor_count, fixed, bytes, error);
+    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++)
+        if (measures[i].count > 0) {
+            plan->tensors[i].wanted = plan->tensors[i].dtype = measures[i].types[measures[i].chosen];
+            plan->tensors[i].reason = "budget";
+        }
+    const double after = planned_error(plan, measures, &known[1]);
+    run->budget_ratio = known[0] == measured && known[1] == measured && before > 0 ? after / before : NAN;
+    return status;
+}
+
+/* A configuration that chooses these types, with what was measured of each. */
+static mica_status write_config(const mica_export_run *run, const mica_export_measure *measures, mica_error *error) {
+    const mica_export_plan *plan = run->plan;
+    mica_json_writer writer;
+    uint64_t length = 0;
+    mica_json_begin(&writer);
+    mica_json_open_object(&writer, NULL);
+    mica_json_string(&writer, "type", mica_mixture_name(plan->mixture));
+    mica_json_string(&writer, "note", "measured: squared error of each type over the energy of a sample of rows; the type: the most error saved per byte");
+    mica_json_open_array(&writer, "rules");
+    for (uint64_t i = 0; i < plan->tensor_count; i++) {
+        if (measures[i].count == 0)
+            continue;
+        mica_json_open_object(&writer, NULL);
+        mica_json_string(&writer, "name", plan->tensors[i].name);
+        mica_json_string(&writer, "type", mica_dtype_name(plan->tensors[i].dtype));
+        mica_json_open_object(&writer, "measured");
+        for (uint32_t t = 0; t < measures[i].count; t++)
+            mica_json_double(&writer, mica_dtype_name(measures[i].types[t]), measures[i].error[t]);
+        mica_json_close_object(&writer);
+        mica_json_close_object(&writer);
+    }
+    mica_json_close_array(&writer);
+    mica_json_close_object(&writer);
+    char *json = mica_json_finish(&writer, &length);
+    const mica_status status = json ? mica_file_replace(run->options->generate_config, json, length, error)
+                                    : mica_fail(error, MICA_NO_MEMORY, "out of memory for the configuration");
+    mica_free(json);
+    return status;
+}
+
+static mica_status apply_budget(mica_export_run *run, mica_export_plan *plan, mica_error *error) {
+    const mica_export_gguf_options *options = run->options;
+    if ((!options->budget && !options->generate_config) || plan->vision_blocks)
+        return MICA_OK;
+    if (!options->budget && plan->mixture == MICA_MIXTURE_SOURCE)
+        return mica_fail(error, MICA_USAGE, "--generate-config: expected a --type whose size is the budget, or --budget");
+    mica_export_measure *measures = mica_calloc(plan->tensor_count + 1, sizeof *measures);
+    mica_status status = measures ? spend_budget(run, plan, measures, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory for the budget");
+    if (status == MICA_OK && options->generate_config)
+        status = write_config(run, measures, error);
+    mica_free(measures);
+    return status;
+}
+
 /* One file, or set of files, of one plan; the plan is released. */
 static mica_status export_plan(mica_export_plan *plan, const char *path, const mica_export_gguf_options *options, char **text, char **json,
                                mica_error *error) {
     mica_export_rules rules = {0};
-    mica_export_run run = {.plan = plan, .rules = &rules, .options = options, .path = path, .lock = -1};
+    mica_export_run run = {.plan = plan, .rules = &rules, .options = options, .path = path, .lock = -1, .budget_ratio = NAN};
     mica_text journal = MICA_TEXT_INIT;
     const char *outcome = "dry run";
     double estimate = NAN;
@@ -172,6 +264,8 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
         status = mica_export_plan_importance(plan, options->imatrix, error);
     if (status == MICA_OK)
         status = mica_export_plan_types(plan, options, &rules, error);
+    if (status == MICA_OK)
+        status = apply_budget(&run, plan, error);
     if (status == MICA_OK) {
         mica_export_plan_units(plan);
         status = fit_memory(&run, error);
@@ -179,7 +273,7 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
     if (status == MICA_OK)
         status = make_layout(&run, error);
     if (status == MICA_OK)
-        status = options->dry_run ? time_units(&run, &estimate, error) : run_to_file(&run, &outcome, error);
+        status = options->dry_run || options->generate_config ? time_units(&run, &estimate, error) : run_to_file(&run, &outcome, error);
     if (status == MICA_OK)
         status = mica_export_report(&run, outcome, estimate, text, json, error);
     release(&run, plan);
@@ -191,7 +285,7 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
 static mica_status export_vision(const mica_model *model, const mica_export_gguf_options *options, mica_error *error) {
     mica_export_plan plan;
     mica_export_gguf_options own = *options;
-    own.type = own.config = own.imatrix = own.mmproj = NULL;
+    own.type = own.config = own.imatrix = own.mmproj = own.budget = own.generate_config = NULL;
     own.split_bytes = 0;
     mica_status status = mica_export_plan_vision(model, &plan, error);
     if (status != MICA_OK)
@@ -221,7 +315,7 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
     static const mica_export_gguf_options none = {0};
     if (!options)
         options = &none;
-    if (!path && !options->dry_run)
+    if (!path && !options->dry_run && !options->generate_config)
         return mica_fail(error, MICA_USAGE, "expected --output FILE.gguf");
     mica_model *model = NULL;
     mica_status status = mica_model_open(checkpoint, NULL, &model, error);

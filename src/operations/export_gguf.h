@@ -34,6 +34,7 @@ typedef struct mica_export_tensor {
     bool fixed;                  /* its type is not for choice: F32, or I32 */
     mica_dtype wanted, dtype;    /* before and after its shape was looked at */
     const char *reason;          /* who wanted it: static, or a rule's text */
+    const char *mixture;         /* the mixture's name, when it was asked; static */
     uint64_t bytes;
     uint64_t slab_rows, slabs;   /* rows of a unit; units of a matrix */
     uint64_t first_unit;
@@ -114,6 +115,8 @@ typedef struct mica_export_run {
     bool broken;                 /* a sync failed: nothing more is recorded */
     const uint64_t *order;       /* dry run: the units that are timed; NULL: all */
     double *unit_seconds;        /* dry run: [order's count] */
+    uint64_t budget_bytes;       /* 0: there was none */
+    double budget_ratio;         /* the error of the types it bought over that of the mixture's; NaN: not known */
     double seconds, work_seconds, starved_seconds;
     uint64_t bytes_read;
 } mica_export_run;

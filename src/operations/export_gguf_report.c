@@ -70,7 +70,9 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
     type_total totals[MICA_DTYPE_COUNT] = {{0, 0}};
     char bytes[MICA_QUANTITY_BYTES], count[MICA_QUANTITY_BYTES];
     count_types(plan, totals);
-    if (run->options->dry_run)
+    if (run->options->generate_config)
+        mica_text_printf(text, "%s: rules written, no GGUF\n", run->options->generate_config);
+    else if (run->options->dry_run)
         mica_text_printf(text, "dry run: nothing is written\n");
     else
         mica_text_printf(text, "%s: %s\n", run->path, outcome);
@@ -89,6 +91,12 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
                          (unsigned long long)seen.covered, (unsigned long long)seen.tensors, (unsigned long long)seen.never,
                          (unsigned long long)seen.experts);
     }
+    if (run->budget_bytes > 0)
+        mica_text_printf(text, "  budget    %llu bytes", (unsigned long long)run->budget_bytes);
+    if (run->budget_bytes > 0 && !isnan(run->budget_ratio))
+        mica_text_printf(text, "; measured error %.3f of %s's", run->budget_ratio, mica_mixture_name(plan->mixture));
+    if (run->budget_bytes > 0)
+        mica_text_puts(text, "\n");
     for (uint64_t i = 0; i < run->rules->note_count; i++)
         mica_text_printf(text, "  note      %s\n", run->rules->notes[i]);
     for (uint64_t i = 0; i < plan->tensor_count; i++)
@@ -151,6 +159,8 @@ static void write_json(const mica_export_run *run, const char *outcome, double e
     mica_json_u64(writer, "memory_peak_bytes", mica_memory_peak_bytes());
     const coverage seen = coverage_of(plan);
     mica_json_u64(writer, "experts_never_routed", seen.never);
+    mica_json_u64(writer, "budget_bytes", run->budget_bytes);
+    mica_json_double(writer, "budget_error_ratio", run->budget_ratio);
     write_tensors(run, writer);
     mica_json_open_array(writer, "notes");
     for (uint64_t i = 0; i < run->rules->note_count; i++)

@@ -97,7 +97,7 @@ mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_ggu
         tensor->wanted = !mica_mixture_allows(&seen)                ? MICA_F32
                          : plan->mixture == MICA_MIXTURE_SOURCE ? source_type(tensor->weights[0])
                                                                 : mica_mixture_choose(plan->mixture, &plan->facts, &seen);
-        tensor->reason = mica_mixture_name(plan->mixture);
+        tensor->reason = tensor->mixture = mica_mixture_name(plan->mixture);
         status = mica_export_rules_choose(rules, tensor, tensor->wanted, &tensor->wanted, &tensor->reason, error);
         tensor->dtype = mica_mixture_fit(tensor->wanted, tensor->columns);
     }

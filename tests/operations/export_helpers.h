@@ -19,19 +19,19 @@ static inline void export_to(const char *checkpoint, const char *path, const mic
     assert_int_equal(status, MICA_OK);
 }
 
-typedef struct bytes {
+typedef struct loaded_file {
     char *bytes;
     uint64_t length;
-} bytes;
+} loaded_file;
 
-static inline bytes load(const char *path) {
-    bytes file = {NULL, 0};
+static inline loaded_file load(const char *path) {
+    loaded_file file = {NULL, 0};
     assert_int_equal(mica_file_load(path, UINT64_C(1) << 30, &file.bytes, &file.length, NULL), MICA_OK);
     return file;
 }
 
 static inline bool same_bytes(const char *a, const char *b) {
-    bytes left = load(a), right = load(b);
+    loaded_file left = load(a), right = load(b);
     const bool same = left.length == right.length && memcmp(left.bytes, right.bytes, left.length) == 0;
     mica_free(left.bytes);
     mica_free(right.bytes);
