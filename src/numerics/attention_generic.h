@@ -1,21 +1,19 @@
-/* numerics/attention_generic.h: attention in float32 over 16 lanes, from a cache of float32 or bf16; included once for each instruction set.
- * The including file defines ATTEND_F32 and ATTEND_BF16, the functions' names, and TILE, positions and queries of a register tile (2 or 4).
- * Judged by tests/numerics/test_attention.c. */
+/* numerics/attention_generic.h: attention in float32 over 8 or 16 lanes, from a cache of float32 or bf16; included for each instruction set.
+ * The including file defines LANES, MULTIPLY_ADD(a, b, c) = a b + c (written out, for a compiler that fuses by its own lights gives a query
+ * other bits in other company), ATTEND_F32 and ATTEND_BF16, the functions' names, TILE, positions and queries whose scores are held in
+ * registers, and GROUP, queries whose means are. Judged by tests/numerics/test_attention.c. */
 #include "numerics/attention_soften.h"
 
-typedef float quarter_lanes __attribute__((vector_size(LANES)));
+typedef float four_lanes __attribute__((vector_size(16)));
 
-#define HALF(v, first) __builtin_shufflevector(v, v, first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6, first + 7)
 #define QUARTER(v, first) __builtin_shufflevector(v, v, first, first + 1, first + 2, first + 3)
 
-INLINE quarter_lanes fold(lanes v) {
-    half_lanes half = HALF(v, 0) + HALF(v, 8);
-    return QUARTER(half, 0) + QUARTER(half, 4);
-}
-
 INLINE float total(lanes v) {
-    quarter_lanes q = fold(v);
-    return (q[0] + q[1]) + (q[2] + q[3]);
+    four_lanes four = QUARTER(v, 0) + QUARTER(v, 4);
+#if LANES == 16
+    four += QUARTER(v, 8) + QUARTER(v, 12);
+#endif
+    return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 INLINE lanes cached(const void *array, uint64_t index, uint64_t count, const int bf16) {
@@ -40,7 +38,7 @@ INLINE void score_tile(const mica_attention *attention, uint64_t position, uint6
             uint64_t index = (position + (p < positions ? p : positions - 1)) * attention->key_stride + k;
             lanes key = n == LANES ? cached(attention->keys, index, LANES, bf16) : cached(attention->keys, index, n, bf16);
             for (int q = 0; q < TILE; q++)
-                sums[p][q] += key * query[q];
+                sums[p][q] = MULTIPLY_ADD(key, query[q], sums[p][q]);
         }
     }
     for (uint64_t q = 0; q < TILE && q < count; q++)
@@ -48,20 +46,20 @@ INLINE void score_tile(const mica_attention *attention, uint64_t position, uint6
             scores[q * BLOCK + p] = total(sums[p][q]);
 }
 
-/* means[q][k … k + 16) += weights[q] . values of a block's positions, for up to TILE queries */
+/* means[q][k … k + 16) += weights[q] . values of a block's positions, for up to GROUP queries */
 INLINE void add_values(const mica_attention *attention, uint64_t position, uint64_t positions, const float *weights, uint64_t count, uint64_t k,
                        float *means, uint64_t width, const int bf16) {
-    lanes sums[TILE];
+    lanes sums[GROUP];
     uint64_t n = attention->value_width - k < LANES ? attention->value_width - k : LANES;
-    for (uint64_t q = 0; q < TILE; q++)
+    for (uint64_t q = 0; q < GROUP; q++)
         sums[q] = load(means + (q < count ? q : count - 1) * width + k, LANES);
     for (uint64_t p = 0; p < positions; p++) {
         uint64_t index = (position + p) * attention->value_stride + k;
         lanes value = n == LANES ? cached(attention->values, index, LANES, bf16) : cached(attention->values, index, n, bf16);
-        for (uint64_t q = 0; q < TILE; q++)
-            sums[q] += value * weights[(q < count ? q : count - 1) * BLOCK + p];
+        for (uint64_t q = 0; q < GROUP; q++)
+            sums[q] = MULTIPLY_ADD(value, splat(weights[(q < count ? q : count - 1) * BLOCK + p]), sums[q]);
     }
-    for (uint64_t q = 0; q < TILE && q < count; q++)
+    for (uint64_t q = 0; q < GROUP && q < count; q++)
         store(means + q * width + k, sums[q], LANES);
 }
 
@@ -82,7 +80,7 @@ INLINE void attend_float(const mica_attention *attention, uint64_t position, uin
             soften(scores + q * BLOCK, seen < positions ? seen : positions, attention->scale, &sums[q], means + q * width, width, 0);
         }
         for (uint64_t k = 0; k < attention->value_width; k += LANES)
-            for (uint64_t q = 0; q < count; q += TILE)
+            for (uint64_t q = 0; q < count; q += GROUP)
                 add_values(attention, position, positions, scores + q * BLOCK, count - q, k, means + q * width, width, bf16);
     }
     for (uint64_t q = 0; q < count; q++)

@@ -18,7 +18,11 @@ INLINE uint64_t visible_to(const mica_attention *attention, uint64_t query, uint
 /* scores[0 … seen) become exp(score - largest) (rounded to bf16 if asked for), the rest of the block zero; the query's sum and its mean's
  * numerator (means, a multiple of 16 wide) are scaled to the new largest. A NaN makes all of it NaN. */
 INLINE void soften(float *scores, uint64_t seen, float scale, mica_attention_sum *state, float *means, uint64_t width, const int rounded) {
+#if LANES == 16
     const lanes numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+    const lanes numbers = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
     lanes largest = splat(state->largest), sum = splat(0);
     for (uint64_t i = 0; i < seen; i += LANES) {
         lanes v = load(scores + i, LANES) * scale;

@@ -1,4 +1,4 @@
-/* numerics/lanes.h: 16 floats side by side, for kernels written once and compiled for each instruction set. */
+/* numerics/lanes.h: 16 floats side by side (or LANES of them), for kernels written once and compiled for each instruction set. */
 #ifndef MICA_NUMERICS_LANES_H
 #define MICA_NUMERICS_LANES_H
 
@@ -9,7 +9,9 @@
 #include <immintrin.h>
 #endif
 
+#ifndef LANES
 #define LANES 16
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
@@ -45,7 +47,7 @@ INLINE lanes select_lanes(integers mask, lanes yes, lanes no) {
 
 /* To bf16, nearest even, in the upper halves; NaN stays NaN. The instruction for it takes subnormal numbers for zero. */
 INLINE words round_to_bf16(lanes v) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && LANES == 16
     return (words)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)), 16);
 #else
     words bits = (words)v, rounded = bits + 0x7fffu + (bits >> 16 & 1u), quiet = bits | 0x400000u, nan = (words)(v != v);
