@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/quantity.h"
 #include "base/threads.h"
+#include "formats/gguf.h"
 #include "operations/output.h"
 
 #define DEFAULT_MEMORY_BYTES ((uint64_t)1 << 30)
@@ -71,6 +72,9 @@ static mica_status run_plan(const mica_shards_plan *plan, const char *directory,
 static mica_status export_source(const mica_tensor_source *source, const mica_model *model, const char *directory,
                                  const mica_export_safetensors_options *options, char **text, char **json, mica_error *error) {
     mica_shards_plan plan;
+    if (mica_gguf_of_source(source)) /* its tensors have GGUF's names, and their configuration would be missing */
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint or a model of a store, got a GGUF file, of which no config.json can be made",
+                         source->path);
     mica_status status = mica_shards_plan_make(source, model, options, &plan, error);
     if (status != MICA_OK)
         return status;
