@@ -21,7 +21,7 @@ typedef struct mica_option_values {
     uint64_t pack_bytes;
     const char *as, *include, *exclude, *match, *config;
     uint64_t split_bytes, shard_bytes;
-    const char *format, *type, *effort, *dtype, *imatrix, *mmproj, *budget, *generate_rules; /* of export */
+    const char *format, *type, *effort, *dtype, *imatrix, *mmproj, *budget, *generate_rules, *compat; /* of export */
     const char *operand; /* the path the verb works on */
     const char *second;  /* what stands behind it; NULL when it was left out */
     const char *third;   /* and behind that */
