@@ -65,6 +65,19 @@ static const char kimi_k2_config[] =
     "  \"scoring_func\": \"sigmoid\", \"seq_aux\": true, \"tie_word_embeddings\": false, \"topk_group\": 1,\n"
     "  \"topk_method\": \"noaux_tc\", \"torch_dtype\": \"bfloat16\", \"use_cache\": true, \"v_head_dim\": 128";
 
+/* Of Kimi-VL's language model's sizes, but for the vocabulary and the number of layers: plain queries, two shared experts. */
+static const char deepseek_v3_config[] =
+    "{\n  \"architectures\": [\"DeepseekV3ForCausalLM\"],\n  \"model_type\": \"deepseek_v3\",\n"
+    "  \"hidden_size\": %" PRIu64 ",\n  \"moe_intermediate_size\": %" PRIu64 ",\n  \"n_routed_experts\": %" PRIu64 ",\n"
+    "  \"num_experts_per_tok\": %" PRIu64 ",\n  \"num_hidden_layers\": %" PRIu64 ",\n  \"first_k_dense_replace\": %d,\n"
+    "  \"vocab_size\": %" PRIu64 ",\n"
+    "  \"attention_bias\": false, \"bos_token_id\": 0, \"eos_token_id\": 1, \"hidden_act\": \"silu\", \"intermediate_size\": 11264,\n"
+    "  \"kv_lora_rank\": 512, \"max_position_embeddings\": 131072, \"moe_layer_freq\": 1, \"n_group\": 1, \"n_shared_experts\": 2,\n"
+    "  \"norm_topk_prob\": true, \"num_attention_heads\": 16, \"num_key_value_heads\": 16, \"num_nextn_predict_layers\": 0,\n"
+    "  \"q_lora_rank\": null, \"qk_nope_head_dim\": 128, \"qk_rope_head_dim\": 64, \"rms_norm_eps\": 1e-06, \"rope_theta\": 800000.0,\n"
+    "  \"routed_scaling_factor\": 2.446, \"rope_scaling\": null, \"scoring_func\": \"sigmoid\", \"tie_word_embeddings\": false,\n"
+    "  \"topk_group\": 1, \"topk_method\": \"noaux_tc\", \"torch_dtype\": \"bfloat16\", \"use_cache\": true, \"v_head_dim\": 128";
+
 static const char deepseek_v4_config[] =
     "{\n  \"architectures\": [\"DeepseekV4ForCausalLM\"],\n  \"model_type\": \"deepseek_v4\",\n"
     "  \"hidden_size\": %" PRIu64 ",\n  \"moe_intermediate_size\": %" PRIu64 ",\n  \"n_routed_experts\": %" PRIu64 ",\n"
@@ -100,6 +113,9 @@ static const storage storages[] = { /* a family's first is its default */
     {"kimi_k2", "fp8", MICA_ENCODING_FP8_BLOCK, MICA_ENCODING_FP8_BLOCK, fp8_config, ""},
     {"kimi_k2", "bf16", MICA_ENCODING_PLAIN, MICA_ENCODING_PLAIN, NULL, ""},
     {"kimi_k2", "int4", MICA_ENCODING_INT4_GROUP, MICA_ENCODING_PLAIN, int4_config, ""},
+    {"deepseek_v3", "bf16", MICA_ENCODING_PLAIN, MICA_ENCODING_PLAIN, NULL, ""},
+    {"deepseek_v3", "fp8", MICA_ENCODING_FP8_BLOCK, MICA_ENCODING_FP8_BLOCK, fp8_config, ""},
+    {"deepseek_v3", "int4", MICA_ENCODING_INT4_GROUP, MICA_ENCODING_PLAIN, int4_config, ""},
     {"deepseek_v4", "mxfp4", MICA_ENCODING_MXFP4, MICA_ENCODING_FP8_BLOCK, fp8_config, ", \"scale_fmt\": \"ue8m0\""},
     {"deepseek_v4", "fp8", MICA_ENCODING_FP8_BLOCK, MICA_ENCODING_FP8_BLOCK, fp8_config, ", \"scale_fmt\": \"ue8m0\""},
     {"deepseek_v4", "bf16", MICA_ENCODING_PLAIN, MICA_ENCODING_PLAIN, NULL, ""},
@@ -424,7 +440,7 @@ static void parse_options(int count, char **arguments) {
         }
     }
     if (optind + 1 != count)
-        fail("expected [--family kimi_k2|deepseek_v4] [--encoding fp8|bf16|int4|mxfp4] [--spectrum flat|spiked|power] [--layers N]\n"
+        fail("expected [--family kimi_k2|deepseek_v3|deepseek_v4] [--encoding fp8|bf16|int4|mxfp4] [--spectrum flat|spiked|power] [--layers N]\n"
              "  [--dense] [--experts N] [--hidden N] [--width N] [--vocabulary N] [--seed N] [--shard-bytes N] [--real-experts N]"
              " DIRECTORY\n"
              "--real-experts N: values only for the first N experts of the first layer with experts, its router and its shared expert.\n"
@@ -439,7 +455,8 @@ static void check_options(void) {
             chosen = &storages[i];
     spectrum = synthetic_spectrum_find(options.spectrum);
     is_v4 = strcmp(options.family, "deepseek_v4") == 0;
-    if (!options.hidden) options.hidden = is_v4 ? 4096 : 7168;
+    bool is_v3 = strcmp(options.family, "deepseek_v3") == 0;
+    if (!options.hidden) options.hidden = is_v4 ? 4096 : is_v3 ? 2048 : 7168;
     if (!chosen || !spectrum)
         fail("family %s, encoding %s, spectrum %s: not known together", options.family, options.encoding ? options.encoding : "(default)",
              options.spectrum);
@@ -448,8 +465,9 @@ static void check_options(void) {
 }
 
 static void make_config(mica_text *text) {
-    const uint64_t most = is_v4 ? 6 : 8;
-    mica_text_printf(text, is_v4 ? deepseek_v4_config : kimi_k2_config, options.hidden, options.width, options.experts,
+    bool is_v3 = strcmp(options.family, "deepseek_v3") == 0;
+    const uint64_t most = is_v4 || is_v3 ? 6 : 8;
+    mica_text_printf(text, is_v4 ? deepseek_v4_config : is_v3 ? deepseek_v3_config : kimi_k2_config, options.hidden, options.width, options.experts,
                      options.experts < most ? options.experts : most, options.layers + options.dense, (int)options.dense,
                      options.vocabulary);
     if (is_v4) {
