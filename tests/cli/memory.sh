@@ -1,0 +1,22 @@
+#!/bin/bash
+# tests/cli/memory.sh PROGRAM: `mica run --memory` is kept: the peak of the process's memory is within 5 % of the budget, at the least budget that is
+# taken and a little above it, where the cache holds a part of the experts.
+set -u
+program=$(realpath "$1")
+model=$(realpath "$(dirname "$0")/../../models/tiny-k2")
+if grep -q __asan_init "$program" || grep -q __tsan_init "$program"; then
+    echo "skipped: a sanitizer has memory of its own"
+    exit 77
+fi
+run() { "$program" run "$model" -p "In the beginning" -n 40 --threads 2 --memory "$1" 2>&1 >/dev/null; }
+least=$(run 1MiB | sed -nE 's/.*expected at least ([0-9]+)(\.[0-9]+)? MiB.*/\1/p')
+[ -n "$least" ] || { echo "the refusal does not tell the least budget"; run 1MiB; exit 1; }
+failures=0
+for more in 1 2 4; do
+    budget=$((least + more))
+    line=$(run ${budget}MiB)
+    peak=$(sed -nE 's/.*peak ([0-9.]+) MiB.*/\1/p' <<<"$line")
+    echo "budget $budget MiB: peak ${peak:-?} MiB"
+    awk -v peak="${peak:-1e9}" -v budget="$budget" 'BEGIN { exit !(peak <= 1.05 * budget) }' || { echo "$line"; failures=$((failures + 1)); }
+done
+exit $((failures > 0))
