@@ -28,7 +28,7 @@ typedef struct shown { /* one content */
     char *file;
     sharer *sharers;
     uint64_t sharer_count;
-    bool has_values;
+    bool has_values, unscaled; /* unscaled: codes, of a model that is not whole enough to be decoded */
     mica_moments values;
 } shown;
 
@@ -142,6 +142,7 @@ static mica_status look_at_values(const show_run *run, shown *one, mica_error *e
         status = mica_tensor_source_open(path.bytes, &bare.source, error);
         if (status == MICA_OK)
             status = look_at_weight(&bare, one, error);
+        one->unscaled = one->scale != NULL;
         mica_tensor_source_close(bare.source);
     }
     mica_text_release(&path);
@@ -172,6 +173,8 @@ static void write_text(mica_text *text, const shown *one) {
                          values->maximum, values->mean, mica_moments_deviation(values), values->count, values->zeros);
     if (one->has_values && values->count && values->not_finite)
         mica_text_printf(text, ", and %" PRIu64 " not finite", values->not_finite);
+    if (one->has_values && values->count && one->unscaled)
+        mica_text_printf(text, "; codes without their scales: %s cannot be opened as a model", one->model);
     mica_text_puts(text, one->has_values && values->count ? "\n" : "  values    none\n");
     for (uint64_t i = 0; i < one->sharer_count && i < SHARERS_SHOWN; i++)
         mica_text_printf(text, "  %s    %s#%s%s%s\n", i ? "      " : "in    ", one->sharers[i].model, one->sharers[i].tensor,
@@ -187,6 +190,7 @@ static void write_values(mica_json_writer *writer, const shown *one) {
         return;
     }
     mica_json_open_object(writer, "values");
+    mica_json_bool(writer, "scaled", !one->unscaled);
     mica_json_u64(writer, "count", values->count);
     mica_json_u64(writer, "not_finite", values->not_finite);
     mica_json_u64(writer, "zeros", values->zeros);

@@ -97,6 +97,21 @@ static void test_an_alias(void **state) {
     json_decref(report);
 }
 
+/* A part of a model is none: its codes are shown as what they are. */
+static void test_a_part_of_a_model(void **state) {
+    (void)state;
+    const char *store = in_scratch("part");
+    char *text = NULL;
+    assert_imports(TINY, store, &(mica_import_options){.include = "*.layers.1.mlp.experts.3.*"});
+    json_t *report = show(store, WEIGHT, &text);
+    const json_t *content = json_array_get(json_object_get(report, "contents"), 0);
+    assert_true(json_is_false(json_object_get(json_object_get(content, "values"), "scaled")));
+    assert_true(number(content, "maximum") > 100); /* e4m3 goes to 448 */
+    assert_non_null(strstr(text, "codes without their scales"));
+    mica_string_free(text);
+    json_decref(report);
+}
+
 static void test_nothing_of_that_name(void **state) {
     (void)state;
     const char *store = in_scratch("none");
@@ -112,6 +127,7 @@ int main(void) {
         cmocka_unit_test(test_what_it_says),
         cmocka_unit_test(test_two_contents),
         cmocka_unit_test(test_an_alias),
+        cmocka_unit_test(test_a_part_of_a_model),
         cmocka_unit_test(test_nothing_of_that_name),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
