@@ -1,6 +1,9 @@
-/* base/pool.c: see the header. A generation counter starts a phase, a count of those at work ends it. Judged by tests/base/test_pool.c. */
+/* base/pool.c: see the header. A generation counter starts a phase. A phase is open while it lasts; threads go in and out, and it is closed when nobody
+ * is inside. Of mica_pool_each's phases a thread that comes too late has no part: on a busy machine nobody waits for one that has no processor.
+ * Judged by tests/base/test_pool.c. */
 #include "base/pool.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -8,6 +11,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 
+#define CLOSED INT_MIN
 #define SPINS 4000u
 #define YIELDS 64u /* a sleeping thread takes some 50 us to wake: not worth it between the phases of a layer, but while input is awaited */
 
@@ -15,9 +19,12 @@ struct mica_pool {
     uint32_t threads;
     void (*body)(void *context, uint32_t index);
     void *context;
+    uint64_t serial; /* of the phase; as body and context, written before it is opened */
+    bool all;        /* every thread must have run the body */
     mica_threads *workers; /* threads - 1 */
     _Alignas(64) atomic_uint generation;
-    _Alignas(64) atomic_uint at_work;
+    _Alignas(64) atomic_int inside; /* the workers in the phase; CLOSED */
+    _Alignas(64) atomic_uint missing; /* of an `all` phase: workers that have not run it */
     _Alignas(64) atomic_uint sleepers;
     atomic_bool leave;
     pthread_mutex_t mutex;
@@ -32,23 +39,26 @@ static void pause_briefly(void) {
 #endif
 }
 
-static void await_generation(mica_pool *pool, unsigned seen) {
+/* Waits for another generation than the one seen, and returns it. */
+static unsigned await_generation(mica_pool *pool, unsigned seen) {
+    unsigned now;
     for (unsigned i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&pool->generation, memory_order_acquire) != seen)
-            return;
+        if ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) != seen)
+            return now;
         pause_briefly();
     }
     for (unsigned i = 0; i < YIELDS; i++) {
-        if (atomic_load_explicit(&pool->generation, memory_order_acquire) != seen)
-            return;
+        if ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) != seen)
+            return now;
         sched_yield();
     }
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->generation) == seen)
+    while ((now = atomic_load(&pool->generation)) == seen)
         pthread_cond_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->mutex);
+    return now;
 }
 
 static void next_generation(mica_pool *pool) {
@@ -60,14 +70,31 @@ static void next_generation(mica_pool *pool) {
     }
 }
 
+static bool enter(mica_pool *pool) {
+    int inside = atomic_load_explicit(&pool->inside, memory_order_relaxed);
+    while (inside != CLOSED)
+        if (atomic_compare_exchange_weak_explicit(&pool->inside, &inside, inside + 1, memory_order_acquire, memory_order_relaxed))
+            return true;
+    return false;
+}
+
+/* The phase that is entered may be a later one than the generation that was seen: its serial says whether it was done already. */
 static void work(void *context, uint32_t index) {
     mica_pool *pool = context;
-    for (unsigned seen = 0;; seen++) {
-        await_generation(pool, seen);
+    uint64_t done = 0;
+    for (unsigned seen = 0;;) {
+        seen = await_generation(pool, seen);
         if (atomic_load(&pool->leave))
             return;
-        pool->body(pool->context, index + 1);
-        atomic_fetch_sub_explicit(&pool->at_work, 1, memory_order_acq_rel);
+        if (!enter(pool))
+            continue;
+        if (pool->serial != done) {
+            done = pool->serial;
+            pool->body(pool->context, index + 1);
+            if (pool->all)
+                atomic_fetch_sub_explicit(&pool->missing, 1, memory_order_release);
+        }
+        atomic_fetch_sub_explicit(&pool->inside, 1, memory_order_release);
     }
 }
 
@@ -82,6 +109,7 @@ mica_status mica_pool_create(uint32_t threads, mica_pool **result, mica_error *e
     if (!pool)
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for the compute threads");
     pool->threads = threads ? threads : 1;
+    atomic_store(&pool->inside, CLOSED);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     mica_status status = pool->threads > 1 ? mica_threads_start(pool->threads - 1, work, dismiss, pool, &pool->workers, error) : MICA_OK;
@@ -109,19 +137,34 @@ uint32_t mica_pool_threads(const mica_pool *pool) {
     return pool->threads;
 }
 
-void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context) {
+static void wait_briefly(unsigned *spins) {
+    pause_briefly();
+    if (++*spins > SPINS)
+        sched_yield(); /* a thread that lost its processor must be let in */
+}
+
+static void run_phase(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context, bool all) {
+    unsigned spins = 0;
+    if (pool->threads == 1) {
+        body(context, 0);
+        return;
+    }
     pool->body = body;
     pool->context = context;
-    if (pool->threads > 1) {
-        atomic_store_explicit(&pool->at_work, pool->threads - 1, memory_order_relaxed);
-        next_generation(pool);
-    }
+    pool->all = all;
+    pool->serial++;
+    atomic_store_explicit(&pool->missing, all ? pool->threads - 1 : 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->inside, 0, memory_order_release);
+    next_generation(pool);
     body(context, 0);
-    for (unsigned spins = 0; pool->threads > 1 && atomic_load_explicit(&pool->at_work, memory_order_acquire) > 0;) {
-        pause_briefly();
-        if (++spins > SPINS)
-            sched_yield(); /* a thread that lost its processor must be let in */
-    }
+    while (atomic_load_explicit(&pool->missing, memory_order_acquire) > 0)
+        wait_briefly(&spins);
+    for (int nobody = 0; !atomic_compare_exchange_weak_explicit(&pool->inside, &nobody, CLOSED, memory_order_acquire, memory_order_relaxed); nobody = 0)
+        wait_briefly(&spins);
+}
+
+void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context) {
+    run_phase(pool, body, context, true);
 }
 
 typedef struct pieces {
@@ -150,5 +193,5 @@ void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body
         return;
     }
     pieces shared = {.count = count, .grain = grain, .body = body, .context = context};
-    mica_pool_run(pool, take_pieces, &shared);
+    run_phase(pool, take_pieces, &shared, false);
 }

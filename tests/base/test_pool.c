@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -68,6 +69,25 @@ static void test_pieces(void **state) {
     mica_pool_free(pool);
 }
 
+/* Phases that wait for all and phases that wait for nobody, one after the other: each index once, each piece once. */
+static void test_mixed(void **state) {
+    (void)state;
+    mica_pool *pool;
+    counts seen = {.phase = 1};
+    assert_int_equal(mica_pool_create(4, &pool, NULL), MICA_OK);
+    for (uint32_t round = 1; round <= 400; round++) {
+        memset(seen.touched, 0, sizeof seen.touched);
+        mica_pool_each(pool, 50 + round % 3, 1, touch, &seen);
+        for (uint64_t at = 0; at < 100; at++)
+            assert_int_equal(seen.touched[at], at < 50 + round % 3);
+        if (round % 3 == 0)
+            mica_pool_run(pool, count_call, &seen);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(atomic_load(&seen.calls[i]), round / 3);
+    }
+    mica_pool_free(pool);
+}
+
 static void test_no_memory(void **state) {
     (void)state;
     mica_pool *pool = NULL;
@@ -81,6 +101,6 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_phases), cmocka_unit_test(test_pieces), cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_phases), cmocka_unit_test(test_pieces), cmocka_unit_test(test_mixed), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
