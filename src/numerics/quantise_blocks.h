@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "numerics/encode.h"
+#include "numerics/quantise_beam.h"
 #include "numerics/quantise_search.h"
 
 typedef float lane_values[MICA_TILE_GROUPS] __attribute__((aligned(64)));
@@ -93,6 +94,16 @@ INLINE void find_above(const mica_quantise_tile *tile, int n, int weighted, shap
     store_halves(found->dmin, wide_half(b.dmin * gain));
 }
 
+INLINE void put_codes_q4_q5_k(uint8_t *block, const vec_i32 *q, int bits) {
+    uint8_t *out = block + 16;
+    if (bits == 5) {
+        put_single_bits(out, q, 4);
+        out += 32;
+    }
+    for (int pair = 0; pair < 4; pair++)
+        put_nibbles(out + 32 * pair, q + 64 / LANES * pair, 32);
+}
+
 INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits) {
     const float top = bits == 4 ? 15 : 31;
     found_above f;
@@ -107,13 +118,7 @@ INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits)
         put_half(out, f.d[first]);
         put_half(out + 2, f.dmin[first]);
         put_scales_and_floors(out + 4, f.scale + first, f.floor + first);
-        out += 16;
-        if (bits == 5) {
-            put_single_bits(out, q, 4);
-            out += 32;
-        }
-        for (int pair = 0; pair < 4; pair++)
-            put_nibbles(out + 32 * pair, q + 64 / LANES * pair, 32);
+        put_codes_q4_q5_k(out, q, bits);
     }
 }
 
@@ -379,6 +384,29 @@ static bool within(const float *x, uint64_t count, float limit) {
     return all;
 }
 
+INLINE void load_levels(const uint8_t bytes_of_levels[256], vec_i32 *q) {
+    for (int i = 0; i < 256; i += LANES) {
+        vec_u8 bytes;
+        memcpy(&bytes, bytes_of_levels + i, sizeof bytes);
+        q[i / LANES] = __builtin_convertvector(bytes, vec_i32);
+    }
+}
+static void codes_q2_k(const uint8_t in[256], uint8_t *block) {
+    vec_i32 q[256 / LANES];
+    load_levels(in, q);
+    put_pairs_of_bits(block + 16, q, 0);
+}
+static void codes_q4_k(const uint8_t in[256], uint8_t *block) {
+    vec_i32 q[256 / LANES];
+    load_levels(in, q);
+    put_codes_q4_q5_k(block, q, 4);
+}
+static void codes_q5_k(const uint8_t in[256], uint8_t *block) {
+    vec_i32 q[256 / LANES];
+    load_levels(in, q);
+    put_codes_q4_q5_k(block, q, 5);
+}
+
 /* ---- the table */
 
 #define BOTH(name, call, ...)                                           \
@@ -405,7 +433,11 @@ BOTH(mxfp4, tile_mxfp4)
 
 #define ROW(type, name) [MICA_##type - MICA_Q4_0] = {name##_plain, name##_weighted}
 const mica_quantise_kernels *KERNELS(void) {
-    static const mica_quantise_kernels table = {.within = within, .tile = {
+    static const mica_quantise_kernels table = {.within = within, .accumulate = accumulate, .beam = beam, .put_codes = {
+        [MICA_Q2_K - MICA_Q4_0] = codes_q2_k,
+        [MICA_Q4_K - MICA_Q4_0] = codes_q4_k,
+        [MICA_Q5_K - MICA_Q4_0] = codes_q5_k,
+    }, .tile = {
         ROW(Q4_0, q4_0),
         ROW(Q4_1, q4_1),
         ROW(Q5_0, q5_0),

@@ -35,9 +35,31 @@ typedef struct mica_quantise_tile {
 
 typedef void mica_quantise_function(const mica_quantise_tile *tile);
 
+/* The search with input covariance: panels of 64 columns, tiles of 32 rows, 8 paths. */
+#define MICA_BEAM_PANEL 64
+#define MICA_BEAM_ROWS 32
+#define MICA_BEAM_PATHS 8
+
+/* One row's 64 columns: levels for which sum over j of weight[j] (target[j] + sum over k < j of u[k][j] error[k] - value[j])^2 is small,
+ * value = step level - floor, error = x - value, 0 <= level <= top. All arrays [64]. */
+typedef struct mica_beam {
+    const float *x, *target, *step, *floor, *inverse /* 1 / step, or 0 */, *weight, *u /* [64][64] */;
+    float top;
+    float *error;    /* out */
+    float *off;      /* out: what the weights above are of, at the levels chosen */
+    uint8_t *levels; /* out */
+} mica_beam;
+
+/* Codes of one block of Q2_K, Q4_K or Q5_K from its 256 levels; scales are left as they are. */
+typedef void mica_put_codes(const uint8_t levels[256], uint8_t *block);
+
 typedef struct mica_quantise_kernels {
     mica_quantise_function *tile[MICA_DTYPE_COUNT - MICA_Q4_0][2]; /* [type - MICA_Q4_0][has importance] */
     bool (*within)(const float *x, uint64_t count, float limit);   /* all |x| <= limit; false for a NaN */
+    /* sums[64][32] += sum over k < depth of u[k][64] * e[k][32], rows of u and e so many floats apart */
+    void (*accumulate)(const float *u, uint64_t u_stride, const float *e, uint64_t e_stride, uint64_t depth, float *sums);
+    void (*beam)(const mica_beam *beam);
+    mica_put_codes *put_codes[MICA_DTYPE_COUNT - MICA_Q4_0]; /* [type - MICA_Q4_0]; NULL for the others */
 } mica_quantise_kernels;
 
 const mica_quantise_kernels *mica_quantise_kernels_for(mica_cpu cpu);
