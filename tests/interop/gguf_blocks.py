@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """tests/interop/gguf_blocks.py PROGRAM: every block type decoded by mica, by gguf (PyPI) and by ggml's own library: the same bits.
 
-Blocks of random bytes, and blocks whose halves run through all 65,536 patterns. Exit status 77: skipped."""
+Blocks of random bytes, blocks whose halves run through all 65,536 patterns, and what our quantiser writes of Gaussian weights, which gguf must
+decode to something like them. Exit status 77: skipped."""
 import ctypes
 import glob
 import os
@@ -22,7 +23,11 @@ except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 
+QUANTISER = os.path.join(os.path.dirname(os.path.abspath(sys.argv[1])), "tests", "quantise_blocks")
 HELPER = os.path.join(os.path.dirname(os.path.abspath(sys.argv[1])), "tests", "decode_blocks")
+# The relative error of a rounding to the type that one would not be proud of.
+ERRORS = {"Q2_K": 0.3, "Q3_K": 0.16, "Q4_0": 0.09, "Q4_1": 0.08, "Q4_K": 0.075, "IQ4_NL": 0.08, "IQ4_XS": 0.08, "MXFP4": 0.12, "Q5_0": 0.045,
+          "Q5_1": 0.04, "Q5_K": 0.038, "Q6_K": 0.019, "Q8_0": 0.006}
 # type: bytes of a block, elements, where its halves are, ggml's decoder
 TYPES = {
     "Q4_0": (18, 32, [0], "q4_0"), "Q4_1": (20, 32, [0, 2], "q4_1"), "Q5_0": (22, 32, [0], "q5_0"), "Q5_1": (24, 32, [0, 2], "q5_1"),
@@ -42,6 +47,13 @@ def blocks_of(name, generator):
     if name == "MXFP4":  # 255 is NaN for mica and for ggml's check of a file; ggml's decoder makes 2^127 of it
         blocks[blocks[:, 0] == 255, 0] = 254
     return np.ascontiguousarray(blocks)
+
+
+def quantised(name, generator):
+    """Gaussian rows, and the blocks that mica makes of them."""
+    weights = generator.normal(scale=0.02, size=(64, 256)).astype(np.float32)
+    done = subprocess.run([QUANTISER, name], input=weights.tobytes(), capture_output=True, check=True)
+    return weights, np.frombuffer(done.stdout, dtype=np.uint8).reshape(-1, TYPES[name][0])
 
 
 def decode_mica(name, blocks, cpu):
@@ -68,7 +80,13 @@ def main():
         print("ggml's library is absent (scripts/setup-peers): compared with gguf alone")
     failures = 0
     for name, (size, elements, _, function) in TYPES.items():
-        blocks = blocks_of(name, generator)
+        weights, written = quantised(name, generator)
+        decoded = quants.dequantize(written, gguf.GGMLQuantizationType[name]).reshape(weights.shape)
+        error = np.linalg.norm(decoded - weights) / np.linalg.norm(weights)
+        if not error < ERRORS[name]:
+            failures += 1
+            print(f"failed: {name}: gguf decodes what mica wrote with an error of {error}")
+        blocks = np.concatenate([blocks_of(name, generator), written])
         with np.errstate(all="ignore"):
             expected = {"gguf": bits(quants.dequantize(blocks, gguf.GGMLQuantizationType[name]))}
         if ggml is not None:
