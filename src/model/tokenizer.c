@@ -78,6 +78,10 @@ static mica_status index_token(mica_tokenizer *tokenizer, uint32_t id, mica_erro
     bool special = is_special_type(tokenizer->types[id]);
     if (tokenizer->spans[id].length == 0 || tokenizer->types[id] == MICA_TOKEN_UNUSED || tokenizer->types[id] == MICA_TOKEN_UNKNOWN)
         return MICA_OK; /* text never becomes it */
+    if (tokenizer->characters && tokenizer->types[id] == MICA_TOKEN_BYTE) {
+        tokenizer->byte_ids[(uint8_t)tokenizer->names.bytes[tokenizer->spans[id].start]] = id;
+        return MICA_OK;
+    }
     mica_bytes_table *table = special ? &tokenizer->special : &tokenizer->normal;
     if (!mica_bytes_table_insert(table, tokenizer->names.bytes, tokenizer->spans, id, &other)) {
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected tokens that differ, got the same bytes for the ids %" PRIu32 " and %" PRIu32,
@@ -102,6 +106,7 @@ mica_status mica_tokenizer_index(mica_tokenizer *tokenizer, mica_error *error) {
     }
     if (!mica_bytes_table_init(&tokenizer->normal, normal) || !mica_bytes_table_init(&tokenizer->special, special))
         return out_of_memory(tokenizer->name, error);
+    memset(tokenizer->byte_ids, 0xff, sizeof tokenizer->byte_ids);
     for (uint32_t id = 0; id < tokenizer->count; id++) {
         mica_status status = index_token(tokenizer, id, error);
         if (status != MICA_OK)
@@ -110,7 +115,8 @@ mica_status mica_tokenizer_index(mica_tokenizer *tokenizer, mica_error *error) {
     qsort(tokenizer->special_lengths, tokenizer->special_length_count, sizeof tokenizer->special_lengths[0], compare_lengths);
     for (uint32_t byte = 0; byte < 256; byte++) {
         char text = (char)byte;
-        tokenizer->byte_ids[byte] = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, &text, 1);
+        if (!tokenizer->characters)
+            tokenizer->byte_ids[byte] = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, &text, 1);
         if (tokenizer->byte_ids[byte] == UINT32_MAX) {
             return mica_fail(error, MICA_BAD_INPUT, "%s: expected a token for every byte, got none for 0x%02" PRIx32, tokenizer->name,
                              byte);
@@ -279,6 +285,8 @@ static mica_status encode_bytes(const mica_tokenizer *tokenizer, const char *tex
                                 mica_error *error) {
     segment_encoder encoder = {tokenizer, ids, ids->count};
     uint64_t first = ids->count;
+    if (tokenizer->characters) /* nothing is cut, and each byte that is no text is one by itself */
+        return mica_piece_encode(tokenizer, text, length, ids, error);
     mica_status status = mica_splitter_split(&tokenizer->splitter, text, valid, encode_piece, &encoder, error);
     if (status != MICA_OK || valid == length)
         return status;
@@ -293,9 +301,22 @@ static mica_status encode_bytes(const mica_tokenizer *tokenizer, const char *tex
     return mica_piece_encode(tokenizer, text + start, length - start, ids, error);
 }
 
+static mica_status encode_behind_space(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
+                                       mica_error *error) {
+    mica_text spaced = MICA_TEXT_INIT;
+    mica_text_append(&spaced, " ", length > 0);
+    mica_text_append(&spaced, text, length);
+    mica_status status = mica_text_failed(&spaced) ? out_of_memory(tokenizer->name, error)
+                                                   : encode_bytes(tokenizer, spaced.bytes, spaced.length, spaced.length, ids, error);
+    mica_text_release(&spaced);
+    return status;
+}
+
 /* Text without special tokens. */
 static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
                                   mica_error *error) {
+    if (tokenizer->space_before)
+        return encode_behind_space(tokenizer, text, length, ids, error);
     uint64_t valid = mica_utf8_prefix(text, length);
     mica_text composed = MICA_TEXT_INIT;
     bool differs = false;
@@ -378,7 +399,8 @@ mica_status mica_tokenizer_decode(const mica_tokenizer *tokenizer, const uint32_
             return mica_fail(error, MICA_BAD_INPUT, "%s: expected ids from 0 to %" PRIu32 ", got %" PRIu32, tokenizer->name,
                              tokenizer->count - 1, ids[i]);
         }
-        mica_text_append(&text, token, token_bytes);
+        uint64_t left_out = i == 0 && tokenizer->space_before && token_bytes > 0 && *token == ' '; /* what encoding put before it */
+        mica_text_append(&text, token + left_out, token_bytes - left_out);
     }
     *length = text.length;
     *bytes = mica_text_take(&text);

@@ -23,7 +23,7 @@ static uint32_t merge_short(const mica_tokenizer *tokenizer, uint32_t *ids, uint
     while (count > 1) {
         uint32_t best = 0;
         for (uint32_t i = 1; i + 1 < count; i++)
-            best = merges[i] < merges[best] ? i : best;
+            best = merges[i] >> 32 < merges[best] >> 32 ? i : best;
         if (merges[best] == MICA_NO_MERGE)
             break;
         ids[best] = (uint32_t)merges[best];
@@ -140,6 +140,24 @@ static mica_status merge_long(const mica_tokenizer *tokenizer, uint32_t *ids, ui
     return MICA_OK;
 }
 
+/* The parts that a piece begins as: bytes, or characters, of which those that are no token are bytes. Returns how many. */
+static uint32_t start_piece(const mica_tokenizer *tokenizer, const char *piece, uint32_t length, uint32_t *parts) {
+    uint32_t count = 0;
+    for (uint32_t at = 0; at < length;) {
+        size_t taken = tokenizer->characters ? mica_utf8_sequence(piece + at, length - at) : 0;
+        uint32_t id = taken == 0 ? MICA_TOKEN_NONE
+                                 : mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, piece + at, taken);
+        if (id != MICA_TOKEN_NONE)
+            parts[count++] = id;
+        else
+            taken = 1;
+        if (id == MICA_TOKEN_NONE)
+            parts[count++] = tokenizer->byte_ids[(uint8_t)piece[at]];
+        at += (uint32_t)taken;
+    }
+    return count;
+}
+
 mica_status mica_piece_encode(const mica_tokenizer *tokenizer, const char *piece, uint64_t length, mica_token_list *ids,
                               mica_error *error) {
     if (tokenizer->whole_pieces) {
@@ -153,9 +171,7 @@ mica_status mica_piece_encode(const mica_tokenizer *tokenizer, const char *piece
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected pieces of less than 4 GiB, got %" PRIu64 " bytes", tokenizer->name, length);
     if (!mica_token_list_reserve(ids, length))
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the ids of a text", tokenizer->name);
-    uint32_t *parts = ids->ids + ids->count, count = (uint32_t)length;
-    for (uint32_t i = 0; i < count; i++)
-        parts[i] = tokenizer->byte_ids[(uint8_t)piece[i]];
+    uint32_t *parts = ids->ids + ids->count, count = start_piece(tokenizer, piece, (uint32_t)length, parts);
     mica_status status = MICA_OK;
     if (count <= SHORT_BYTES)
         count = merge_short(tokenizer, parts, count);
@@ -188,7 +204,7 @@ static uint32_t *order_by_length(const mica_tokenizer *tokenizer, uint32_t count
 }
 
 /* Merges the bytes of a token, and where two parts are left notes them as its merge. */
-static mica_status find_parts(mica_tokenizer *tokenizer, uint32_t id, mica_token_list *parts, mica_error *error) {
+static mica_status find_parts(mica_tokenizer *tokenizer, uint32_t id, uint32_t rank, mica_token_list *parts, mica_error *error) {
     const mica_pair_slot *slot;
     mica_token_span span = tokenizer->spans[id];
     parts->count = 0;
@@ -196,24 +212,34 @@ static mica_status find_parts(mica_tokenizer *tokenizer, uint32_t id, mica_token
         return MICA_OK;
     mica_status status = mica_piece_encode(tokenizer, tokenizer->names.bytes + span.start, span.length, parts, error);
     if (status == MICA_OK && parts->count == 2)
-        (void)mica_pair_table_insert(&tokenizer->merges, parts->ids[0], parts->ids[1], (uint64_t)id << 32 | id, &slot);
+        (void)mica_pair_table_insert(&tokenizer->merges, parts->ids[0], parts->ids[1], (uint64_t)rank << 32 | id, &slot);
     return status;
 }
 
-mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t rank_count, mica_error *error) {
+static mica_status find_merges(mica_tokenizer *tokenizer, uint32_t count, const uint32_t *ranks, mica_error *error) {
     mica_token_list parts = {0};
     mica_status status = MICA_OK;
-    uint32_t *order = order_by_length(tokenizer, rank_count);
-    if (!order || !mica_pair_table_init(&tokenizer->merges, rank_count))
+    uint32_t *order = order_by_length(tokenizer, count);
+    if (!order || !mica_pair_table_init(&tokenizer->merges, count))
         status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name);
     bool whole_pieces = tokenizer->whole_pieces;
     tokenizer->whole_pieces = false; /* the token itself is not to be found */
-    for (uint32_t i = 0; i < rank_count && status == MICA_OK; i++)
-        status = find_parts(tokenizer, order[i], &parts, error);
+    for (uint32_t i = 0; i < count && status == MICA_OK; i++) {
+        if (tokenizer->types[order[i]] == MICA_TOKEN_NORMAL)
+            status = find_parts(tokenizer, order[i], ranks ? ranks[order[i]] : order[i], &parts, error);
+    }
     tokenizer->whole_pieces = whole_pieces;
     mica_token_list_release(&parts);
     mica_free(order);
     return status;
+}
+
+mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t rank_count, mica_error *error) {
+    return find_merges(tokenizer, rank_count, NULL, error);
+}
+
+mica_status mica_tokenizer_merges_by(mica_tokenizer *tokenizer, const uint32_t *ranks, mica_error *error) {
+    return find_merges(tokenizer, tokenizer->count, ranks, error);
 }
 
 static uint32_t find_token(const mica_tokenizer *tokenizer, const char *bytes, uint64_t length) {

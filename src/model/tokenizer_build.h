@@ -39,6 +39,8 @@ struct mica_tokenizer {
     uint32_t byte_ids[256];
     bool whole_pieces; /* a piece that is a token is that token, whatever merging would give */
     bool compose;      /* text is brought to NFC first */
+    bool characters;   /* a piece begins as characters, not bytes: SentencePiece; byte_ids are for those that are no token */
+    bool space_before; /* a space is put before a text, and before what follows a special token */
     mica_splitter splitter;
     mica_token_roles roles;
     uint32_t ends[MICA_TOKEN_ENDS_MAX], end_count;
@@ -65,6 +67,8 @@ uint32_t mica_tokenizer_special_at(const mica_tokenizer *tokenizer, const char *
  * whatever merged within it did so in the order of its own bytes alone, since nothing crossed its ends.) So the shortest first, each by
  * the merges of shorter ones. */
 mica_status mica_tokenizer_merges_from_ranks(mica_tokenizer *tokenizer, uint32_t rank_count, mica_error *error) MICA_CHECKED;
+/* The same where tokens have ranks that are not their ids, and may share them: ranks[token count]. Only normal tokens have merges. */
+mica_status mica_tokenizer_merges_by(mica_tokenizer *tokenizer, const uint32_t *ranks, mica_error *error) MICA_CHECKED;
 /* One merge of a list, its two parts written in characters of byte_level.h; `merges` has room. `scratch` is the caller's, for many
  * calls. */
 mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left, uint64_t left_length, const char *right,
@@ -136,6 +140,9 @@ char *mica_token_file_path(const mica_token_files *files, const char *name); /* 
 /* ---- the kinds */
 mica_status mica_tokenizer_from_ranks(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                       mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
+/* tokenizer.ggml.model "llama": scores instead of merges (tokenizer_scores.c). */
+mica_status mica_tokenizer_from_scores(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
+mica_status mica_tokenizer_read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_from_json(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                      mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;

@@ -1,6 +1,7 @@
 /* model/tokenizer_gguf.c: the vocabulary that a GGUF file has in it: tokenizer.ggml.* keys, where the model is "gpt2" (byte-level BPE)
- * and the way to cut text is one that is known here. And the same facts of a tokenizer of ours, for those who write a GGUF. Refuses
- * other models and unknown names of patterns. Judged by tests/model/test_tokenizer_gguf.c and tests/interop/tokenizer.py (llama.cpp). */
+ * and the way to cut text is one that is known here; "llama" is tokenizer_scores.c's. And the same facts of a tokenizer of ours, for
+ * those who write a GGUF. Refuses other models and unknown names of patterns. Judged by tests/model/test_tokenizer_gguf.c and
+ * tests/interop/tokenizer.py (llama.cpp). */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,7 +98,7 @@ static mica_status read_role(const mica_gguf *gguf, const char *key, const mica_
     return status;
 }
 
-static mica_status read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) {
+mica_status mica_tokenizer_read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) {
     mica_token_roles *roles = &tokenizer->roles;
     mica_gguf_string chat_template = {0};
     uint32_t end_of_turn = MICA_TOKEN_NONE;
@@ -135,7 +136,7 @@ static mica_status find_row(const mica_gguf *gguf, const mica_split_row **row, m
     char name[64];
     mica_status status = mica_gguf_text(gguf, KEY("model"), &model, error);
     if (status == MICA_OK && !text_is(model, "gpt2")) {
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("model") ": expected gpt2, got %.*s", gguf->name,
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("model") ": expected gpt2 or llama, got %.*s", gguf->name,
                            (int)(model.length < 60 ? model.length : 60), model.bytes);
     }
     if (status == MICA_OK)
@@ -158,7 +159,7 @@ static mica_status fill(const mica_gguf *gguf, const mica_split_row *row, const 
     if (status == MICA_OK)
         status = read_merges(gguf, tokenizer, error);
     if (status == MICA_OK)
-        status = read_roles(gguf, row->add_bos, tokenizer, error);
+        status = mica_tokenizer_read_roles(gguf, row->add_bos, tokenizer, error);
     if (status == MICA_OK)
         status = mica_splitter_make(&tokenizer->splitter, row, error);
     tokenizer->pre_type = row->pre_type;
@@ -171,6 +172,11 @@ mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tok
     const mica_split_row *row = NULL;
     const mica_gguf_entry *tokens;
     mica_tokenizer *made = NULL;
+    const mica_gguf_entry *model = mica_gguf_find(gguf, KEY("model"));
+    mica_gguf_string kind;
+    uint64_t at = 0;
+    if (model && !model->is_array && model->type == MICA_GGUF_STRING && mica_gguf_next_string(model, &at, &kind) && text_is(kind, "llama"))
+        return mica_tokenizer_from_scores(gguf, tokenizer, error);
     mica_status status = find_row(gguf, &row, error);
     if (status == MICA_OK)
         status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, &tokens, error);

@@ -1,5 +1,7 @@
 /* test_tokenizer_gguf.c: tiny-k2's vocabulary written as a GGUF has it, and read back: the same ids, types, merges and roles; and what
  * is refused of a vocabulary in a GGUF. tests/interop/tokenizer.py has llama.cpp read such a file. */
+#include <math.h>
+
 #include "formats/gguf_bytes.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_build.h"
@@ -142,7 +144,7 @@ static void what_is_refused(void **state) {
         small_vocabulary small;
         const char *message;
     } rows[] = {
-        {{.model = "bert"}, "x.gguf: key tokenizer.ggml.model: expected gpt2, got bert"},
+        {{.model = "bert"}, "x.gguf: key tokenizer.ggml.model: expected gpt2 or llama, got bert"},
         {{.pre = "tekken"},
          "x.gguf: key tokenizer.ggml.pre: expected kimi-k2, deepseek-v3, deepseek-llm, llama-bpe, qwen2 or gpt-2, got tekken"},
         {{.bos = 258}, "x.gguf: key tokenizer.ggml.bos_token_id: expected an id below 258, got 258"},
@@ -168,6 +170,93 @@ static void what_is_refused(void **state) {
     put_text(&file, "general.architecture", "llama");
     assert_int_equal(read_back(&file, &tokenizer), MICA_BAD_INPUT);
     assert_string_equal(error.message, "x.gguf: key tokenizer.ggml.model: expected string, got absent");
+    mica_text_release(&file);
+}
+
+/* SentencePiece: 259 tokens as they always are, then U+2581 a, a, b, ab, U+2581 ab. NULL: what a plain one has. */
+static void put_scores(mica_text *file, const char *byte_0, const char *last, float last_score, uint32_t score_count) {
+    static const char *const pieces[] = {"\xe2\x96\x81", "a", "b", "ab"};
+    char name[8];
+    put_start(file, 0, 5);
+    put_text(file, "tokenizer.ggml.model", "llama");
+    put_array(file, "tokenizer.ggml.tokens", MICA_GGUF_STRING, 264);
+    put_string(file, "<unk>");
+    put_string(file, "<s>");
+    put_string(file, "</s>");
+    for (int byte = 0; byte < 256; byte++) {
+        snprintf(name, sizeof name, "<0x%02X>", byte);
+        put_string(file, byte == 0 && byte_0 ? byte_0 : name);
+    }
+    for (int i = 0; i < 4; i++)
+        put_string(file, pieces[i]);
+    put_string(file, last ? last
+                          : "\xe2\x96\x81"
+                            "ab");
+    put_array(file, "tokenizer.ggml.token_type", MICA_GGUF_INT32, 264);
+    for (int id = 0; id < 264; id++)
+        put(file, id == 0 ? MICA_TOKEN_UNKNOWN : id < 3 ? MICA_TOKEN_CONTROL : id < 259 ? MICA_TOKEN_BYTE : MICA_TOKEN_NORMAL, 4);
+    put_array(file, "tokenizer.ggml.scores", MICA_GGUF_FLOAT32, score_count);
+    for (uint32_t id = 0; id < score_count; id++) {
+        float score = id == 263 ? last_score : -(float)id;
+        uint32_t bits;
+        memcpy(&bits, &score, 4);
+        put(file, bits, 4);
+    }
+    put_u32(file, "tokenizer.ggml.bos_token_id", 1);
+}
+
+static void scores(void **state) {
+    (void)state;
+    mica_text file = MICA_TEXT_INIT;
+    mica_tokenizer *tokenizer;
+    put_scores(&file, NULL, NULL, -300, 264);
+    assert_int_equal(read_back(&file, &tokenizer), MICA_OK);
+    static const char text[] = "ab<s>b \xff\xe6\xbc\xa2";
+    mica_token_list ids = {0};
+    assert_int_equal(mica_tokenizer_append(tokenizer, text, sizeof text - 1, true, &ids, &error), MICA_OK);
+    static const uint32_t expected[] = {263, 1, 259, 261, 259, 3 + 0xff, 3 + 0xe6, 3 + 0xbc, 3 + 0xa2};
+    assert_int_equal(ids.count, sizeof expected / sizeof *expected);
+    assert_memory_equal(ids.ids, expected, sizeof expected);
+    char *bytes;
+    uint64_t length;
+    assert_int_equal(mica_tokenizer_decode(tokenizer, ids.ids, ids.count, &bytes, &length, &error), MICA_OK);
+    assert_string_equal(bytes, "ab<s> b \xff\xe6\xbc\xa2"); /* the space before the text is left out again, that behind <s> is not */
+    mica_free(bytes);
+    mica_token_list_release(&ids);
+    assert_true(mica_tokenizer_roles(tokenizer)->add_bos);
+    assert_null(mica_tokenizer_pre_type(tokenizer));
+    mica_tokenizer_close(tokenizer);
+    static const struct {
+        const char *byte_0, *last;
+        float last_score;
+        uint32_t count;
+        const char *message;
+    } rows[] = {
+        {"<0xG0>", NULL, 0, 264, "x.gguf: key tokenizer.ggml.tokens: id 3: expected a byte as <0xXX>, got <0xG0>"},
+        {"<0x01>", NULL, 0, 264, "x.gguf: expected a token for every byte, got none for 0x00"},
+        {NULL, "ab", 0, 264, "x.gguf: expected tokens that differ, got the same bytes for the ids 262 and 263"},
+        {NULL, NULL, NAN, 264, "x.gguf: key tokenizer.ggml.scores: id 263: expected a number, got NaN"},
+        {NULL, NULL, 0, 263, "x.gguf: expected a type and a score for each of 264 tokens, got 264 and 263"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        mica_text_clear(&file);
+        put_scores(&file, rows[i].byte_0, rows[i].last, rows[i].last_score, rows[i].count);
+        assert_int_equal(read_back(&file, &tokenizer), MICA_BAD_INPUT);
+        assert_string_equal(error.message, rows[i].message);
+    }
+    mica_gguf gguf;
+    mica_text_clear(&file);
+    put_scores(&file, NULL, NULL, -300, 264);
+    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
+    mica_status status = MICA_NO_MEMORY;
+    for (uint64_t allowed = 0; status != MICA_OK; allowed++) {
+        mica_memory_fail_after(allowed + 1);
+        status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
+        mica_memory_fail_after(0);
+        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+    }
+    mica_tokenizer_close(tokenizer);
+    mica_gguf_release(&gguf);
     mica_text_release(&file);
 }
 
@@ -212,8 +301,8 @@ static void memory_runs_out_anywhere(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back), cmocka_unit_test(small_vocabularies),       cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(no_name_for_it), cmocka_unit_test(memory_runs_out_anywhere),
+        cmocka_unit_test(there_and_back), cmocka_unit_test(small_vocabularies), cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(scores),         cmocka_unit_test(no_name_for_it),     cmocka_unit_test(memory_runs_out_anywhere),
     };
     return cmocka_run_group_tests_name("tokenizer_gguf", tests, NULL, NULL);
 }
