@@ -1,6 +1,6 @@
 /* formats/catalogue.c: opening the catalogue, its transactions, and its models. Rows of payloads and files: catalogue_rows.c.
  * Invariants: 1. WAL with synchronous=FULL: what commit says has happened survives a power cut; readers see the last commit, never wait;
- * 2. a commit that wrote seals the store's digest first. Judged by tests/formats/test_store.c, tests/faults/kill_store.sh. */
+ * 2. a commit that wrote seals the store's digest first. Judged by tests/operations/test_import.c, tests/faults/kill_store.sh. */
 #include "formats/catalogue.h"
 
 #include <inttypes.h>

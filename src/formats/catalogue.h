@@ -2,7 +2,7 @@
  * verbatim. The schema and what each column means: docs/formats.md. Every row that a person could change is covered by a digest.
  * Refuses: a database that is not ours or of another version, rows that contradict themselves. One thread at a time.
  * Invariant: a row that names bytes is committed only after those bytes were synced (the caller's part; formats/store does it).
- * Judged by tests/formats/test_store.c, tests/operations/test_import.c, tests/faults. */
+ * Judged by tests/operations/test_import.c, tests/faults. */
 #ifndef MICA_FORMATS_CATALOGUE_H
 #define MICA_FORMATS_CATALOGUE_H
 

@@ -1,6 +1,6 @@
 /* formats/catalogue_digest.c: the digests that make any changed row of the catalogue show, and the check that computes them anew.
  * A digest is SHA-256 over fields, each as "LENGTH:BYTES" ("-" for null), so that no two rows give the same text.
- * Not covered, and found otherwise (operations/verify_store): where payloads lie, since gc moves them. Judged by tests/formats/test_store.c. */
+ * Not covered, and found otherwise (operations/verify_store): where payloads lie, since gc moves them. Judged by tests/operations/test_store_verify.c. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* formats/catalogue_rows.c: the catalogue's rows of tensors, payloads, packs, linked shards and kept files.
- * Judged by tests/formats/test_store.c. */
+ * Judged by tests/operations/test_import.c and test_store_verify.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* formats/catalogue_sql.c: the schema, and SQLite behind our rules: statements prepared once, failures as sentences that name the file,
- * rows that are checked before anybody believes them. Judged by tests/formats/test_store.c. */
+ * rows that are checked before anybody believes them. Judged by tests/operations/test_import.c and test_store_verify.c. */
 #include "formats/catalogue_sql.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* formats/store.c: see the header for what holds. The pack being filled is the only file of a store that grows.
- * Judged by tests/formats/test_store.c, tests/faults/kill_store.sh, tests/faults/test_store_faults.c. */
+ * Judged by tests/operations/test_import.c, tests/faults/kill_store.sh, tests/faults/test_store_faults.c. */
 #include "formats/store.h"
 
 #include <inttypes.h>

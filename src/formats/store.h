@@ -5,7 +5,7 @@
  * overwritten once the catalogue names them; 3. packs are synced before the transaction that names their bytes commits; 4. a pack's file is
  * removed only after the transaction that forgets it; 5. a number of a pack is never used again.
  * So a kill leaves at most bytes behind a pack's recorded end and packs nobody names: the next writer removes both.
- * Judged by tests/formats/test_store.c, tests/faults/kill_store.sh, tests/faults/test_store_faults.c. */
+ * Judged by tests/operations/test_import.c, tests/faults/kill_store.sh, tests/faults/test_store_faults.c. */
 #ifndef MICA_FORMATS_STORE_H
 #define MICA_FORMATS_STORE_H
 

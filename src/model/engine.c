@@ -1,6 +1,6 @@
 /* model/engine.c: opening a model for computation: what is refused, what is read, how the memory is divided; sessions and meters.
  * The order of opening makes the budget hold: everything that has a fixed size is allocated and touched first; what the process then has in
- * memory is measured, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and test_engine_memory.c. */
+ * memory is measured, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and tests/cli/memory.sh. */
 #include "model/engine.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* model/resident.c: see the header. The layout's reads are cut into pieces that threads take in the order of the files.
- * Judged by tests/model/test_weight_layout.c and test_forward.c. */
+ * Judged by tests/model/test_forward.c. */
 #include "model/resident.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
 /* model/weight_layout.c: see the header. An int4 weight's shape tensor is not read: `verify` compares it with the shapes that opening has
- * checked already. Judged by tests/model/test_weight_layout.c. */
+ * checked already. Judged by tests/model/test_forward.c and test_expert_cache.c. */
 #include "model/weight_layout.h"
 
 #include <stdlib.h>

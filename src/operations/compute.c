@@ -1,4 +1,4 @@
-/* operations/compute.c: see the header. Judged by tests/operations/test_run.c and test_perplexity.c. */
+/* operations/compute.c: see the header. Judged by tests/operations/test_compute.c. */
 #include "operations/compute.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* operations/logits.c: the logits of a sequence, written as they are computed. Judged by tests/operations/test_logits.c. */
+/* operations/logits.c: the logits of a sequence, written as they are computed. Judged by tests/operations/test_compute.c. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* operations/perplexity.c: how well a model foretells a text, and how far it is from another. Sums are double, over float32 logits.
- * Judged by tests/operations/test_perplexity.c against tiny-k2's golden value. */
+ * Judged by tests/operations/test_compute.c against tiny-k2's golden value. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* operations/run.c: generating text: a prompt, then one token after the other, told as they come. What was computed is remembered, so that
- * a conversation goes on where it was. Judged by tests/operations/test_run.c against tiny-k2's golden continuations. */
+ * a conversation goes on where it was. Judged by tests/operations/test_compute.c against tiny-k2's golden continuations. */
 #include <stdio.h>
 #include <string.h>
 

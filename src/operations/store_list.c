@@ -1,5 +1,5 @@
 /* operations/store_list.c: mica_list: the models of a store, or one model's tensors and files. Reads the catalogue alone.
- * Judged by tests/operations/test_store_verbs.c against docs/schemas/list.schema.json. */
+ * Judged by tests/operations/test_import.c against docs/schemas/list.schema.json. */
 #include <mica/store.h>
 
 #include <inttypes.h>
