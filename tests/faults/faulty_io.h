@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,47 +28,53 @@ static struct {
     bool no_direct_read; /* a descriptor with O_DIRECT reads EINVAL */
 } fault;
 
-static bool fails(call_kind kind) {
+static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER; /* calls come from several threads */
+
+/* Counts a call; false, or true with errno set. */
+static bool fails_on_order(call_kind kind, bool may_be_interrupted) {
+    int failure = -1;
+    pthread_mutex_lock(&fault_lock);
     fault.calls[kind]++;
-    if (fault.interrupt) {
+    if (fault.interrupt && may_be_interrupted)
         fault.interrupted = !fault.interrupted;
-        if (fault.interrupted) {
-            errno = EINTR;
-            return true;
-        }
-    }
-    if (fault.kind == kind && fault.countdown > 0 && --fault.countdown == 0) {
+    if (fault.interrupt && may_be_interrupted && fault.interrupted) {
+        failure = EINTR;
+    } else if (fault.kind == kind && fault.countdown > 0 && --fault.countdown == 0) {
         fault.countdown = fault.forever;
-        errno = fault.failure;
-        return true;
+        failure = fault.failure;
     }
-    return false;
+    pthread_mutex_unlock(&fault_lock);
+    if (failure >= 0)
+        errno = failure;
+    return failure >= 0;
+}
+
+static bool fails(call_kind kind) {
+    return fails_on_order(kind, true);
+}
+
+static void count_open_files(int64_t change) {
+    pthread_mutex_lock(&fault_lock);
+    fault.open_files += change;
+    pthread_mutex_unlock(&fault_lock);
 }
 
 static int faulty_open(const char *path, int flags, mode_t mode) {
     if (fails(OPEN))
         return -1;
     int fd = open(path, flags, mode);
-    fault.open_files += fd >= 0;
+    count_open_files(fd >= 0);
     return fd;
 }
 
 static int faulty_close(int fd) {
-    fault.open_files--;
-    close(fd); /* a failing close closes all the same */
-    bool interrupt = fault.interrupt;
-    fault.interrupt = false;
-    bool failed = fails(CLOSE);
-    fault.interrupt = interrupt;
-    return failed ? -1 : 0;
+    count_open_files(-1);
+    close(fd); /* a failing close closes all the same, and is not interrupted */
+    return fails_on_order(CLOSE, false) ? -1 : 0;
 }
 
 static int faulty_fstat(int fd, struct stat *status) {
-    bool interrupt = fault.interrupt; /* fstat is never interrupted */
-    fault.interrupt = false;
-    bool failed = fails(FSTAT);
-    fault.interrupt = interrupt;
-    return failed ? -1 : fstat(fd, status);
+    return fails_on_order(FSTAT, false) ? -1 : fstat(fd, status); /* never interrupted */
 }
 
 static size_t shortened(size_t bytes) {
