@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "interop"))
 import gguf  # noqa: E402
-import llama_cpp as llama  # noqa: E402
+import llama  # noqa: E402
 
 MICA, WINDOWS, WINDOW = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32, 256
 TINY = os.path.join(ROOT, "models", "tiny-k2")

@@ -20,7 +20,7 @@ except ImportError as missing:
     print(f"skipped: {missing} (scripts/setup-peers)")
     sys.exit(77)
 sys.path.insert(0, os.path.dirname(__file__))
-import llama_cpp as llama  # noqa: E402
+import llama  # noqa: E402
 
 library = llama.open_library(ROOT)
 if library is None:
