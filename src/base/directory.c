@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,12 @@ mica_status mica_file_replace(const char *path, const void *bytes, uint64_t leng
 bool mica_path_exists(const char *path) {
     struct stat status;
     return stat(path, &status) == 0;
+}
+
+bool mica_directory_has(const char *directory, const char *name) {
+    char path[PATH_MAX];
+    const int length = snprintf(path, sizeof path, "%s%s%s", directory, *directory ? "/" : "", name);
+    return length > 0 && (size_t)length < sizeof path && mica_path_exists(path);
 }
 
 bool mica_path_is_directory(const char *path) {

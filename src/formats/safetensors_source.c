@@ -185,10 +185,7 @@ static mica_status open_bare(mica_tensor_source *source, mica_error *error) {
 }
 
 static bool has_file(const mica_tensor_source *source, const char *name) {
-    char *path = mica_path_join(source->directory, name);
-    bool found = path && mica_path_exists(path);
-    mica_free(path);
-    return found;
+    return mica_directory_has(source->directory, name);
 }
 
 static mica_status load_file(const mica_tensor_source *source, const char *name, uint64_t limit, char **bytes, uint64_t *length,

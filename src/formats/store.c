@@ -3,6 +3,7 @@
 #include "formats/store.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,35 +41,29 @@ uint64_t mica_pack_align(uint64_t bytes) {
 /* ---- names */
 
 bool mica_store_is_at(const char *path) {
-    char *catalogue = mica_path_join(path, MICA_CATALOGUE_NAME);
-    const bool there = catalogue && mica_path_exists(catalogue);
-    mica_free(catalogue);
-    return there;
+    return mica_directory_has(path, MICA_CATALOGUE_NAME);
 }
 
-bool mica_store_split(const char *path, char **directory, char **name) {
-    *directory = *name = NULL;
-    if (mica_store_is_at(path)) {
-        *directory = mica_strdup(path);
+bool mica_store_split(const char *path, size_t *directory_length, const char **name) {
+    char directory[PATH_MAX];
+    *directory_length = strlen(path);
+    *name = NULL;
+    if (mica_store_is_at(path))
         return true;
-    }
     const char *hash = mica_path_exists(path) ? NULL : strrchr(path, '#'); /* a file may have one in its name */
-    char *before = hash ? mica_strndup(path, (size_t)(hash - path)) : NULL;
-    if (!before || !mica_store_is_at(before)) {
-        mica_free(before);
+    if (!hash || (size_t)(hash - path) >= sizeof directory)
         return false;
-    }
-    *directory = before;
-    *name = mica_strdup(hash + 1);
-    return true;
+    *directory_length = (size_t)(hash - path);
+    *name = hash + 1;
+    memcpy(directory, path, *directory_length);
+    directory[*directory_length] = 0;
+    return mica_store_is_at(directory);
 }
 
 bool mica_store_is_named(const char *path) {
-    char *directory, *name;
-    const bool named = mica_store_split(path, &directory, &name);
-    mica_free(directory);
-    mica_free(name);
-    return named;
+    size_t directory_length;
+    const char *name;
+    return mica_store_split(path, &directory_length, &name);
 }
 
 const char *mica_store_pack_name(int64_t number, char buffer[40]) {

@@ -25,8 +25,9 @@ typedef struct mica_store mica_store;
 
 /* True for a directory that has a catalogue. */
 bool mica_store_is_at(const char *path);
-/* "STORE#NAME" apart: *directory and *name are the caller's (mica_free), *name NULL where there is none. False when `path` is no store. */
-bool mica_store_split(const char *path, char **directory, char **name);
+/* "STORE#NAME" apart: the directory is the first *directory_length bytes of `path`, *name points into it, NULL where there is none. False
+ * when `path` is no store. Needs no memory, so that a failing allocation cannot read as "no". */
+bool mica_store_split(const char *path, size_t *directory_length, const char **name);
 
 /* Reading: the catalogue alone. */
 mica_status mica_store_open(const char *path, mica_store **store, mica_error *error) MICA_CHECKED;

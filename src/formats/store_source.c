@@ -349,13 +349,14 @@ static mica_status look(opening *state, const char *name, bool *missing, mica_er
 
 mica_status mica_store_source_open(mica_tensor_source *source, mica_error *error) {
     opening state = {.source = source, .names = MICA_TEXT_INIT};
-    char *directory = NULL, *name = NULL;
+    const char *name = NULL;
+    size_t length = 0;
     bool missing = false;
     uint64_t before = 0, after = 0;
     source->kind = &store_kind;
-    mica_status status = mica_store_split(source->path, &directory, &name) && directory ? MICA_OK : no_memory(source, error);
-    if (status == MICA_OK && !(source->directory = mica_strdup(source->path)))
-        status = no_memory(source, error);
+    mica_store_split(source->path, &length, &name); /* it is one: the caller asked */
+    char *directory = mica_strndup(source->path, length);
+    mica_status status = directory && (source->directory = mica_strdup(source->path)) ? MICA_OK : no_memory(source, error);
     if (status == MICA_OK)
         status = mica_store_open(directory, &state.store, error);
     while (status == MICA_OK) { /* again only after another process has written */
@@ -379,6 +380,5 @@ mica_status mica_store_source_open(mica_tensor_source *source, mica_error *error
     mica_text_release(&state.names);
     mica_store_close(state.store);
     mica_free(directory);
-    mica_free(name);
     return status;
 }

@@ -23,12 +23,7 @@ char *mica_token_file_path(const mica_token_files *files, const char *name) {
 }
 
 bool mica_token_file_exists(const mica_token_files *files, const char *name) {
-    if (files->source)
-        return mica_tensor_source_has_file(files->source, name);
-    char *path = mica_path_join(files->directory, name);
-    bool found = path && mica_path_exists(path);
-    mica_free(path);
-    return found;
+    return files->source ? mica_tensor_source_has_file(files->source, name) : mica_directory_has(files->directory, name);
 }
 
 mica_status mica_token_file_load(const mica_token_files *files, const char *name, uint64_t limit, char **bytes, uint64_t *length,

@@ -2,7 +2,6 @@
 #include "operations/verify.h"
 
 #include "base/file.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "formats/store.h"
 #include "formats/vindex.h"
@@ -10,13 +9,9 @@
 /* By the names only a vindex has: a damaged one is still one. */
 static bool has_vindex_files(const char *path) {
     static const char *const names[] = {MICA_VINDEX_JOURNAL, MICA_VINDEX_CHECKSUMS, MICA_VINDEX_INDEX, MICA_VINDEX_PHASE1};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char *joined = mica_path_join(path, names[i]);
-        const bool there = joined && mica_path_exists(joined);
-        mica_free(joined);
-        if (there)
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (mica_directory_has(path, names[i]))
             return true;
-    }
     return false;
 }
 
