@@ -67,16 +67,17 @@ static mica_status check_not_source(const mica_shards_run *run, const char *path
 }
 
 typedef struct directory_state {
-    uint64_t count; /* of names */
+    uint64_t count; /* of names, but for the journal's: killed at once, a run leaves journal.mica.partial alone */
     bool journal;
 } directory_state;
 
 static mica_status look(const mica_shards_run *run, char **names, uint64_t count, directory_state *state, mica_error *error) {
     mica_status status = MICA_OK;
-    *state = (directory_state){.count = count};
+    *state = (directory_state){0};
     for (uint64_t i = 0; status == MICA_OK && i < count; i++) {
         char *path = mica_path_join(run->directory, names[i]);
         state->journal = state->journal || strcmp(names[i], MICA_EXPORT_JOURNAL) == 0;
+        state->count += !is_named(names[i], MICA_EXPORT_JOURNAL);
         status = path ? check_not_source(run, path, error) : no_memory(error);
         mica_free(path);
     }
@@ -227,7 +228,7 @@ static mica_status begin(mica_shards_run *run, char **names, uint64_t count, con
     *finished = state->count > 0 && !state->journal && resume;
     if (*finished)
         return check_finished(run, error);
-    if (state->count > 0 && state->journal && !resume && !force)
+    if (state->journal && !resume && !force)
         return mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force",
                          run->directory);
     if (state->count > 0 && !state->journal && !force)

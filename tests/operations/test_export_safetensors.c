@@ -263,6 +263,17 @@ static void copy_tiny(const char *directory) {
 }
 
 /* Neither its own source nor anything else is written over. */
+/* A kill as early as can be leaves nothing but the journal's first, nameless form: that is not a finished export. */
+static void test_killed_at_once(void **state) {
+    (void)state;
+    const mica_export_safetensors_options resume = {.resume = true};
+    assert_int_equal(mica_directory_create(in_scratch("early"), &error), MICA_OK);
+    assert_int_equal(mica_file_replace(in_scratch("early/journal.mica.partial"), "half", 4, &error), MICA_OK);
+    assert_exports(TINY, in_scratch("early"), &resume);
+    assert_same_tensors(TINY, in_scratch("early"));
+    assert_false(mica_directory_has(in_scratch("early"), "journal.mica.partial"));
+}
+
 static void test_what_is_in_the_way(void **state) {
     (void)state;
     const mica_export_safetensors_options force = {.force = true}, both = {.force = true, .resume = true}, odd = {.dtype = "f16"},
@@ -350,7 +361,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_copies),  cmocka_unit_test(test_from_a_store),       cmocka_unit_test(test_bf16), cmocka_unit_test(test_bf16_of_every_kind),
         cmocka_unit_test(test_config),  cmocka_unit_test(test_resumes),            cmocka_unit_test(test_what_is_in_the_way),
-        cmocka_unit_test(test_dry_run), cmocka_unit_test(test_faults),             cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_killed_at_once), cmocka_unit_test(test_dry_run), cmocka_unit_test(test_faults),             cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
