@@ -83,6 +83,11 @@ bool mica_path_exists(const char *path) {
     return stat(path, &status) == 0;
 }
 
+bool mica_path_is_same(const char *a, const char *b) {
+    struct stat left, right;
+    return stat(a, &left) == 0 && stat(b, &right) == 0 && left.st_dev == right.st_dev && left.st_ino == right.st_ino;
+}
+
 bool mica_directory_has(const char *directory, const char *name) {
     char path[PATH_MAX];
     const int length = snprintf(path, sizeof path, "%s%s%s", directory, *directory ? "/" : "", name);

@@ -70,6 +70,7 @@ mica_status mica_directory_sync(const char *path, mica_error *error) MICA_CHECKE
 mica_status mica_directory_lock(const char *path, const char *busy, int *lock, mica_error *error) MICA_CHECKED;
 void mica_directory_unlock(int lock); /* -1 is fine */
 bool mica_path_exists(const char *path);
+bool mica_path_is_same(const char *a, const char *b); /* one file, whatever links lead there; false where either is none */
 /* Is there a file of that name in it? Needs no memory, so that a failing allocation cannot read as "no"; a path over PATH_MAX is none. */
 bool mica_directory_has(const char *directory, const char *name);
 bool mica_path_is_directory(const char *path);

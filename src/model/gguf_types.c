@@ -81,12 +81,22 @@ static category category_of(const char *name) {
 }
 
 bool mica_mixture_allows(const mica_mixture_tensor *tensor) {
-    static const char *const never[] = {"_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", ".position_embd", ".patch_embd"};
+    static const char *const never[] = {
+        "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d",
+        "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "time_mix_first.weight", "time_mix_w0.weight",
+        "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight",
+        "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight", "time_mix_g2.weight", "time_mix_decay_w1.weight",
+        "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.",
+        "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook", "mm.a.code_embd"};
+    static const char *const whole[] = {"position_embd.weight", "token_types.weight"};
     const size_t length = strlen(tensor->name);
-    if (tensor->rank < 2 || length < 6 || strcmp(tensor->name + length - 6, "weight") != 0)
+    if (tensor->rank < 2 || tensor->rank > 3 || length < 6 || strcmp(tensor->name + length - 6, "weight") != 0)
         return false;
     for (size_t i = 0; i < sizeof never / sizeof *never; i++)
         if (strstr(tensor->name, never[i]))
+            return false;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (strcmp(tensor->name, whole[i]) == 0)
             return false;
     return true;
 }

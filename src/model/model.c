@@ -35,7 +35,7 @@ mica_status mica_model_warn(mica_model *model, mica_error *error, const char *fo
     return MICA_OK;
 }
 
-static int compare_weights(const void *left, const void *right) {
+int mica_weight_compare(const void *left, const void *right) {
     return strcmp(((const mica_weight *)left)->name, ((const mica_weight *)right)->name);
 }
 
@@ -75,7 +75,7 @@ static mica_status collect_weights(mica_model_builder *builder, mica_error *erro
         model->weight_count++;
     }
     if (!sorted)
-        qsort(model->weights, model->weight_count, sizeof *model->weights, compare_weights);
+        qsort(model->weights, model->weight_count, sizeof *model->weights, mica_weight_compare);
     return MICA_OK;
 }
 
@@ -255,7 +255,7 @@ bool mica_source_is_model(const mica_tensor_source *source) {
 
 const mica_weight *mica_model_weight(const mica_model *model, const char *name) {
     mica_weight key = {.name = name};
-    return model->weight_count ? bsearch(&key, model->weights, model->weight_count, sizeof key, compare_weights) : NULL;
+    return model->weight_count ? bsearch(&key, model->weights, model->weight_count, sizeof key, mica_weight_compare) : NULL;
 }
 
 const char *mica_model_shard_name(const mica_model *model, const mica_tensor *tensor) {

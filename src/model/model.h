@@ -69,6 +69,9 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
 /* The same over a source that is open already, which belongs to the model from now on, or is closed when this fails. */
 mica_status mica_model_open_source(mica_tensor_source *source, const mica_model_options *options, mica_model **model,
                                    mica_error *error) MICA_CHECKED;
+/* Any source, taken in the same way, of which nothing is asked but its tensors: each is a weight of unknown use, of three dimensions one per
+ * matrix ("NAME[m]"); the configuration is empty. */
+mica_status mica_model_open_bare(mica_tensor_source *source, mica_model **model, mica_error *error) MICA_CHECKED;
 void mica_model_close(mica_model *model); /* NULL is fine */
 
 const mica_weight *mica_model_weight(const mica_model *model, const char *name); /* NULL when absent */

@@ -29,12 +29,16 @@ mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *
 /* The same for a slice of `whole`. */
 mica_status mica_weight_resolve_slice(mica_model_builder *builder, const mica_tensor *slice, const mica_tensor *whole,
                                       const mica_expected_shape *expected, mica_weight *weight, mica_error *error) MICA_CHECKED;
+/* The `count` slices of `whole` along its first dimension, as tensors: the model's; NULL without memory. */
+mica_tensor *mica_model_slice(mica_model *model, const mica_tensor *whole, uint64_t count);
 /* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. */
 mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count,
                                     const mica_expected_shape *expected, const mica_weight *pattern, mica_error *error) MICA_CHECKED;
 
 mica_status mica_model_match(mica_model_builder *builder, mica_error *error) MICA_CHECKED;
 mica_status mica_model_account_rest(mica_model_builder *builder, mica_error *error) MICA_CHECKED;
+
+int mica_weight_compare(const void *left, const void *right); /* two mica_weight by name */
 
 /* Out of memory is the only failure. */
 mica_status mica_model_warn(mica_model *model, mica_error *error, const char *format, ...) MICA_PRINTF(3, 4) MICA_CHECKED;

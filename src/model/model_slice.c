@@ -13,8 +13,8 @@ static mica_status no_memory(const mica_model *model, mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "%s: no memory for the model's tables", model->source->path);
 }
 
-/* One allocation: the slices, then their names. Owned by the model. */
-static mica_tensor *add_block(mica_model *model, const mica_tensor *whole, uint64_t count) {
+/* One allocation: the slices, then their names. */
+mica_tensor *mica_model_slice(mica_model *model, const mica_tensor *whole, uint64_t count) {
     uint64_t name_bytes = strlen(whole->name) + INDEX_BYTES;
     mica_tensor **blocks = mica_reallocarray(model->slices, model->slice_block_count + 1, sizeof *blocks);
     if (!blocks)
@@ -60,7 +60,7 @@ mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tens
         return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected shape %s (from the metadata), got %s", mica_model_shard_name(model, whole),
                          whole->name, mica_shape_show(expected->rank + 1, shape, want, sizeof want),
                          mica_shape_show(whole->rank, whole->shape, got, sizeof got));
-    mica_tensor *slices = reserve(builder, count) ? add_block(model, whole, count) : NULL;
+    mica_tensor *slices = reserve(builder, count) ? mica_model_slice(model, whole, count) : NULL;
     if (!slices)
         return no_memory(model, error);
     mica_status status = MICA_OK;

@@ -49,9 +49,11 @@ static mica_status make_layout(mica_export_run *run, mica_error *error) {
         for (uint32_t d = 0; d < tensor->rank; d++)
             tensors[i].shape[d] = tensor->shape[tensor->rank - 1 - d];
     }
-    if (status == MICA_OK)
+    if (status == MICA_OK && plan->gguf)
+        mica_export_metadata_again(plan, &metadata);
+    if (status == MICA_OK && !plan->gguf)
         status = mica_export_metadata(plan, &metadata, error);
-    if (status == MICA_OK)
+    if (status == MICA_OK && !plan->gguf)
         status = mica_export_tokenizer(plan, &metadata, error);
     if (status == MICA_OK)
         status = mica_gguf_layout_make(tensors, plan->tensor_count, &metadata, run->options->split_bytes, &run->layout, error);
@@ -84,9 +86,28 @@ static mica_status choose_action(const mica_export_run *run, export_action *acti
     return status;
 }
 
+/* Giving a file its name would take the source's away before all of it was read, or after only some of a set were replaced. */
+static mica_status check_not_source(const mica_export_run *run, mica_error *error) {
+    const mica_tensor_source *source = run->plan->model->source;
+    mica_status status = MICA_OK;
+    for (uint32_t i = 0; status == MICA_OK && i < run->layout.shard_count; i++) {
+        char *path = mica_gguf_file_path(run->path, i, run->layout.shard_count);
+        if (!path)
+            status = mica_fail(error, MICA_NO_MEMORY, "out of memory");
+        for (uint32_t s = 0; status == MICA_OK && s < source->shard_count; s++)
+            if (mica_path_is_same(path, mica_file_path(source->shards[s].file)))
+                status = mica_fail(error, MICA_CONFLICT, "%s: expected another file than the source's, got its own %s", path,
+                                   source->shards[s].name);
+        mica_free(path);
+    }
+    return status;
+}
+
 static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_error *error) {
     export_action action;
-    mica_status status = choose_action(run, &action, error);
+    mica_status status = check_not_source(run, error);
+    if (status == MICA_OK)
+        status = choose_action(run, &action, error);
     if (status != MICA_OK)
         return status;
     *outcome = action == ACTION_RESUME ? "resumed" : "written";
@@ -304,6 +325,10 @@ static mica_status export_vision(const mica_model *model, const mica_export_gguf
 static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text, char **json,
                                 mica_error *error) {
     mica_export_plan plan;
+    if (mica_gguf_of_source(model->source)) {
+        const mica_status made = mica_export_plan_again(model, &plan, error);
+        return made == MICA_OK ? export_plan(&plan, path, options, text, json, error) : made;
+    }
     mica_status status = options->mmproj ? export_vision(model, options, error) : MICA_OK;
     if (status == MICA_OK)
         status = mica_export_plan_tensors(model, &plan, error);
@@ -318,9 +343,15 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
     if (!path && !options->dry_run && !options->generate_config)
         return mica_fail(error, MICA_USAGE, "expected --output FILE.gguf");
     mica_model *model = NULL;
-    mica_status status = mica_model_open(checkpoint, NULL, &model, error);
-    if (status == MICA_OK && mica_gguf_of_source(model->source))
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint as it was published, got a GGUF file", checkpoint);
+    mica_tensor_source *source = NULL;
+    mica_status status = mica_tensor_source_open(checkpoint, &source, error);
+    const bool again = status == MICA_OK && mica_gguf_of_source(source);
+    if (again && options->mmproj) {
+        mica_tensor_source_close(source);
+        return mica_fail(error, MICA_USAGE, "--mmproj: expected a checkpoint, got the GGUF file %s, which has no vision tower in it", checkpoint);
+    }
+    if (status == MICA_OK)
+        status = again ? mica_model_open_bare(source, &model, error) : mica_model_open_source(source, NULL, &model, error);
     if (status == MICA_OK)
         status = export_model(model, path, options, text, json, error);
     mica_model_close(model);

@@ -43,7 +43,9 @@ typedef struct mica_export_tensor {
 
 typedef struct mica_export_plan {
     const mica_model *model;
-    const char *architecture;    /* general.architecture; static */
+    const char *architecture;    /* general.architecture; static, or `named` */
+    const mica_gguf *gguf;       /* whose keys the file gets: a GGUF that is written again; the model's; NULL: a checkpoint */
+    char *named;                 /* owned; NULL: none */
     mica_mixture mixture;
     mica_effort effort;
     uint32_t file_type;          /* general.file_type */
@@ -62,6 +64,10 @@ typedef struct mica_export_plan {
 mica_status mica_export_plan_tensors(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
 /* The same for the vision tower and projector beside the language model. */
 mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
+/* The tensors of a GGUF of whatever architecture, in its order, each in the type it has until another is chosen (export_gguf_again.c). `model`
+ * was opened bare. */
+mica_status mica_export_plan_again(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
+uint64_t mica_export_requantised(const mica_export_plan *plan); /* how many tensors were quantised before and get another type */
 void mica_export_plan_release(mica_export_plan *plan);
 
 /* Opens the importance matrix and gives each tensor its entry (export_gguf_types.c). */
@@ -74,6 +80,8 @@ mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_ggu
 void mica_export_plan_units(mica_export_plan *plan);
 /* The keys (export_gguf_metadata.c, export_gguf_tokenizer.c). */
 mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
+/* Of a GGUF that is written again: its own keys (export_gguf_again.c). */
+void mica_export_metadata_again(const mica_export_plan *plan, mica_gguf_metadata *out);
 
 mica_status mica_export_tokenizer(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
 

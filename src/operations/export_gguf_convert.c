@@ -263,8 +263,9 @@ static mica_status convert_table(const mica_export_unit *unit, const uint8_t *da
 /* The bytes are those of the file already (values that are not finite would go unseen in F32 and BF16, so these are looked at). */
 static bool is_copy(const mica_export_unit *unit) {
     const mica_gguf_form form = unit->tensor->form;
-    return (form == MICA_GGUF_COPY || form == MICA_GGUF_EXPERTS) && unit->weight->data->dtype == unit->tensor->dtype &&
-           unit->weight->encoding == MICA_ENCODING_BLOCK;
+    const mica_dtype dtype = unit->tensor->dtype;
+    return (form == MICA_GGUF_COPY || form == MICA_GGUF_EXPERTS) && unit->weight->data->dtype == dtype &&
+           (mica_dtype_is_block(dtype) || !mica_dtype_is_floating(dtype) || dtype == MICA_F64);
 }
 
 /* The codes of the checkpoint in the blocks of the file. A scale that is not finite is found by looking at the scales alone. */

@@ -19,6 +19,7 @@ void mica_export_plan_release(mica_export_plan *plan) {
     mica_free(plan->tensors);
     mica_free((void *)plan->sources);
     mica_free(plan->rope_factors);
+    mica_free(plan->named);
     mica_imatrix_close(plan->imatrix);
     *plan = (mica_export_plan){0};
 }

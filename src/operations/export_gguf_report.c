@@ -85,6 +85,10 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
             mica_text_printf(text, "  %-9s %llu tensor%s, %s\n", mica_dtype_name((mica_dtype)i), (unsigned long long)totals[i].tensors,
                              totals[i].tensors == 1 ? "" : "s", mica_bytes_show(totals[i].bytes, bytes));
     write_substitutes(plan, text);
+    const uint64_t requantised = mica_export_requantised(plan);
+    if (requantised > 0)
+        mica_text_printf(text, "  again     %llu tensor%s quantised a second time: the errors of both add up\n", (unsigned long long)requantised,
+                         requantised == 1 ? "" : "s");
     if (plan->imatrix) {
         const coverage seen = coverage_of(plan);
         mica_text_printf(text, "  imatrix   importance for %llu of %llu quantised tensors; %llu of %llu matrices of experts were never routed to\n",
@@ -159,6 +163,7 @@ static void write_json(const mica_export_run *run, const char *outcome, double e
     mica_json_u64(writer, "memory_peak_bytes", mica_memory_peak_bytes());
     const coverage seen = coverage_of(plan);
     mica_json_u64(writer, "experts_never_routed", seen.never);
+    mica_json_u64(writer, "requantised", mica_export_requantised(plan));
     mica_json_u64(writer, "budget_bytes", run->budget_bytes);
     mica_json_double(writer, "budget_error_ratio", run->budget_ratio);
     write_tensors(run, writer);

@@ -54,12 +54,8 @@ static mica_status refuse_foreign(const mica_shards_run *run, const char *name, 
 /* An export over its own source would destroy it, whatever links lead there. */
 static mica_status check_not_source(const mica_shards_run *run, const char *path, mica_error *error) {
     const mica_tensor_source *source = run->plan->source;
-    struct stat file, shard;
-    if (stat(path, &file) != 0)
-        return MICA_OK;
     for (uint32_t i = 0; i < source->shard_count; i++) {
-        const char *shard_path = mica_file_path(source->shards[i].file);
-        if (stat(shard_path, &shard) == 0 && shard.st_dev == file.st_dev && shard.st_ino == file.st_ino)
+        if (mica_path_is_same(path, mica_file_path(source->shards[i].file)))
             return mica_fail(error, MICA_CONFLICT, "%s: expected another directory than the checkpoint's, got its own %s", run->directory,
                              source->shards[i].name);
     }
