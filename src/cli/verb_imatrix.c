@@ -21,10 +21,13 @@ static mica_status run_imatrix(const mica_option_values *values, char **output, 
     const mica_prompt prompt = {.text = file, .ids = values->ids, .bos = values->bos};
     const char *slash = values->file ? strrchr(values->file, '/') : NULL;
     mica_verb_compute_options(values, &options);
+    const mica_imatrix_options own = {.dataset = slash ? slash + 1 : values->file ? values->file : "ids",
+                                      .covariance = values->covariance,
+                                      .own_bytes = values->covariance_bytes,
+                                      .force = values->force};
     mica_progress_begin();
     if (status == MICA_OK)
-        status = mica_imatrix_collect(values->operand, values->output, &options, &prompt, slash ? slash + 1 : values->file ? values->file : "ids",
-                                      values->force, &text, &json, error);
+        status = mica_imatrix_collect(values->operand, values->output, &options, &own, &prompt, &text, &json, error);
     mica_progress_end();
     free(file);
     *output = mica_verb_choose(values->json, text, json);
@@ -35,6 +38,8 @@ static const mica_option imatrix_options[] = {
     {"file", 'f', MICA_OPTION_TEXT, FIELD(file), "TEXT", "the text, a file (-: standard input)", "ids"},
     PROMPT_OPTIONS,
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "where it goes", NULL},
+    {"covariance", 0, MICA_OPTION_FLAG, FIELD(covariance), NULL, "also how columns go together, for `export`'s search of levels:\n\"scale_optimization\": \"trellis\", or --effort max", NULL},
+    {"own-size", 0, MICA_OPTION_SIZE, FIELD(covariance_bytes), "SIZE", "of the file, for covariances of single experts (default 8GiB)", NULL},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
     COMPUTE_OPTIONS("tokens of a window (default 512)"),
     JSON_OPTION(NULL),

@@ -26,6 +26,10 @@ void mica_imatrix_close(mica_imatrix *imatrix) {
     mica_free(imatrix->names);
     mica_free(imatrix->counts);
     mica_free(imatrix->entries);
+    for (uint64_t i = 0; i < imatrix->covariance_count; i++)
+        mica_free((char *)imatrix->covariances[i].name);
+    mica_free(imatrix->covariances);
+    mica_free(imatrix->covariance_of);
     mica_free(imatrix);
 }
 
@@ -89,6 +93,8 @@ static mica_status read_gguf(builder *b, const char *path, mica_error *error) {
         }
         mica_free(values);
     }
+    if (status == MICA_OK)
+        status = mica_imatrix_list_covariances(imatrix, &gguf, error);
     mica_gguf_release(&gguf);
     return status;
 }

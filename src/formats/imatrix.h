@@ -5,6 +5,7 @@
 #ifndef MICA_FORMATS_IMATRIX_H
 #define MICA_FORMATS_IMATRIX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -18,12 +19,24 @@ typedef struct mica_imatrix_entry {
     const float *counts;   /* inputs of each matrix; one for all where the file has no more */
 } mica_imatrix_entry;
 
+/* Second moments of one input, which several tensors may have (mica_imatrix_same_input): of all tokens, and of those of single experts. Written by
+ * mica imatrix --covariance (docs/formats.md); llama.cpp passes over it. */
+typedef struct mica_imatrix_covariance {
+    const char *name;         /* of the first tensor with that input */
+    uint64_t columns, offset; /* of slot 0 in the file */
+    uint64_t slots;           /* each the lower triangle, row by row: mean products of columns */
+    const int32_t (*of)[2];   /* [slots]: the expert (-1: all tokens; -2: nobody's), and how many tokens it saw */
+} mica_imatrix_covariance;
+
 typedef struct mica_imatrix {
     mica_file *file;
     char *names;                 /* owned */
     float *counts;               /* owned */
     mica_imatrix_entry *entries; /* sorted by name; owned */
     uint64_t entry_count;
+    mica_imatrix_covariance *covariances; /* sorted by name; owned */
+    uint64_t covariance_count;
+    int32_t (*covariance_of)[2]; /* owned */
 } mica_imatrix;
 
 /* Errors: BAD_INPUT naming the file, entry, expected and got. */
@@ -40,5 +53,26 @@ float mica_imatrix_count(const mica_imatrix_entry *entry, uint64_t matrix);
  * or a value is negative or not finite. */
 mica_status mica_imatrix_read(const mica_imatrix *imatrix, const mica_imatrix_entry *entry, uint64_t matrices, uint64_t matrix, uint64_t columns,
                               float *values, mica_error *error) MICA_CHECKED;
+
+/* ---- covariances (imatrix_covariance.c) */
+
+#define MICA_IMATRIX_COVARIANCE_SUFFIX ".in_cov"
+#define MICA_IMATRIX_COVARIANCE_OF_SUFFIX ".in_cov_of"
+enum { MICA_IMATRIX_ALL_TOKENS = -1, MICA_IMATRIX_NOBODY = -2 };
+
+/* Whether two tensors of a layer, by their names in GGUF, are multiplied with the same activations. */
+bool mica_imatrix_same_input(const char *a, const char *b);
+
+/* The covariance of a tensor's input and the slot of an expert (-1: the tensor has none): the expert's own where there is one, else that of all tokens.
+ * NULL: neither. */
+const mica_imatrix_covariance *mica_imatrix_find_covariance(const mica_imatrix *imatrix, const char *tensor, int64_t expert, uint64_t *slot);
+
+/* A slot as a matrix [columns][columns], symmetric. BAD_INPUT: a value is not finite, or negative on the diagonal. */
+mica_status mica_imatrix_read_covariance(const mica_imatrix *imatrix, const mica_imatrix_covariance *covariance, uint64_t slot, float *h,
+                                         mica_error *error) MICA_CHECKED;
+
+/* What mica_imatrix_open does with a GGUF's tensors of that kind. */
+struct mica_gguf;
+mica_status mica_imatrix_list_covariances(mica_imatrix *imatrix, const struct mica_gguf *gguf, mica_error *error) MICA_CHECKED;
 
 #endif

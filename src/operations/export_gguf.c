@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/threads.h"
 #include "operations/export_budget.h"
+#include "operations/export_covariance.h"
 #include "operations/export_gguf_report.h"
 #include "operations/export_rules.h"
 
@@ -16,6 +17,7 @@
 #define BASE_BYTES ((uint64_t)64 << 20)       /* the program, its tables of tensors */
 #define PER_TENSOR_BYTES ((uint64_t)512)
 #define STRIP_BYTES ((uint64_t)4 << 20)       /* of a thread: decoded rows and the quantiser's */
+#define COVARIANCE_STRIP_BYTES ((uint64_t)128 * 13) /* a column of a strip: rows of floats, and what the search allocates */
 #define DRY_RUN_UNITS_OF_A_KIND 3u
 
 /* Threads that fit the memory: each has an output, each and each unit read ahead a window. */
@@ -23,16 +25,18 @@ static mica_status fit_memory(mica_export_run *run, mica_error *error) {
     const mica_export_gguf_options *options = run->options;
     const uint64_t bound = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY_BYTES;
     const uint64_t fixed = BASE_BYTES + PER_TENSOR_BYTES * run->plan->model->source->tensor_count;
-    const uint64_t slab = MICA_EXPORT_SLAB_BYTES + ((uint64_t)64 << 10);
+    const uint64_t slab = MICA_EXPORT_SLAB_BYTES + ((uint64_t)64 << 10), columns = mica_export_plan_covariance_columns(run->plan);
+    const uint64_t strip = STRIP_BYTES + columns * COVARIANCE_STRIP_BYTES;
     run->threads = options->threads ? options->threads : mica_thread_count_default();
     for (;; run->threads--) {
         run->ahead = run->threads < 4 ? run->threads + 1 : run->threads / 2 + 2;
         run->readers = run->threads < 4 ? 2 : 4;
-        if (fixed + (run->threads + run->ahead) * slab + run->threads * (slab + STRIP_BYTES) <= bound)
+        const uint64_t factors = columns ? mica_export_factors_bytes(columns, run->threads) : 0;
+        if (fixed + factors + (run->threads + run->ahead) * slab + run->threads * (slab + strip) <= bound)
             return MICA_OK;
         if (run->threads == 1)
             return mica_fail(error, MICA_USAGE, "--memory: expected at least %llu MiB for this model, got %llu MiB",
-                             (unsigned long long)((fixed + 5 * slab) >> 20) + 1, (unsigned long long)(bound >> 20));
+                             (unsigned long long)((fixed + factors + strip + 4 * slab) >> 20) + 1, (unsigned long long)(bound >> 20));
     }
 }
 
@@ -268,6 +272,18 @@ static mica_status apply_budget(mica_export_run *run, mica_export_plan *plan, mi
     return status;
 }
 
+/* What "trellis" came to. */
+static mica_status explain_trellis(const mica_export_plan *plan, mica_export_rules *rules, mica_error *error) {
+    if (!rules->trellis)
+        return MICA_OK;
+    if (!plan->imatrix || plan->imatrix->covariance_count == 0)
+        return mica_export_rules_note(rules, error,
+                                      "scale_optimization: trellis: the search of levels along the columns needs the inputs' covariance, --imatrix FILE of "
+                                      "mica imatrix --covariance; without it the joint search of scales and levels is used");
+    return mica_export_rules_note(rules, error, "scale_optimization: trellis: levels of Q2_K, Q4_K and Q5_K are searched along the columns with the inputs' "
+                                                "covariance; other types by the joint search of scales and levels");
+}
+
 /* One file, or set of files, of one plan; the plan is released. */
 static mica_status export_plan(mica_export_plan *plan, const char *path, const mica_export_gguf_options *options, char **text, char **json,
                                mica_error *error) {
@@ -291,6 +307,10 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
         mica_export_plan_units(plan);
         status = fit_memory(&run, error);
     }
+    if (status == MICA_OK && mica_export_plan_covariance_columns(plan) > 0)
+        status = mica_export_factors_create(plan->imatrix, run.threads, &plan->factors, error);
+    if (status == MICA_OK)
+        status = explain_trellis(plan, &rules, error);
     if (status == MICA_OK)
         status = make_layout(&run, error);
     if (status == MICA_OK)

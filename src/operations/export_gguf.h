@@ -39,6 +39,7 @@ typedef struct mica_export_tensor {
     uint64_t slab_rows, slabs;   /* rows of a unit; units of a matrix */
     uint64_t first_unit;
     const mica_imatrix_entry *importance; /* of its columns; NULL: all alike */
+    bool covariance;             /* its levels are searched with its input's covariance */
 } mica_export_tensor;
 
 typedef struct mica_export_plan {
@@ -51,6 +52,8 @@ typedef struct mica_export_plan {
     uint32_t file_type;          /* general.file_type */
     mica_mixture_model facts;
     mica_imatrix *imatrix;       /* owned; NULL: none */
+    bool trellis;                /* levels by covariance are wanted */
+    struct mica_export_factors *factors; /* owned; NULL: no tensor has a covariance */
     mica_export_tensor *tensors; /* [tensor_count], in the file's order; owned */
     uint64_t tensor_count;
     const mica_weight **sources; /* what tensors[].weights point into; owned */
@@ -78,6 +81,8 @@ mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_ggu
                                    mica_error *error) MICA_CHECKED;
 /* Sizes and units, when the types are known (export_gguf_types.c). */
 void mica_export_plan_units(mica_export_plan *plan);
+/* The widest covariance that is used; 0: none is. */
+uint64_t mica_export_plan_covariance_columns(const mica_export_plan *plan);
 /* The keys (export_gguf_metadata.c, export_gguf_tokenizer.c). */
 mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
 /* Of a GGUF that is written again: its own keys (export_gguf_again.c). */

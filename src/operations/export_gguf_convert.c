@@ -8,8 +8,10 @@
 #include "numerics/encode.h"
 #include "numerics/quantise.h"
 #include "numerics/repack.h"
+#include "operations/export_covariance.h"
 #include "operations/export_gguf.h"
 
+#define COVARIANCE_ROWS 128u /* at least so many at once: the factors are read once for all */
 #define STRIP_FLOATS ((uint64_t)128 << 10) /* 512 KiB: stays in a core's second cache */
 
 struct mica_export_converter {
@@ -17,20 +19,21 @@ struct mica_export_converter {
     float *strip, *turned; /* [strip_floats] each */
     uint64_t strip_floats;
     float *importance; /* of the columns of the unit's matrix, where the tensor has any */
+    const mica_covariance *covariance; /* of the unit's input; NULL: not used */
 };
 
 /* Rows that are decoded at once; a KEY_PART is turned round whole. */
 static uint64_t strip_rows(const mica_export_tensor *tensor) {
-    const uint64_t rows = tensor->columns ? STRIP_FLOATS / tensor->columns : 1;
-    return rows < 1 ? 1 : rows;
+    const uint64_t rows = tensor->columns ? STRIP_FLOATS / tensor->columns : 1, least = tensor->covariance ? COVARIANCE_ROWS : 1;
+    return rows < least ? least : rows;
 }
 
 mica_status mica_export_converter_create(const mica_export_plan *plan, mica_export_converter **converter, mica_error *error) {
     uint64_t floats = STRIP_FLOATS, turned = 0, columns = 0;
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         const mica_export_tensor *tensor = &plan->tensors[i];
-        if (tensor->columns > floats)
-            floats = tensor->columns;
+        if (strip_rows(tensor) * tensor->columns > floats)
+            floats = strip_rows(tensor) * tensor->columns;
         if (tensor->importance && tensor->columns > columns)
             columns = tensor->columns;
         if (tensor->form == MICA_GGUF_KEY_PART && tensor->rows * tensor->columns > turned)
@@ -44,7 +47,7 @@ mica_status mica_export_converter_create(const mica_export_plan *plan, mica_expo
     if (made)
         *made = (mica_export_converter){plan, mica_reallocarray(NULL, floats, sizeof(float)),
                                         turned ? mica_reallocarray(NULL, turned, sizeof(float)) : NULL, floats,
-                                        columns ? mica_reallocarray(NULL, columns, sizeof(float)) : NULL};
+                                        columns ? mica_reallocarray(NULL, columns, sizeof(float)) : NULL, NULL};
     if (!made || !made->strip || (turned && !made->turned) || (columns && !made->importance)) {
         mica_export_converter_free(made);
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for a strip of %llu values", (unsigned long long)floats);
@@ -122,6 +125,20 @@ static mica_status read_importance(mica_export_converter *converter, const mica_
                              error);
 }
 
+/* The factors for the unit's input, where its tensor has them and this matrix too. */
+static mica_status acquire_covariance(mica_export_converter *converter, const mica_export_unit *unit, mica_error *error) {
+    const mica_export_tensor *tensor = unit->tensor;
+    const mica_export_plan *plan = converter->plan;
+    uint64_t slot;
+    if (!tensor->covariance || !plan->factors)
+        return MICA_OK;
+    const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)unit->matrix : -1;
+    const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, tensor->name, expert, &slot);
+    if (!found || found->columns != tensor->columns)
+        return MICA_OK;
+    return mica_export_factors_acquire(plan->factors, found, slot, &converter->covariance, error);
+}
+
 static mica_quantise_options quantise_options(const mica_export_converter *converter, const mica_export_tensor *tensor) {
     return (mica_quantise_options){.effort = converter->plan->effort,
                                    .gain = MICA_QUANTISE_GAIN,
@@ -146,7 +163,10 @@ static mica_status encode(const mica_export_converter *converter, const mica_exp
         return MICA_OK;
     }
     const mica_quantise_options options = quantise_options(converter, tensor);
-    const mica_status status = mica_quantise_rows(tensor->dtype, values, tensor->columns, rows, tensor->columns, &options, out, error);
+    const mica_status status =
+        converter->covariance
+            ? mica_quantise_rows_covariance(tensor->dtype, values, tensor->columns, rows, converter->covariance, &options, out, error)
+            : mica_quantise_rows(tensor->dtype, values, tensor->columns, rows, tensor->columns, &options, out, error);
     return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", tensor->name);
 }
 
@@ -306,5 +326,11 @@ mica_status mica_export_convert(mica_export_converter *converter, const mica_exp
         return convert_bias(converter, unit, &matrix, out, error);
     if (tensor->rank == 1 && tensor->form >= MICA_GGUF_QUERY_THIRD && tensor->form <= MICA_GGUF_VALUE_THIRD)
         return convert_bias_third(converter, unit, &matrix, out, error);
-    return convert_rows(converter, unit, &matrix, out, error);
+    status = acquire_covariance(converter, unit, error);
+    if (status == MICA_OK)
+        status = convert_rows(converter, unit, &matrix, out, error);
+    if (converter->covariance)
+        mica_export_factors_release(converter->plan->factors, converter->covariance);
+    converter->covariance = NULL;
+    return status;
 }

@@ -79,6 +79,7 @@ static mica_status describe(const mica_export_run *run, char **json, uint64_t *l
     mica_json_string(&writer, "type", mica_mixture_name(run->plan->mixture));
     mica_json_string(&writer, "effort", mica_effort_name(run->plan->effort));
     write_importance(&writer, run->plan->imatrix);
+    mica_json_bool(&writer, "covariance", mica_export_plan_covariance_columns(run->plan) > 0);
     mica_json_u64(&writer, "slab_bytes", MICA_EXPORT_SLAB_BYTES);
     mica_json_u64(&writer, "units", run->plan->unit_count);
     mica_json_close_object(&writer);

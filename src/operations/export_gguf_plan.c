@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "operations/export_covariance.h"
 #include "operations/export_gguf.h"
 
 #define WEIGHT_NAME_BYTES 512
@@ -20,6 +21,7 @@ void mica_export_plan_release(mica_export_plan *plan) {
     mica_free((void *)plan->sources);
     mica_free(plan->rope_factors);
     mica_free(plan->named);
+    mica_export_factors_free(plan->factors);
     mica_imatrix_close(plan->imatrix);
     *plan = (mica_export_plan){0};
 }

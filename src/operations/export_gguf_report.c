@@ -48,7 +48,7 @@ static void write_substitutes(const mica_export_plan *plan, mica_text *text) {
 
 /* Of the tensors that an importance matrix could serve, those it has, and the experts it never saw. */
 typedef struct coverage {
-    uint64_t tensors, covered, experts, never;
+    uint64_t tensors, covered, experts, never, correlated;
 } coverage;
 
 static coverage coverage_of(const mica_export_plan *plan) {
@@ -56,6 +56,7 @@ static coverage coverage_of(const mica_export_plan *plan) {
     for (uint64_t i = 0; plan->imatrix && i < plan->tensor_count; i++) {
         const mica_export_tensor *tensor = &plan->tensors[i];
         seen.tensors += mica_dtype_is_block(tensor->dtype);
+        seen.correlated += tensor->covariance;
         seen.covered += mica_dtype_is_block(tensor->dtype) && tensor->importance;
         for (uint64_t e = 0; tensor->form == MICA_GGUF_EXPERTS && tensor->importance && e < tensor->matrices; e++) {
             seen.experts++;
@@ -95,6 +96,8 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
                          (unsigned long long)seen.covered, (unsigned long long)seen.tensors, (unsigned long long)seen.never,
                          (unsigned long long)seen.experts);
     }
+    if (plan->trellis && coverage_of(plan).correlated > 0)
+        mica_text_printf(text, "  levels    searched with the inputs' covariance in %llu tensors\n", (unsigned long long)coverage_of(plan).correlated);
     if (run->budget_bytes > 0)
         mica_text_printf(text, "  budget    %llu bytes", (unsigned long long)run->budget_bytes);
     if (run->budget_bytes > 0 && !isnan(run->budget_ratio))
@@ -129,6 +132,7 @@ static void write_tensors(const mica_export_run *run, mica_json_writer *writer) 
         mica_json_string(writer, "wanted", mica_dtype_name(tensor->wanted));
         mica_json_string(writer, "reason", tensor->reason);
         mica_json_bool(writer, "importance", tensor->importance != NULL);
+        mica_json_bool(writer, "covariance", tensor->covariance);
         mica_json_open_row(writer, "shape");
         for (uint32_t d = 0; d < tensor->rank; d++)
             mica_json_u64(writer, NULL, tensor->shape[d]);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "numerics/quantise_covariance.h"
 #include "operations/export_gguf.h"
 #include "operations/export_rules.h"
 
@@ -82,6 +83,7 @@ static mica_status choose_defaults(mica_export_plan *plan, const mica_export_ggu
     if (effort && !mica_effort_parse(effort, &plan->effort))
         return mica_fail(error, options->effort ? MICA_USAGE : MICA_BAD_INPUT, "%s: expected fast, default or max, got '%s'",
                          options->effort ? "--effort" : rules->name, effort);
+    plan->trellis = rules->trellis || plan->effort == MICA_EFFORT_MAX;
     return MICA_OK;
 }
 
@@ -146,10 +148,33 @@ static void cut_into_slabs(mica_export_plan *plan, mica_export_tensor *tensor) {
     plan->unit_count += tensor->slabs * tensor->matrices;
 }
 
+/* Some of its matrices may have one and some not: experts that saw few tokens. */
+static bool has_covariance(const mica_export_plan *plan, const mica_export_tensor *tensor) {
+    uint64_t slot;
+    bool has = false;
+    if (!plan->trellis || !plan->imatrix || !tensor->weights || tensor->form == MICA_GGUF_KEY_PART || !mica_quantise_has_covariance(tensor->dtype))
+        return false;
+    for (uint64_t i = 0; !has && i < (tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1); i++) {
+        const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)i : -1;
+        const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, tensor->name, expert, &slot);
+        has = found && found->columns == tensor->columns;
+    }
+    return has;
+}
+
+uint64_t mica_export_plan_covariance_columns(const mica_export_plan *plan) {
+    uint64_t columns = 0;
+    for (uint64_t i = 0; i < plan->tensor_count; i++)
+        if (plan->tensors[i].covariance && plan->tensors[i].columns > columns)
+            columns = plan->tensors[i].columns;
+    return columns;
+}
+
 void mica_export_plan_units(mica_export_plan *plan) {
     plan->unit_count = plan->bytes = 0;
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         mica_export_tensor *tensor = &plan->tensors[i];
+        tensor->covariance = has_covariance(plan, tensor);
         tensor->bytes = row_bytes(tensor) * tensor->rows * tensor->matrices;
         plan->bytes += tensor->bytes;
         cut_into_slabs(plan, tensor);

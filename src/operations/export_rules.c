@@ -51,7 +51,7 @@ void mica_export_rules_release(mica_export_rules *rules) {
     *rules = (mica_export_rules){0};
 }
 
-static mica_status add_note(mica_export_rules *rules, mica_error *error, const char *text) {
+mica_status mica_export_rules_note(mica_export_rules *rules, mica_error *error, const char *text) {
     char **notes = mica_reallocarray(rules->notes, rules->note_count + 1, sizeof *notes);
     if (!notes)
         return no_memory(error);
@@ -255,10 +255,7 @@ static mica_status read_scale_optimization(mica_export_rules *rules, const json_
     for (size_t i = 0; json_is_string(value) && i < sizeof words / sizeof *words; i++)
         if (strcmp(json_string_value(value), words[i]) == 0) {
             rules->trellis = i == 0;
-            return i == 0 ? add_note(rules, error,
-                                     "scale_optimization: trellis: a penalty on steps between scales saves nothing in blocks of fixed width and costs "
-                                     "error (docs/export.md); the joint search of scales and levels is used")
-                          : MICA_OK;
+            return MICA_OK; /* the report says what became of it */
         }
     return refuse(rules, error, "scale_optimization", value, "trellis, joint, standard or none");
 }
@@ -294,7 +291,8 @@ static mica_status read_key(mica_export_rules *rules, const char *key, const jso
     if (strcmp(key, "scale_optimization") == 0)
         return read_scale_optimization(rules, value, error);
     if (strcmp(key, "trellis_lambda") == 0)
-        return json_is_number(value) ? add_note(rules, error, "trellis_lambda: accepted and without effect: any penalty above 0 raises the error")
+        return json_is_number(value) ? mica_export_rules_note(rules, error, "trellis_lambda: accepted and without effect: a penalty on steps between scales saves nothing in blocks of fixed width, "
+                                                            "and any above 0 raises the error (docs/quantisers.md)")
                                      : refuse(rules, error, key, value, "a number");
     if (strcmp(key, "note") == 0 || (top && strcmp(key, "tensor_map") == 0)) /* the latter names UUIDs; the tensors are the model's */
         return MICA_OK;
@@ -303,9 +301,9 @@ static mica_status read_key(mica_export_rules *rules, const char *key, const jso
     if (top && strcmp(key, "target_format") == 0)
         return json_is_string(value) && strcmp(json_string_value(value), "gguf") == 0 ? MICA_OK : refuse(rules, error, key, value, "\"gguf\"");
     if (top && strcmp(key, "shard_size") == 0)
-        return add_note(rules, error, "shard_size: not taken from here: --split-size says it");
+        return mica_export_rules_note(rules, error, "shard_size: not taken from here: --split-size says it");
     if (top && strcmp(key, "special_token_keys") == 0)
-        return add_note(rules, error, "special_token_keys: not needed: special tokens are the tokenizer's own");
+        return mica_export_rules_note(rules, error, "special_token_keys: not needed: special tokens are the tokenizer's own");
     return refuse(rules, error, key, value, "a key among type, effort, rules, default_type, per_tensor, scale_optimization, trellis_lambda, note");
 }
 

@@ -28,6 +28,9 @@ void mica_export_rules_release(mica_export_rules *rules);
 mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *type,
                                      const char **reason, mica_error *error) MICA_CHECKED;
 
+/* One line more for the report. */
+mica_status mica_export_rules_note(mica_export_rules *rules, mica_error *error, const char *text) MICA_CHECKED;
+
 /* After all tensors: BAD_INPUT naming the first rule that matched nothing. */
 mica_status mica_export_rules_check_used(const mica_export_rules *rules, mica_error *error) MICA_CHECKED;
 

@@ -9,13 +9,15 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "operations/compute.h"
 #include "operations/export_gguf.h"
+#include "operations/imatrix_covariance.h"
+#include "operations/layer_pass.h"
 #include "operations/output.h"
 
 #define WINDOW_DEFAULT 512u
 #define SUMS_SUFFIX ".in_sum2"
 #define COUNTS_SUFFIX ".counts"
+#define NO_TENSOR UINT64_MAX /* of the layout: not one of the plan's */
 
 typedef struct place { /* where a weight's inputs go */
     const mica_weight *weight;
@@ -29,6 +31,12 @@ typedef struct collection {
     float **counts; /* [tensor][matrices] */
     place *places; /* sorted by weight */
     uint64_t place_count, windows, window;
+    mica_layer_pass pass;
+    mica_covariance_collector covariance; /* without inputs: not wanted */
+    mica_gguf_layout layout;
+    mica_gguf_writer *writer;
+    const char *output, *dataset;
+    char *names, *directory; /* owned: the layout's names; where the output goes */
     double seconds;
 } collection;
 
@@ -51,6 +59,12 @@ static uint64_t collected_matrices(const mica_export_tensor *tensor) {
 }
 
 static void release(collection *c) {
+    mica_gguf_writer_close(c->writer);
+    mica_gguf_layout_release(&c->layout);
+    mica_layer_pass_release(&c->pass);
+    mica_covariance_collector_release(&c->covariance);
+    mica_free(c->names);
+    mica_free(c->directory);
     for (uint64_t i = 0; i < c->plan.tensor_count; i++) {
         if (c->sums)
             mica_free(c->sums[i]);
@@ -93,6 +107,7 @@ static mica_status prepare(collection *c, mica_error *error) {
 /* The observer's: on the calling thread. */
 static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
     collection *c = context;
+    mica_covariance_collector_see(&c->covariance, weight, x, stride, selection, tokens);
     const place key = {.weight = weight}, *found = bsearch(&key, c->places, c->place_count, sizeof key, compare_places);
     if (!found)
         return;
@@ -108,36 +123,42 @@ static void see_input(void *context, const mica_weight *weight, const float *x, 
 
 /* ---- the text */
 
-static mica_status compute_windows(collection *c, const mica_compute_options *options, const int64_t *ids, uint64_t count, int64_t bos,
-                                   mica_error *error) {
+static mica_status begin_layer(void *context, uint64_t layer, mica_error *error) {
+    (void)error;
+    mica_covariance_collector_begin(&((collection *)context)->covariance, layer);
+    return MICA_OK;
+}
+
+static mica_status see_choices(void *context, uint64_t layer, const uint32_t *chosen, mica_error *error) {
+    collection *c = context;
+    (void)layer;
+    (void)error;
+    mica_covariance_collector_routed(&c->covariance, chosen, c->pass.tokens * c->plan.model->config.num_experts_per_tok);
+    return MICA_OK;
+}
+
+static mica_status end_layer(void *context, uint64_t layer, mica_error *error) {
+    collection *c = context;
+    (void)layer;
+    return mica_covariance_collector_end(&c->covariance, c->writer, &c->layout, error);
+}
+
+/* Windows of whole length, each with its BOS. */
+static mica_status cut_windows(collection *c, const int64_t *ids, uint64_t count, int64_t bos, mica_error *error) {
     const uint64_t body = c->window - (bos >= 0);
     int64_t *window = mica_calloc(c->window, sizeof *window);
-    const double begin = mica_seconds_now();
     mica_status status = window ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a window");
     c->windows = count / body;
     for (uint64_t i = 0; status == MICA_OK && i < c->windows; i++) {
-        const double seconds = mica_seconds_now() - begin;
-        const mica_progress progress = {.what = "computing",
-                                        .units_done = i,
-                                        .units_total = c->windows,
-                                        .seconds = seconds,
-                                        .seconds_left = i ? seconds / (double)i * (double)(c->windows - i) : -1};
-        if (options->progress && !options->progress(options->progress_context, &progress)) {
-            status = mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu windows", (unsigned long long)i, (unsigned long long)c->windows);
-            break;
-        }
         window[0] = bos;
         memcpy(window + (bos >= 0), ids + i * body, body * sizeof *window);
-        mica_engine_rewind(c->compute.engine, 0);
-        status = mica_engine_prefill(c->compute.engine, window, c->window, NULL, NULL, error);
+        status = mica_layer_pass_add(&c->pass, window, c->window, error);
     }
-    c->seconds = mica_seconds_now() - begin;
     mica_free(window);
     return status;
 }
 
-static mica_status compute_text(collection *c, const mica_compute_options *options, const mica_prompt *prompt, mica_error *error) {
-    mica_compute_options settings = *options;
+static mica_status take_text(collection *c, const mica_compute_options *options, const mica_prompt *prompt, mica_error *error) {
     int64_t *ids = NULL, bos = -1;
     uint64_t count = 0;
     mica_status status = mica_compute_ids(&c->compute, prompt, false, &ids, &count, error);
@@ -147,16 +168,37 @@ static mica_status compute_text(collection *c, const mica_compute_options *optio
     if (status == MICA_OK && (c->window < 2 || count < c->window - (bos >= 0)))
         status = mica_fail(error, MICA_USAGE, "expected a text of at least one window of %llu tokens, got %llu (--context makes windows shorter)",
                            (unsigned long long)c->window, (unsigned long long)count);
+    if (status == MICA_OK)
+        status = cut_windows(c, ids, count, bos, error);
+    mica_free(ids);
+    return status;
+}
+
+static mica_status compute_text(collection *c, const mica_compute_options *options, mica_error *error) {
+    mica_compute_options settings = *options;
+    mica_layer_pass *pass = &c->pass;
+    pass->compute = &c->compute;
+    pass->what = "computing";
+    pass->progress = options->progress;
+    pass->progress_context = options->progress_context;
+    pass->context = c;
+    if (c->covariance.input_count > 0) {
+        pass->begin = begin_layer;
+        pass->routed = see_choices;
+        pass->end = end_layer;
+    }
+    mica_status status = mica_layer_pass_prepare(pass, options->memory_bytes, c->directory, error);
     settings.context = c->window;
     if (status == MICA_OK)
-        status = mica_compute_open_engine(&c->compute, &settings, 0, false, error);
-    if (status == MICA_OK) {
-        const mica_observer observer = {.context = c, .input = see_input};
-        mica_engine_observe(c->compute.engine, &observer);
-        status = compute_windows(c, options, ids, count, bos, error);
-        mica_engine_observe(c->compute.engine, NULL);
-    }
-    mica_free(ids);
+        status = mica_compute_open_engine(&c->compute, &settings, 0, pass->batch, error);
+    if (status != MICA_OK)
+        return status;
+    const mica_observer observer = {.context = c, .input = see_input};
+    const double begin = mica_seconds_now();
+    mica_engine_observe(c->compute.engine, &observer);
+    status = mica_layer_pass_run(pass, error);
+    mica_engine_observe(c->compute.engine, NULL);
+    c->seconds = mica_seconds_now() - begin;
     return status;
 }
 
@@ -176,28 +218,28 @@ static uint64_t sums_of(const collection *c, uint64_t index) {
     return index;
 }
 
-static mica_status write_sums(const collection *c, mica_gguf_writer *writer, const mica_gguf_layout *layout, mica_error *error) {
+static mica_status write_sums(const collection *c, mica_error *error) {
     mica_status status = MICA_OK;
-    for (uint64_t i = 0; status == MICA_OK && i < layout->tensor_count; i += 2) {
-        const mica_gguf_tensor *sums = &layout->tensors[i], *counts = &layout->tensors[i + 1];
+    for (uint64_t i = 0; status == MICA_OK && i < c->layout.tensor_count && c->layout.tensors[i].number != NO_TENSOR; i += 2) {
+        const mica_gguf_tensor *sums = &c->layout.tensors[i], *counts = &c->layout.tensors[i + 1];
         const mica_export_tensor *tensor = &c->plan.tensors[sums->number];
         const uint64_t from = sums_of(c, sums->number), bytes = collected_matrices(tensor) * tensor->columns * sizeof(float);
         for (uint64_t at = 0; status == MICA_OK && at < sums->bytes; at += bytes) /* once per head, where there are heads */
-            status = mica_gguf_writer_put(writer, sums, at, c->sums[from], bytes, error);
+            status = mica_gguf_writer_put(c->writer, sums, at, c->sums[from], bytes, error);
         if (status == MICA_OK)
-            status = mica_gguf_writer_put(writer, counts, 0, c->counts[from], counts->bytes, error);
+            status = mica_gguf_writer_put(c->writer, counts, 0, c->counts[from], counts->bytes, error);
     }
     return status;
 }
 
-static mica_status make_layout(const collection *c, const char *dataset, char **names, mica_gguf_layout *layout, mica_error *error) {
+static mica_status make_layout(collection *c, mica_error *error) {
     mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
-    mica_gguf_tensor *tensors = mica_calloc(2 * c->plan.tensor_count + 1, sizeof *tensors);
+    mica_gguf_tensor *tensors = mica_calloc(2 * (c->plan.tensor_count + c->covariance.input_count) + 1, sizeof *tensors);
     mica_text text = MICA_TEXT_INIT;
     uint64_t count = 0;
     mica_gguf_add_string(&metadata, "general.type", "imatrix");
     mica_gguf_add_strings(&metadata, "imatrix.datasets", 1);
-    mica_gguf_add_element(&metadata, dataset, strlen(dataset));
+    mica_gguf_add_element(&metadata, c->dataset, strlen(c->dataset));
     mica_gguf_add_u32(&metadata, "imatrix.chunk_count", (uint32_t)c->windows);
     mica_gguf_add_u32(&metadata, "imatrix.chunk_size", (uint32_t)c->window);
     for (uint64_t i = 0; tensors && i < c->plan.tensor_count; i++) {
@@ -210,34 +252,44 @@ static mica_status make_layout(const collection *c, const char *dataset, char **
         tensors[count++] = (mica_gguf_tensor){.dtype = MICA_F32, .rank = 2, .shape = {matrices, 1}, .number = i};
         mica_text_printf(&text, "%s" COUNTS_SUFFIX "%c", tensor->name, 0);
     }
-    *names = mica_text_take(&text);
-    mica_status status = tensors && *names ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the table of tensors");
-    const char *name = *names;
-    for (uint64_t i = 0; status == MICA_OK && i < count; i++, name += strlen(name) + 1)
+    const uint64_t own = count;
+    if (tensors)
+        mica_covariance_collector_layout(&c->covariance, tensors, &count, &text);
+    c->names = mica_text_take(&text);
+    mica_status status = tensors && c->names ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the table of tensors");
+    const char *name = c->names;
+    for (uint64_t i = 0; status == MICA_OK && i < count; i++, name += strlen(name) + 1) {
         tensors[i].name = name;
+        tensors[i].number = i < own ? tensors[i].number : NO_TENSOR;
+    }
     if (status == MICA_OK)
-        status = mica_gguf_layout_make(tensors, count, &metadata, 0, layout, error);
+        status = mica_gguf_layout_make(tensors, count, &metadata, 0, &c->layout, error);
     else
         mica_free(tensors);
     mica_gguf_metadata_release(&metadata);
     return status;
 }
 
-static mica_status write_file(const collection *c, const char *output, const char *dataset, mica_error *error) {
-    mica_gguf_layout layout = {0};
-    mica_gguf_writer *writer = NULL;
-    char *names = NULL;
-    mica_status status = make_layout(c, dataset, &names, &layout, error);
+/* The partial file is there while the text is computed: covariances are written as layers end. What fails leaves none. */
+static mica_status collect_to_file(collection *c, const mica_compute_options *options, mica_error *error) {
+    mica_status status = mica_gguf_writer_open(c->output, &c->layout, true, &c->writer, error);
     if (status == MICA_OK)
-        status = mica_gguf_writer_open(output, &layout, true, &writer, error);
+        status = compute_text(c, options, error);
     if (status == MICA_OK)
-        status = write_sums(c, writer, &layout, error);
+        status = write_sums(c, error);
+    if (status == MICA_OK) {
+        status = mica_gguf_writer_finish(c->writer, error);
+        c->writer = NULL;
+    }
     if (status == MICA_OK)
-        status = mica_gguf_writer_finish(writer, error);
-    else
-        mica_gguf_writer_close(writer);
-    mica_gguf_layout_release(&layout);
-    mica_free(names);
+        return MICA_OK;
+    mica_gguf_writer_close(c->writer);
+    c->writer = NULL;
+    mica_text partial = MICA_TEXT_INIT;
+    mica_text_printf(&partial, "%s.partial", c->output);
+    if (!mica_text_failed(&partial))
+        (void)mica_file_remove(partial.bytes, NULL);
+    mica_text_release(&partial);
     return status;
 }
 
@@ -269,6 +321,9 @@ static mica_status give_report(const collection *c, const char *output, char **t
                      c->seconds);
     if (all > 0)
         mica_text_printf(&words, "  experts   %llu of %llu were never chosen\n", (unsigned long long)never, (unsigned long long)all);
+    if (c->covariance.input_count > 0)
+        mica_text_printf(&words, "  inputs    covariance of %llu, and of %llu experts' own\n", (unsigned long long)c->covariance.input_count,
+                         (unsigned long long)c->covariance.own_inputs);
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
     mica_json_string(&writer, "output", output);
@@ -277,6 +332,8 @@ static mica_status give_report(const collection *c, const char *output, char **t
     mica_json_double(&writer, "seconds", c->seconds);
     mica_json_u64(&writer, "experts", all);
     mica_json_u64(&writer, "experts_never_chosen", never);
+    mica_json_u64(&writer, "covariances", c->covariance.input_count);
+    mica_json_u64(&writer, "covariances_of_experts", c->covariance.own_inputs);
     mica_json_open_array(&writer, "layers");
     for (uint64_t layer = 0; layer < c->plan.model->config.num_hidden_layers; layer++) {
         const uint64_t missing = never_chosen(c, (int64_t)layer, &experts);
@@ -294,20 +351,37 @@ static mica_status give_report(const collection *c, const char *output, char **t
     return mica_output_give(MICA_OK, &words, &writer, text, json, error);
 }
 
-mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options, const mica_prompt *prompt,
-                                 const char *dataset, bool force, char **text, char **json, mica_error *error) {
-    collection c = {0};
-    if (!force && mica_path_exists(output))
+static mica_status prepare_output(collection *c, mica_error *error) {
+    const char *slash = strrchr(c->output, '/');
+    mica_text text = MICA_TEXT_INIT;
+    if (slash)
+        mica_text_append(&text, c->output, slash == c->output ? 1 : (uint64_t)(slash - c->output));
+    else
+        mica_text_puts(&text, ".");
+    c->directory = mica_text_take(&text);
+    return c->directory ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a path");
+}
+
+mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options, const mica_imatrix_options *imatrix,
+                                 const mica_prompt *prompt, char **text, char **json, mica_error *error) {
+    collection c = {.output = output, .dataset = imatrix->dataset ? imatrix->dataset : ""};
+    if (!imatrix->force && mica_path_exists(output))
         return mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", output);
     mica_status status = mica_compute_open_model(checkpoint, &c.compute, error);
     if (status == MICA_OK)
         status = mica_export_plan_tensors(c.compute.model, &c.plan, error);
     if (status == MICA_OK)
         status = prepare(&c, error);
+    if (status == MICA_OK && imatrix->covariance)
+        status = mica_covariance_collector_init(&c.covariance, &c.plan, imatrix->own_bytes ? imatrix->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
     if (status == MICA_OK)
-        status = compute_text(&c, options, prompt, error);
+        status = prepare_output(&c, error);
     if (status == MICA_OK)
-        status = write_file(&c, output, dataset, error);
+        status = take_text(&c, options, prompt, error);
+    if (status == MICA_OK)
+        status = make_layout(&c, error);
+    if (status == MICA_OK)
+        status = collect_to_file(&c, options, error);
     if (status == MICA_OK)
         status = give_report(&c, output, text, json, error);
     release(&c);

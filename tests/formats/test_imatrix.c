@@ -94,6 +94,64 @@ static void test_gguf(void **state) {
     assert_non_null(strstr(error.message, "one count for each matrix"));
 }
 
+/* Two slots of two columns for all inputs of attention, one of which is expert 7's. */
+static void write_covariance(const char *name, const float values[6], const int32_t of[4], uint64_t triangle, mica_dtype of_type) {
+    static const float ones[2] = {1, 1};
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    mica_gguf_layout layout;
+    mica_gguf_writer *writer = NULL;
+    mica_gguf_tensor *tensors = mica_calloc(4, sizeof *tensors);
+    mica_gguf_add_string(&metadata, "general.type", "imatrix");
+    tensors[0] = (mica_gguf_tensor){.name = "x.weight.counts", .dtype = MICA_F32, .rank = 2, .shape = {1, 1}};
+    tensors[1] = (mica_gguf_tensor){.name = "x.weight.in_sum2", .dtype = MICA_F32, .rank = 2, .shape = {1, 2}};
+    tensors[2] = (mica_gguf_tensor){.name = "blk.3.ffn_gate_exps.weight.in_cov", .dtype = MICA_F32, .rank = 2, .shape = {6 / triangle, triangle}};
+    tensors[3] = (mica_gguf_tensor){.name = "blk.3.ffn_gate_exps.weight.in_cov_of", .dtype = of_type, .rank = 2, .shape = {2, 2}};
+    assert_int_equal(mica_gguf_layout_make(tensors, 4, &metadata, 0, &layout, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_open(scratch(name), &layout, true, &writer, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[0], 0, ones, 4, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[1], 0, ones, 8, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[2], 0, values, 24, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[3], 0, of, 16, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_finish(writer, NULL), MICA_OK);
+    mica_gguf_layout_release(&layout);
+    mica_gguf_metadata_release(&metadata);
+}
+
+static void test_covariance(void **state) {
+    (void)state;
+    static const float values[6] = {1, 0.5f, 2, 3, -1, 4}, bad[6] = {1, 0.5f, -2, 3, -1, 4};
+    static const int32_t of[4] = {-1, 90, 7, 8};
+    float h[4];
+    uint64_t slot = 9;
+    mica_error error;
+    write_covariance("c.gguf", values, of, 3, MICA_I32);
+    mica_imatrix *imatrix = open_or_fail(scratch("c.gguf"));
+    assert_int_equal(imatrix->covariance_count, 1);
+    const mica_imatrix_covariance *covariance = imatrix->covariances;
+    assert_int_equal(covariance->columns, 2);
+    assert_ptr_equal(mica_imatrix_find_covariance(imatrix, "blk.3.ffn_up_exps.weight", 7, &slot), covariance);
+    assert_int_equal(slot, 1);
+    assert_ptr_equal(mica_imatrix_find_covariance(imatrix, "blk.3.ffn_up_shexp.weight", -1, &slot), covariance);
+    assert_int_equal(slot, 0);
+    assert_ptr_equal(mica_imatrix_find_covariance(imatrix, "blk.3.ffn_gate_exps.weight", 6, &slot), covariance); /* has none of its own */
+    assert_int_equal(slot, 0);
+    assert_null(mica_imatrix_find_covariance(imatrix, "blk.3.ffn_down_exps.weight", 7, &slot));
+    assert_null(mica_imatrix_find_covariance(imatrix, "blk.30.ffn_up_exps.weight", 7, &slot));
+    assert_int_equal(mica_imatrix_read_covariance(imatrix, covariance, 1, h, NULL), MICA_OK);
+    assert_true(h[0] == 3 && h[1] == -1 && h[2] == -1 && h[3] == 4);
+    mica_imatrix_close(imatrix);
+    write_covariance("bad.gguf", bad, of, 3, MICA_I32);
+    imatrix = open_or_fail(scratch("bad.gguf"));
+    assert_int_equal(mica_imatrix_read_covariance(imatrix, imatrix->covariances, 0, h, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, "of columns 1 and 1: expected a second moment, got -2"));
+    mica_imatrix_close(imatrix);
+    write_covariance("side.gguf", values, of, 2, MICA_I32); /* no triangle has 2 elements */
+    assert_int_equal(mica_imatrix_open(scratch("side.gguf"), &imatrix, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, "expected F32 triangles"));
+    write_covariance("kind.gguf", values, of, 3, MICA_F32);
+    assert_int_equal(mica_imatrix_open(scratch("kind.gguf"), &imatrix, &error), MICA_BAD_INPUT);
+}
+
 /* Every prefix of a .dat, and lengths that lead beyond the file. */
 static void test_damage(void **state) {
     (void)state;
@@ -122,6 +180,7 @@ static void test_damage(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_damage)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_covariance),
+                                       cmocka_unit_test(test_damage)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -14,6 +14,7 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "numerics/quantise_covariance.h"
+#include "numerics/second_moments.h"
 
 enum { COLUMNS = 512, ROWS = 37, COUNT = ROWS * COLUMNS };
 
@@ -290,12 +291,45 @@ static void memory_may_be_short(void **state) {
     mica_covariance_free(NULL);
 }
 
+/* Against sums in double over the same tokens, more than are taken at a time, some of them chosen; every instruction set the same bits. */
+static void second_moments_are_sums_of_products(void **state) {
+    (void)state;
+    enum { WIDE = 128, STRIDE = 131, TOKENS = 300 };
+    static float inputs[2 * TOKENS * STRIDE], scratch[MICA_SECOND_MOMENTS_TOKENS * WIDE], sums[WIDE * WIDE], first[WIDE * WIDE];
+    static uint32_t selection[TOKENS];
+    for (int k = 0; k < 2 * TOKENS * STRIDE; k++)
+        inputs[k] = (float)gauss();
+    for (uint32_t t = 0; t < TOKENS; t++)
+        selection[t] = 2 * t + t % 2;
+    static const mica_cpu sets[] = {MICA_CPU_PORTABLE, MICA_CPU_AVX2, MICA_CPU_AVX512};
+    for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) {
+        memset(sums, 0, sizeof sums);
+        mica_cpu_select(sets[s]);
+        mica_second_moments_add(inputs, STRIDE, selection, TOKENS, WIDE, scratch, sums);
+        mica_second_moments_add(inputs, STRIDE, NULL, 5, WIDE, scratch, sums);
+        for (int i = 0; i < WIDE; i++)
+            for (int j = 0; j <= i; j++) {
+                double sum = 0, size = 0;
+                for (uint32_t t = 0; t < TOKENS + 5; t++) {
+                    const float *row = inputs + (t < TOKENS ? selection[t] : t - TOKENS) * STRIDE;
+                    sum += (double)row[i] * (double)row[j];
+                    size += fabs((double)row[i] * (double)row[j]);
+                }
+                assert_true(fabs((double)sums[i * WIDE + j] - sum) <= (TOKENS + 5) * 0x1p-24 * size);
+            }
+        if (s == 0)
+            memcpy(first, sums, sizeof sums);
+        assert_memory_equal(first, sums, sizeof sums);
+    }
+    mica_cpu_select(mica_cpu_detected());
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_correlation_nothing_changes), cmocka_unit_test(lowers_the_error_of_the_output),
         cmocka_unit_test(gain_undoes_shrinkage),
         cmocka_unit_test(instruction_sets_write_the_same_bytes), cmocka_unit_test(bad_input_is_refused),
-        cmocka_unit_test(memory_may_be_short),
+        cmocka_unit_test(memory_may_be_short), cmocka_unit_test(second_moments_are_sums_of_products),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

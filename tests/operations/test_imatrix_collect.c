@@ -21,7 +21,8 @@ static void collect(const char *path, char **json) {
     mica_error error = {MICA_OK, ""};
     const mica_compute_options options = {.context = WINDOW, .threads = 2};
     const mica_prompt prompt = {.ids = make_ids()};
-    if (mica_imatrix_collect(TINY, path, &options, &prompt, "ids", true, NULL, json, &error) != MICA_OK) {
+    const mica_imatrix_options own = {.dataset = "ids", .force = true};
+    if (mica_imatrix_collect(TINY, path, &options, &own, &prompt, NULL, json, &error) != MICA_OK) {
         print_error("%s\n", error.message);
         fail();
     }
@@ -71,11 +72,12 @@ static void test_refusals(void **state) {
     mica_error error;
     const mica_prompt prompt = {.ids = "1,2,3"};
     const mica_compute_options options = {.context = WINDOW};
-    assert_int_equal(mica_imatrix_collect(TINY, scratch("x.gguf"), &options, &prompt, "ids", false, NULL, NULL, &error), MICA_USAGE);
+    const mica_imatrix_options own = {.dataset = "ids"};
+    assert_int_equal(mica_imatrix_collect(TINY, scratch("x.gguf"), &options, &own, &prompt, NULL, NULL, &error), MICA_USAGE);
     assert_non_null(strstr(error.message, "at least one window of 32 tokens, got 3"));
     assert_false(mica_path_exists(scratch("x.gguf")));
     scratch_write("there.gguf", "x", 1);
-    assert_int_equal(mica_imatrix_collect(TINY, scratch("there.gguf"), &options, &prompt, "ids", false, NULL, NULL, &error), MICA_CONFLICT);
+    assert_int_equal(mica_imatrix_collect(TINY, scratch("there.gguf"), &options, &own, &prompt, NULL, NULL, &error), MICA_CONFLICT);
 }
 
 int main(void) {
