@@ -35,7 +35,7 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
                              mica_error *error);
 
 typedef struct mica_export_safetensors_options {
-    const char *dtype;      /* "bf16": every weight decoded and rounded to BF16, config.json rewritten; NULL: every tensor as it is stored */
+    const char *dtype;      /* "bf16", "f32": every weight decoded, config.json rewritten; NULL: every tensor as it is stored (a GGUF's blocks: BF16) */
     uint64_t shard_bytes;   /* of the tensors of a shard at most; 0: 5 GB */
     uint32_t threads;       /* 0: all processors */
     uint64_t memory_bytes;  /* bound of the resident set, 0: 1 GiB */
@@ -45,7 +45,8 @@ typedef struct mica_export_safetensors_options {
     void *progress_context;
 } mica_export_safetensors_options;
 
-/* Writes `checkpoint` to `directory` as safetensors: shards, index, and the files that go with them. The bytes depend on the tensors and the
+/* Writes `checkpoint` to `directory` as safetensors: shards, index, and the files that go with them. Of a GGUF file (deepseek2, llama, qwen3) with the
+ * names, configuration and tokenizer files that a published checkpoint has. The bytes depend on the tensors and the
  * options alone. The report (text, JSON; schema docs/schemas/export_safetensors.schema.json) is the caller's: mica_string_free.
  * Errors: CONFLICT when something is there (the message says what, and what to do), BAD_INPUT, IO, INTERRUPTED (which leave partial files and a
  * journal from which `resume` goes on), USAGE. A dry run needs no `directory` (NULL). */

@@ -89,7 +89,7 @@ static const mica_option export_options[] = {
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},
     {"dtype", 0, MICA_OPTION_TEXT, FIELD(dtype), "TYPE",
-     "safetensors: bf16, every weight decoded and rounded to it, with the\nconfig.json of such a model (default: every tensor as it is stored)", NULL},
+     "safetensors: bf16 or f32, every weight decoded, with the config.json of\nsuch a model (default: as it is stored; a GGUF's blocks as bf16)", NULL},
     {"shard-size", 0, MICA_OPTION_SIZE, FIELD(shard_bytes), "SIZE", "safetensors: tensors of a shard at most (default 5GB)", NULL},
     THREADS_OPTION,
     {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the resident memory (default 1GiB)", NULL},

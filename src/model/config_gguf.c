@@ -303,7 +303,7 @@ static mica_status read_all(gguf_reader *reader, mica_config *config) {
     return status == MICA_OK ? read_tokens(reader, config) : status;
 }
 
-const mica_architecture *mica_gguf_architecture(const mica_gguf *gguf) {
+const mica_architecture *mica_architecture_of_gguf(const mica_gguf *gguf) {
     mica_gguf_string name;
     uint32_t function = 1;
     if (mica_gguf_text(gguf, "general.architecture", &name, NULL) != MICA_OK || name.length >= 64)
@@ -319,7 +319,7 @@ const mica_architecture *mica_gguf_architecture(const mica_gguf *gguf) {
 mica_status mica_config_from_gguf(const mica_gguf *gguf, mica_config *config, mica_error *error) {
     mica_gguf_string name;
     mica_status status = mica_gguf_text(gguf, "general.architecture", &name, error);
-    const mica_architecture *architecture = mica_gguf_architecture(gguf);
+    const mica_architecture *architecture = mica_architecture_of_gguf(gguf);
     if (status == MICA_OK && !architecture)
         return mica_fail(error, MICA_BAD_INPUT, "%s: key general.architecture: expected deepseek2, llama or qwen3, got %.*s", gguf->name,
                          name.length < 64 ? (int)name.length : 64, name.bytes);

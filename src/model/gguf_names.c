@@ -181,6 +181,13 @@ const mica_gguf_architecture *mica_gguf_architecture_of(const mica_config *confi
     return NULL;
 }
 
+const mica_gguf_architecture *mica_gguf_architecture_named(const char *name) {
+    for (size_t i = 0; i < sizeof model_types / sizeof *model_types; i++)
+        if (model_types[i].architecture && strcmp(model_types[i].architecture->name, name) == 0)
+            return model_types[i].architecture;
+    return NULL;
+}
+
 bool mica_gguf_row_is_layered(const mica_gguf_row *row) {
     return strstr(row->name, "{L}") != NULL;
 }

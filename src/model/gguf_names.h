@@ -42,6 +42,9 @@ extern const mica_gguf_architecture mica_gguf_kimi_vision;
 /* NULL where llama.cpp has no such architecture, or this table does not; `why` (static) then says it. */
 const mica_gguf_architecture *mica_gguf_architecture_of(const mica_config *config, const char **why);
 
+/* By general.architecture; NULL where it is not one of those. */
+const mica_gguf_architecture *mica_gguf_architecture_named(const char *name);
+
 /* Puts `number` for {L} (and `expert` for {E}) into `pattern`; false where it does not fit. */
 bool mica_gguf_name(const char *pattern, uint64_t layer, uint64_t expert, char *name, uint64_t bytes);
 

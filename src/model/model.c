@@ -250,7 +250,7 @@ void mica_model_close(mica_model *model) {
 
 bool mica_source_is_model(const mica_tensor_source *source) {
     const mica_gguf *gguf = mica_gguf_of_source(source);
-    return gguf ? mica_gguf_architecture(gguf) != NULL : source->kind->has_files;
+    return gguf ? mica_architecture_of_gguf(gguf) != NULL : source->kind->has_files;
 }
 
 const mica_weight *mica_model_weight(const mica_model *model, const char *name) {

@@ -1,12 +1,12 @@
 /* operations/export_gguf_plan.c: which tensors a GGUF file of this model has, in which order, from which weights. Every weight the model uses
  * goes somewhere; what GGUF cannot say is refused here, before anything is written. Reads headers only.
  * Judged by tests/operations/test_export_gguf.c. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/rope.h"
 #include "operations/export_covariance.h"
 #include "operations/export_gguf.h"
 
@@ -183,7 +183,7 @@ static mica_status add_rows(builder *b, const mica_gguf_row *rows, uint64_t laye
     return status;
 }
 
-/* llama3's scaling of low frequencies is a tensor of divisors. Formula: transformers' llama3 rope, as llama.cpp's converter has it. */
+/* llama3's scaling of low frequencies is a tensor of divisors. */
 static mica_status add_rope_factors(builder *b, mica_error *error) {
     const mica_config *config = &b->plan->model->config;
     if (strcmp(config->rope_type, "llama3") != 0)
@@ -194,17 +194,8 @@ static mica_status add_rope_factors(builder *b, mica_error *error) {
     b->plan->rope_factors = factors;
     if (!tensor || !factors)
         return no_memory(error);
-    const double low = (double)config->rope_original_context / config->rope_low_freq_factor,
-                 high = (double)config->rope_original_context / config->rope_high_freq_factor;
-    for (uint64_t i = 0; i < half; i++) {
-        const double frequency = pow(config->rope_theta, -2.0 * (double)i / (double)config->head_dim), length = 2 * M_PI / frequency;
-        const double smooth = ((double)config->rope_original_context / length - config->rope_low_freq_factor) /
-                              (config->rope_high_freq_factor - config->rope_low_freq_factor);
-        const double divisor = length < high  ? 1
-                               : length > low ? config->rope_factor
-                                              : 1 / ((1 - smooth) / config->rope_factor + smooth);
-        factors[i] = (float)divisor;
-    }
+    for (uint64_t i = 0; i < half; i++)
+        factors[i] = (float)mica_rope_llama3_divisor(config, i);
     snprintf(tensor->name, sizeof tensor->name, "rope_freqs.weight");
     set_shape(tensor, half, 1, 1, 1);
     tensor->values = factors;

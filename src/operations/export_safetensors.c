@@ -21,9 +21,9 @@ static mica_status fit_memory(mica_shards_run *run, mica_error *error) {
     const mica_shards_plan *plan = run->plan;
     const uint64_t bound = run->options->memory_bytes ? run->options->memory_bytes : DEFAULT_MEMORY_BYTES;
     const uint64_t fixed = BASE_BYTES + PER_TENSOR_BYTES * plan->source->tensor_count;
-    const uint64_t worker = plan->output_bytes + (plan->output_bytes ? MICA_STRIP_ELEMENTS * sizeof(float) : 0);
+    const uint64_t worker = plan->output_bytes + (plan->output_bytes ? plan->strip_floats * sizeof(float) : 0);
     run->threads = run->options->threads ? run->options->threads : mica_thread_count_default();
-    if (!plan->bf16 && run->threads > COPY_THREADS_MAX)
+    if (!plan->decodes && run->threads > COPY_THREADS_MAX)
         run->threads = COPY_THREADS_MAX;
     for (;; run->threads--) {
         run->readers = run->threads < 4 ? 2 : 4;
@@ -72,9 +72,6 @@ static mica_status run_plan(const mica_shards_plan *plan, const char *directory,
 static mica_status export_source(const mica_tensor_source *source, const mica_model *model, const char *directory,
                                  const mica_export_safetensors_options *options, char **text, char **json, mica_error *error) {
     mica_shards_plan plan;
-    if (mica_gguf_of_source(source)) /* its tensors have GGUF's names, and their configuration would be missing */
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint or a model of a store, got a GGUF file, of which no config.json can be made",
-                         source->path);
     mica_status status = mica_shards_plan_make(source, model, options, &plan, error);
     if (status != MICA_OK)
         return status;
@@ -87,25 +84,20 @@ mica_status mica_export_safetensors(const char *checkpoint, const char *director
                                     char **text, char **json, mica_error *error) {
     static const mica_export_safetensors_options none = {0};
     options = options ? options : &none;
-    if (options->dtype && strcmp(options->dtype, "bf16") != 0)
-        return mica_fail(error, MICA_USAGE, "--dtype: expected bf16, got '%s'", options->dtype);
+    if (options->dtype && strcmp(options->dtype, "bf16") != 0 && strcmp(options->dtype, "f32") != 0)
+        return mica_fail(error, MICA_USAGE, "--dtype: expected bf16 or f32, got '%s'", options->dtype);
     if (!directory && !options->dry_run)
         return mica_fail(error, MICA_USAGE, "expected --output DIR");
-    mica_status status;
-    if (options->dtype) {
-        mica_model *model = NULL;
-        status = mica_model_open(checkpoint, NULL, &model, error);
-        if (status == MICA_OK && !mica_tensor_source_has_file(model->source, MICA_CONFIG_NAME)) /* a GGUF, whose names are its own */
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint with %s, got a %s", checkpoint, MICA_CONFIG_NAME,
-                               model->source->kind->name);
+    mica_tensor_source *source = NULL;
+    mica_model *model = NULL;
+    mica_status status = mica_tensor_source_open(checkpoint, &source, error);
+    if (status == MICA_OK && (options->dtype || mica_gguf_of_source(source))) {
+        status = mica_model_open_source(source, NULL, &model, error);
         if (status == MICA_OK)
             status = export_source(model->source, model, directory, options, text, json, error);
         mica_model_close(model);
-    } else { /* nothing needs to be understood */
-        mica_tensor_source *source = NULL;
-        status = mica_tensor_source_open(checkpoint, &source, error);
-        if (status == MICA_OK)
-            status = export_source(source, NULL, directory, options, text, json, error);
+    } else if (status == MICA_OK) { /* nothing needs to be understood */
+        status = export_source(source, NULL, directory, options, text, json, error);
         mica_tensor_source_close(source);
     }
     return status;
@@ -127,15 +119,18 @@ static void write_text(const mica_shards_run *run, const char *outcome, mica_tex
         mica_text_printf(text, "%s: %s\n", run->directory, outcome);
     mica_text_printf(text, "  tensors   %" PRIu64 ", %s in %" PRIu32 " file%s\n", layout->entry_count, mica_bytes_show(layout->data_bytes, size),
                      layout->shard_count, plural(layout->shard_count));
-    if (plan->bf16)
-        mica_text_printf(text, "  bf16      %" PRIu64 " weight%s decoded, %" PRIu64 " as stored; %" PRIu64 " scales and shapes left out\n",
-                         plan->converted_count, plural(plan->converted_count), layout->entry_count - plan->converted_count, plan->dropped_count);
-    mica_text_printf(text, "  files     %" PRIu64 " beside the tensors%s\n", plan->file_count, plan->config ? ", config.json rewritten" : "");
+    if (plan->decodes && (plan->dtype_name || plan->converted_count > 0))
+        mica_text_printf(text, "  %s      %" PRIu64 " weight%s decoded, %" PRIu64 " as stored; %" PRIu64 " scales and shapes left out\n",
+                         plan->dtype == MICA_F32 ? "f32 " : "bf16", plan->converted_count, plural(plan->converted_count), layout->entry_count - plan->converted_count, plan->dropped_count);
+    mica_text_printf(text, "  files     %" PRIu64 " beside the tensors%s\n", plan->file_count,
+                     plan->back ? ", made from the metadata" : plan->made_count > 0 ? ", config.json rewritten" : "");
     if (run->seconds > 0)
         mica_text_printf(text, "  time      %.2f s on %u thread%s, %.0f MB/s read; memory %.0f MB at most\n", run->seconds, run->threads,
                          plural(run->threads), (double)run->bytes_read * 1e-6 / run->seconds, (double)mica_memory_peak_bytes() * 1e-6);
     for (uint64_t i = 0; plan->model && i < plan->model->warning_count; i++)
         mica_text_printf(text, "warning: %s\n", plan->model->warnings[i]);
+    if (plan->note)
+        mica_text_printf(text, "warning: %s\n", plan->note);
 }
 
 static void write_shards(const mica_safetensors_layout *layout, mica_json_writer *writer) {
@@ -156,7 +151,7 @@ static void write_json(const mica_shards_run *run, const char *outcome, mica_jso
     mica_json_u64(writer, "schema", 1);
     mica_json_string(writer, "outcome", outcome);
     mica_json_string(writer, "format", "safetensors");
-    mica_json_string(writer, "dtype", plan->bf16 ? "bf16" : NULL);
+    mica_json_string(writer, "dtype", plan->dtype_name);
     mica_json_u64(writer, "tensors", plan->layout.entry_count);
     mica_json_u64(writer, "decoded", plan->converted_count);
     mica_json_u64(writer, "left_out", plan->dropped_count);
@@ -176,6 +171,8 @@ static void write_json(const mica_shards_run *run, const char *outcome, mica_jso
     mica_json_open_array(writer, "warnings");
     for (uint64_t i = 0; plan->model && i < plan->model->warning_count; i++)
         mica_json_string(writer, NULL, plan->model->warnings[i]);
+    if (plan->note)
+        mica_json_string(writer, NULL, plan->note);
     mica_json_close_array(writer);
     mica_json_close_object(writer);
 }

@@ -106,7 +106,7 @@ static mica_status describe(const mica_shards_run *run, char **json, uint64_t *l
     mica_json_string(&writer, "format", "mica-export-safetensors");
     mica_json_u64(&writer, "format_version", 1);
     mica_json_open_object(&writer, "options");
-    mica_json_string(&writer, "dtype", plan->bf16 ? "bf16" : NULL);
+    mica_json_string(&writer, "dtype", plan->dtype_name);
     mica_json_u64(&writer, "shard_bytes", plan->shard_bytes);
     mica_json_u64(&writer, "units", plan->unit_count);
     mica_json_close_object(&writer);
@@ -259,10 +259,15 @@ mica_status mica_shards_open(mica_shards_run *run, bool *finished, mica_error *e
 static mica_status write_file(const mica_shards_run *run, const char *name, mica_error *error) {
     const mica_shards_plan *plan = run->plan;
     char *path = mica_path_join(run->directory, name), *loaded = NULL;
-    const char *bytes = plan->config;
-    uint64_t length = plan->config_bytes;
+    const char *bytes = NULL;
+    uint64_t length = 0;
     mica_status status = path ? MICA_OK : no_memory(error);
-    if (status == MICA_OK && (!bytes || strcmp(name, MICA_CONFIG_NAME) != 0)) {
+    for (uint32_t i = 0; i < plan->made_count; i++)
+        if (strcmp(plan->made[i].name, name) == 0) {
+            bytes = plan->made[i].bytes;
+            length = plan->made[i].length;
+        }
+    if (status == MICA_OK && !bytes) {
         status = mica_tensor_source_load(plan->source, name, FILE_BYTES_MAX, &loaded, &length, error);
         bytes = loaded;
     }

@@ -1,10 +1,11 @@
-/* operations/export_safetensors_plan.c: which tensor becomes what: copied; or, for BF16, each weight one tensor under the weight's name, its scales
+/* operations/export_safetensors_plan.c: which tensor becomes what: copied; or, for BF16 and F32, each weight one tensor under the weight's name, its scales
  * gone. What is no floating number, and what a model holds in float32 on purpose, is copied.
  * Judged by tests/operations/test_export_safetensors.c and tests/interop/safetensors_files.py. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "formats/gguf.h"
 #include "operations/export_safetensors.h"
 
 static mica_status no_memory(const mica_tensor_source *source, mica_error *error) {
@@ -22,11 +23,11 @@ static bool is_eight_bits(mica_dtype dtype) {
 
 /* The parameters of linear maps, embeddings and norms are called weight or bias. Others are in float32 because their code wants them so: the
  * router's correction bias (a choice hangs on its last bits), attention sinks, hyper-connections, rotary frequencies. */
-static bool is_decoded(const mica_weight *weight) {
+static bool is_decoded(const mica_shards_plan *plan, const mica_weight *weight) {
     if (weight->encoding != MICA_ENCODING_PLAIN)
         return true;
     const mica_dtype dtype = weight->data->dtype;
-    if (!mica_dtype_is_floating(dtype) || dtype == MICA_BF16 || is_eight_bits(dtype) || weight->role == MICA_ROLE_ROUTER_BIAS)
+    if (!mica_dtype_is_floating(dtype) || dtype == plan->dtype || is_eight_bits(dtype) || weight->role == MICA_ROLE_ROUTER_BIAS)
         return false;
     return ends_with(weight->data->name, ".weight") || ends_with(weight->data->name, ".bias");
 }
@@ -45,16 +46,17 @@ static mica_status decoded_name(mica_shards_plan *plan, const mica_weight *weigh
     return MICA_OK;
 }
 
-static mica_safetensors_entry copied_entry(const mica_tensor *tensor, uint64_t number) {
+static mica_safetensors_entry copied_entry(mica_shards_plan *plan, const mica_tensor *tensor, uint64_t number) {
     mica_safetensors_entry entry = {.name = tensor->name, .dtype = tensor->dtype, .rank = tensor->rank, .number = number};
+    plan->origins[number] = (mica_shards_origin){.tensor = tensor};
     memcpy(entry.shape, tensor->shape, sizeof entry.shape);
     return entry;
 }
 
-/* Numbers below the source's tensor_count are tensors, those above weights. */
-static void list_copies(const mica_shards_plan *plan, mica_safetensors_entry *entries, uint64_t *count) {
+static void list_copies(mica_shards_plan *plan, mica_safetensors_entry *entries, uint64_t *count) {
     for (uint64_t i = 0; i < plan->source->tensor_count; i++)
-        entries[(*count)++] = copied_entry(&plan->source->tensors[i], i);
+        entries[i] = copied_entry(plan, &plan->source->tensors[i], i);
+    *count = plan->source->tensor_count;
 }
 
 static mica_status list_weights(mica_shards_plan *plan, mica_safetensors_entry *entries, uint64_t *count, mica_error *error) {
@@ -68,13 +70,13 @@ static mica_status list_weights(mica_shards_plan *plan, mica_safetensors_entry *
         if (weight->whole != weight->data)
             return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected a tensor of its own for each expert, got one of all",
                              mica_model_shard_name(model, weight->data), weight->whole->name);
-        *entry = copied_entry(weight->data, (uint64_t)(weight->data - plan->source->tensors));
-        if (is_decoded(weight)) {
+        *entry = copied_entry(plan, weight->data, *count);
+        if (is_decoded(plan, weight)) {
             const mica_status status = decoded_name(plan, weight, &entry->name, error);
             if (status != MICA_OK)
                 return status;
-            entry->dtype = MICA_BF16;
-            entry->number = plan->source->tensor_count + i;
+            entry->dtype = plan->dtype;
+            plan->origins[*count] = (mica_shards_origin){.weight = weight, .form = MICA_GGUF_COPY};
             plan->converted_count++;
         }
         if (weight->encoding != MICA_ENCODING_PLAIN) {
@@ -92,7 +94,7 @@ static mica_status list_weights(mica_shards_plan *plan, mica_safetensors_entry *
 
 static uint64_t units_of(const mica_shards_item *item) {
     const uint64_t bytes = item->entry->bytes;
-    return item->weight ? item->slabs.count : bytes / MICA_EXPORT_COPY_BYTES + (bytes % MICA_EXPORT_COPY_BYTES != 0);
+    return item->heads ? item->heads : item->weight ? item->slabs.count : bytes / MICA_EXPORT_COPY_BYTES + (bytes % MICA_EXPORT_COPY_BYTES != 0);
 }
 
 mica_shards_unit mica_shards_unit_at(const mica_shards_plan *plan, uint64_t number) {
@@ -107,10 +109,15 @@ mica_shards_unit mica_shards_unit_at(const mica_shards_plan *plan, uint64_t numb
     const mica_shards_item *item = &plan->items[low];
     mica_shards_unit unit = {.item = item};
     const uint64_t index = number - item->first_unit;
-    if (item->weight) {
+    if (item->heads) {
+        unit.head = index;
+        unit.bytes = item->entry->bytes / item->heads;
+        unit.position = index * unit.bytes;
+    } else if (item->weight) {
+        const uint64_t element = mica_dtype_bytes(item->entry->dtype);
         unit.slab = mica_slab_at(&item->slabs, index);
-        unit.position = (unit.slab.row * item->weight->columns + unit.slab.column) * mica_dtype_bytes(MICA_BF16);
-        unit.bytes = unit.slab.rows * unit.slab.columns * mica_dtype_bytes(MICA_BF16);
+        unit.position = (unit.slab.row * item->weight->columns + unit.slab.column) * element;
+        unit.bytes = unit.slab.rows * unit.slab.columns * element;
     } else {
         unit.position = index * MICA_EXPORT_COPY_BYTES;
         unit.bytes = item->entry->bytes - unit.position;
@@ -121,6 +128,8 @@ mica_shards_unit mica_shards_unit_at(const mica_shards_plan *plan, uint64_t numb
 }
 
 uint32_t mica_shards_unit_ranges(const mica_shards_plan *plan, const mica_shards_unit *unit, mica_stream_range *ranges) {
+    if (unit->item->heads)
+        return mica_shards_head_ranges(plan, unit, ranges);
     if (unit->item->weight)
         return mica_slab_ranges(plan->source, unit->item->weight, &unit->slab, ranges);
     const mica_tensor *tensor = unit->item->tensor;
@@ -139,10 +148,12 @@ static void measure_unit(mica_shards_plan *plan, uint64_t number) {
         plan->window_bytes = window;
     if (unit.item->weight && unit.bytes > plan->output_bytes)
         plan->output_bytes = unit.bytes;
+    const uint64_t floats = unit.item->heads ? 2 * (unit.bytes / mica_dtype_bytes(unit.item->entry->dtype)) : MICA_STRIP_ELEMENTS; /* in, out */
+    if (floats > plan->strip_floats)
+        plan->strip_floats = floats;
 }
 
 static mica_status make_units(mica_shards_plan *plan, mica_error *error) {
-    const uint64_t tensor_count = plan->source->tensor_count;
     plan->items = mica_calloc(plan->layout.entry_count + 1, sizeof *plan->items);
     if (!plan->items)
         return no_memory(plan->source, error);
@@ -150,12 +161,12 @@ static mica_status make_units(mica_shards_plan *plan, mica_error *error) {
         mica_shards_item *item = &plan->items[i];
         item->entry = &plan->layout.entries[i];
         item->first_unit = plan->unit_count;
-        if (item->entry->number < tensor_count) {
-            item->tensor = &plan->source->tensors[item->entry->number];
-        } else {
-            item->weight = &plan->model->weights[item->entry->number - tensor_count];
+        item->origin = &plan->origins[item->entry->number];
+        item->tensor = item->origin->tensor;
+        item->weight = item->origin->weight;
+        item->heads = item->weight ? mica_shards_heads(plan, item->origin) : 0;
+        if (item->weight && !item->heads)
             mica_slabs_plan(item->weight, NULL, &item->slabs);
-        }
         plan->unit_count += units_of(item);
     }
     for (uint64_t i = 0; i < plan->layout.entry_count; i++) /* the first unit of a tensor is its largest */
@@ -167,27 +178,37 @@ static mica_status make_units(mica_shards_plan *plan, mica_error *error) {
 /* ---- the files beside the tensors */
 
 static mica_status list_files(mica_shards_plan *plan, mica_error *error) {
+    if (plan->back)
+        return mica_shards_files_back(plan, error);
     mica_status status = mica_tensor_source_list_files(plan->source, &plan->files, &plan->file_count, error);
-    if (status != MICA_OK || !plan->bf16)
+    if (status != MICA_OK || !plan->decodes)
         return status;
+    mica_shards_file *made = &plan->made[plan->made_count++];
+    *made = (mica_shards_file){.name = MICA_CONFIG_NAME};
     char *json = NULL;
     uint64_t length = 0;
     status = mica_tensor_source_load(plan->source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &json, &length, error);
     if (status == MICA_OK)
-        status = mica_shards_config(MICA_CONFIG_NAME, json, length, &plan->config, &plan->config_bytes, error);
+        status = mica_shards_config(MICA_CONFIG_NAME, json, length, plan->dtype, &made->bytes, &made->length, error);
     mica_free(json);
     return status;
 }
 
 mica_status mica_shards_plan_make(const mica_tensor_source *source, const mica_model *model, const mica_export_safetensors_options *options,
                                   mica_shards_plan *plan, mica_error *error) {
-    *plan = (mica_shards_plan){.source = source, .model = model, .bf16 = model != NULL,
+    const bool back = mica_gguf_of_source(source) != NULL;
+    *plan = (mica_shards_plan){.source = source, .model = model, .decodes = model != NULL, .back = back,
+                               .dtype = options->dtype && strcmp(options->dtype, "f32") == 0 ? MICA_F32 : MICA_BF16, .dtype_name = options->dtype,
                                .shard_bytes = options->shard_bytes ? options->shard_bytes : MICA_SHARD_BYTES_DEFAULT};
-    mica_safetensors_entry *entries = mica_calloc(source->tensor_count + 1, sizeof *entries);
-    plan->names = mica_calloc(source->tensor_count + 1, sizeof *plan->names);
+    const uint64_t capacity = 1 + (back ? model->weight_count : source->tensor_count);
+    mica_safetensors_entry *entries = mica_calloc(capacity, sizeof *entries);
+    plan->names = mica_calloc(capacity, sizeof *plan->names);
+    plan->origins = mica_calloc(capacity, sizeof *plan->origins);
     uint64_t count = 0;
-    mica_status status = entries && plan->names ? MICA_OK : no_memory(source, error);
-    if (status == MICA_OK && model)
+    mica_status status = entries && plan->names && plan->origins ? MICA_OK : no_memory(source, error);
+    if (status == MICA_OK && back)
+        status = mica_shards_list_back(plan, entries, &count, error);
+    else if (status == MICA_OK && model)
         status = list_weights(plan, entries, &count, error);
     else if (status == MICA_OK)
         list_copies(plan, entries, &count);
@@ -210,7 +231,9 @@ void mica_shards_plan_release(mica_shards_plan *plan) {
         mica_free(plan->names[i]);
     mica_free(plan->names);
     mica_free(plan->items);
-    mica_free(plan->config);
+    mica_free(plan->origins);
+    for (uint32_t i = 0; i < plan->made_count; i++)
+        mica_free(plan->made[i].bytes);
     mica_directory_names_free(plan->files, plan->file_count);
     *plan = (mica_shards_plan){0};
 }

@@ -2,7 +2,7 @@
  * made it writes it, at a place known beforehand; commit only counts. Judged by tests/operations/test_export_safetensors.c. */
 #include "base/clock.h"
 #include "base/memory.h"
-#include "numerics/elementwise.h"
+#include "numerics/encode.h"
 #include "operations/export_safetensors.h"
 
 #define FLUSH_BYTES ((uint64_t)1 << 30)
@@ -10,8 +10,8 @@
 #define FLUSH_UNITS 256u
 
 typedef struct export_worker {
-    uint16_t *output; /* [plan->output_bytes / 2] */
-    float *strip;     /* [MICA_STRIP_ELEMENTS] */
+    uint8_t *output; /* [plan->output_bytes] */
+    float *strip;    /* [plan->strip_floats] */
 } export_worker;
 
 typedef struct export_context {
@@ -26,16 +26,20 @@ static uint32_t plan_unit(void *opaque, uint64_t number, mica_stream_range *rang
     return mica_shards_unit_ranges(plan, &unit, ranges);
 }
 
-/* To BF16 by way of float32, to nearest even: a value that is stored in more bits is rounded twice (F64, which no published model has). */
+/* To BF16 (or F32) by way of float32, to nearest even: a value that is stored in more bits is rounded twice (F64, which no published model has). */
 static mica_status decode_unit(const mica_shards_plan *plan, const mica_shards_unit *unit, const uint8_t *const *data, export_worker *worker,
                                mica_error *error) {
+    const mica_dtype dtype = unit->item->entry->dtype;
     mica_matrix matrix;
+    if (unit->item->heads)
+        return mica_shards_convert_head(plan, unit, data, worker->strip, worker->output, error);
     const mica_status status = mica_slab_matrix(plan->model, unit->item->weight, &unit->slab, data, &matrix, error);
     if (status != MICA_OK)
         return status;
     for (mica_slab strip = {0}; mica_strip_next(&matrix, &strip);) {
         mica_strip_decode(&matrix, &strip, worker->strip);
-        mica_bf16_of_float(worker->strip, strip.rows * strip.columns, worker->output + strip.row * matrix.columns + strip.column);
+        (void)mica_encode_plain(dtype, worker->strip, strip.rows * strip.columns,
+                                worker->output + (strip.row * matrix.columns + strip.column) * mica_dtype_bytes(dtype));
     }
     return MICA_OK;
 }
@@ -85,7 +89,7 @@ static mica_status make_workers(export_context *context, mica_error *error) {
     bool made = context->workers != NULL;
     for (uint32_t i = 0; made && run->plan->output_bytes > 0 && i < run->threads; i++) {
         context->workers[i].output = mica_alloc_aligned(run->plan->output_bytes);
-        context->workers[i].strip = mica_alloc_aligned(MICA_STRIP_ELEMENTS * sizeof(float));
+        context->workers[i].strip = mica_alloc_aligned(run->plan->strip_floats * sizeof(float));
         made = context->workers[i].output && context->workers[i].strip;
     }
     return made ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->threads);

@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 
 static char scratch_directory[256];
 
@@ -42,20 +43,28 @@ static inline void scratch_write(const char *name, const void *bytes, size_t len
     assert_int_equal(fclose(file), 0);
 }
 
-static inline int scratch_remove(void **state) {
-    (void)state;
+static inline int scratch_remove_tree(const char *path) {
     char **names = NULL;
     uint64_t count = 0;
     mica_error error;
-    if (mica_directory_list(scratch_directory, &names, &count, &error) != MICA_OK)
+    if (unlink(path) == 0)
+        return 0;
+    if (mica_directory_list(path, &names, &count, &error) != MICA_OK)
         return -1;
     for (uint64_t i = 0; i < count; i++) {
-        if (unlink(scratch(names[i])) != 0)
-            rmdir(scratch(names[i]));
+        char *below = mica_path_join(path, names[i]);
+        if (below)
+            scratch_remove_tree(below);
+        mica_free(below);
         mica_free(names[i]);
     }
     mica_free(names);
-    return rmdir(scratch_directory);
+    return rmdir(path);
+}
+
+static inline int scratch_remove(void **state) {
+    (void)state;
+    return scratch_remove_tree(scratch_directory);
 }
 
 #endif

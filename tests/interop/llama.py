@@ -135,11 +135,19 @@ class Model:
         return buffer.raw[:length].decode(errors="replace")
 
 
-def quantise(library, source, target, file_type, dry_run=False):
-    """llama-quantize; its messages."""
+class Importance(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
+
+
+def quantise(library, source, target, file_type, importance=()):
+    """llama-quantize; its messages. `importance`: (tensor's name, float32 weights of its columns, matrix after matrix)."""
     parameters = library.llama_model_quantize_default_params()
     parameters.put(ctypes.c_int32, 0, 2)
     parameters.put(ctypes.c_int32, 4, file_type)
     parameters.put(ctypes.c_bool, 16, True)  # allow_requantize
+    table = (Importance * (len(importance) + 1))(
+        *[Importance(name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size) for name, values in importance])
+    if importance:
+        parameters.put(ctypes.c_void_p, 24, ctypes.addressof(table))
     messages.clear()
     return library.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters))

@@ -1,7 +1,6 @@
 /* Judges inspect, verify and index over a GGUF file: what they say of it, that every block is looked at, that hashes cover the padding, and
  * that a vindex made of it names its experts' slices and finds them again. */
 #include <mica/checkpoint.h>
-#include <mica/export.h>
 #include <mica/store.h>
 #include <mica/vindex.h>
 
@@ -175,24 +174,8 @@ static void test_import_is_refused(void **state) {
     assert_false(mica_path_exists(store));
 }
 
-/* A directory of tensors without their configuration would be no checkpoint. */
-static void test_export_as_safetensors_is_refused(void **state) {
-    (void)state;
-    gguf_model file = {0};
-    char out[512], *text = NULL, *json = NULL;
-    mica_error error = {0};
-    snprintf(out, sizeof out, "%s", scratch("out"));
-    gguf_write(&file, "model.gguf");
-    for (int bf16 = 0; bf16 < 2; bf16++) {
-        const mica_export_safetensors_options options = {.dtype = bf16 ? "bf16" : NULL};
-        assert_int_equal(mica_export_safetensors(scratch("model.gguf"), out, &options, &text, &json, &error), MICA_BAD_INPUT);
-        assert_says("export", error.message, (const char *const[]){"model.gguf", "got a GGUF file", "config.json", NULL});
-        assert_false(mica_path_exists(out));
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_tensors_alone), cmocka_unit_test(test_verify),
-                                       cmocka_unit_test(test_index), cmocka_unit_test(test_import_is_refused), cmocka_unit_test(test_export_as_safetensors_is_refused)};
+                                       cmocka_unit_test(test_index), cmocka_unit_test(test_import_is_refused)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
