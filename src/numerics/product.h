@@ -36,11 +36,7 @@ typedef struct mica_operand {
     /* the kernels' own, in the caller's storage; NULL where they have no use for them */
     uint64_t padded; /* columns, to a multiple of 256; zeros there */
     uint16_t *bf16;  /* of many tokens: [rows][padded] */
-    /* of few: */
-    int8_t *digits;  /* [rows][padded / 64][2][64]: value = (256 first + second) * scale */
-    int32_t *sums;   /* [rows][padded / 4]: -128 * the sum of four of these integers */
-    float *wide_sums; /* [rows][padded / 16]: the same of sixteen */
-    float *scales;   /* [rows][padded / 256] */
+    struct mica_few_chunk *chunks; /* of few: [rows][padded / 256], integers of 16 bits and their sums (product_kernels.h) */
 } mica_operand;
 
 /* Lays `operand` out over `values` and `storage` (64-byte aligned, mica_operand_bytes of as many tokens or more; NULL if 0). */
