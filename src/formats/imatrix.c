@@ -67,8 +67,8 @@ static mica_status read_gguf(builder *b, const char *path, mica_error *error) {
         return status;
     status = mica_gguf_text_if_present(&gguf, "general.type", &type, error);
     if (status == MICA_OK && (type.length != 7 || memcmp(type.bytes, "imatrix", 7) != 0))
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: key general.type: expected \"imatrix\", got \"%.*s\"", path, (int)type.length,
-                           type.bytes ? type.bytes : "");
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: key general.type: expected \"imatrix\", got another of %llu bytes", path,
+                           (unsigned long long)type.length);
     for (uint64_t i = 0; status == MICA_OK && i < gguf.tensor_count; i++) {
         const mica_tensor *sums = &gguf.tensors[i], *counts = NULL;
         const size_t length = strlen(sums->name), tail = sizeof sums_suffix - 1;
@@ -101,10 +101,30 @@ static mica_status read_gguf(builder *b, const char *path, mica_error *error) {
 
 /* ---- .dat */
 
+/* BAD_INPUT where the file ends before `bytes` from `at` on. */
+static mica_status check_room(const mica_file *file, uint64_t at, uint64_t bytes, mica_error *error) {
+    if (at <= mica_file_bytes(file) && bytes <= mica_file_bytes(file) - at)
+        return MICA_OK;
+    return mica_fail(error, MICA_BAD_INPUT, "%s: expected %llu bytes from %llu on, got a file of %llu", mica_file_path(file),
+                     (unsigned long long)bytes, (unsigned long long)at, (unsigned long long)mica_file_bytes(file));
+}
+
 static mica_status read_i32(const mica_file *file, uint64_t *at, int32_t *value, mica_error *error) {
-    const mica_status status = mica_file_read(file, *at, value, sizeof *value, error);
+    mica_status status = check_room(file, *at, sizeof *value, error);
+    if (status == MICA_OK)
+        status = mica_file_read(file, *at, value, sizeof *value, error);
     *at += sizeof *value;
     return status;
+}
+
+/* Names go into messages: UTF-8 without control characters, as a GGUF's are checked to be. */
+static bool is_name(const char *name, uint64_t length) {
+    for (uint64_t at = 0, sequence; at < length; at += sequence) {
+        sequence = mica_utf8_sequence(name + at, length - at);
+        if (sequence == 0 || (unsigned char)name[at] < 0x20)
+            return false;
+    }
+    return true;
 }
 
 static mica_status read_dat(builder *b, const char *path, mica_error *error) {
@@ -122,7 +142,11 @@ static mica_status read_dat(builder *b, const char *path, mica_error *error) {
         if (status == MICA_OK && (length < 1 || length >= NAME_BYTES_MAX))
             return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d: expected a name of 1 to %d bytes, got %d", path, i, NAME_BYTES_MAX - 1, length);
         if (status == MICA_OK)
+            status = check_room(file, at, (uint64_t)length, error);
+        if (status == MICA_OK)
             status = mica_file_read(file, at, name, (uint64_t)length, error);
+        if (status == MICA_OK && !is_name(name, (uint64_t)length))
+            return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d: expected a name in UTF-8 without control characters", path, i);
         at += (uint64_t)length;
         if (status == MICA_OK)
             status = read_i32(file, &at, &calls, error);
@@ -133,10 +157,9 @@ static mica_status read_dat(builder *b, const char *path, mica_error *error) {
                              length, name, (unsigned long long)mica_file_bytes(file), values, (unsigned long long)at);
         if (status != MICA_OK)
             return status;
-        mica_imatrix_entry *entry = memchr(name, 0, (size_t)length) ? NULL : add_entry(b, name, (uint64_t)length);
+        mica_imatrix_entry *entry = add_entry(b, name, (uint64_t)length);
         if (!entry)
-            return memchr(name, 0, (size_t)length) ? mica_fail(error, MICA_BAD_INPUT, "%s: entry %d: a NUL in its name", path, i)
-                                                   : no_memory(path, error);
+            return no_memory(path, error);
         const float count = (float)(calls > 0 ? calls : 1);
         entry->elements = (uint64_t)values;
         entry->offset = at;
@@ -182,6 +205,8 @@ mica_status mica_imatrix_open(const char *path, mica_imatrix **result, mica_erro
     if (!b.imatrix)
         return no_memory(path, error);
     mica_status status = mica_file_open(path, false, &b.imatrix->file, error);
+    if (status == MICA_OK)
+        status = check_room(b.imatrix->file, 0, sizeof magic, error);
     if (status == MICA_OK)
         status = mica_file_read(b.imatrix->file, 0, magic, sizeof magic, error);
     if (status == MICA_OK)
@@ -233,7 +258,11 @@ mica_status mica_imatrix_read(const mica_imatrix *imatrix, const mica_imatrix_en
         if (!(values[i] >= 0) || isinf(values[i]))
             status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g in column %llu of matrix %llu", path,
                                entry->name, (double)values[i], (unsigned long long)i, (unsigned long long)matrix);
-        values[i] = count > 0 ? values[i] / count : 1;
+        const float mean = count > 0 ? values[i] / count : 1;
+        if (status == MICA_OK && isinf(mean))
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected a mean that float32 holds, got %g over %g in column %llu of matrix %llu", path,
+                               entry->name, (double)values[i], (double)count, (unsigned long long)i, (unsigned long long)matrix);
+        values[i] = mean;
     }
     return status;
 }

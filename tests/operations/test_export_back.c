@@ -1,6 +1,7 @@
 /* mica_export_safetensors of a GGUF: the tensors are those that the checkpoint had, under their names, bit for bit; config.json, read again, says what the
  * metadata said; the tokenizer's files give the same ids. llama's rows and llama3's scaling are judged by files made by hand here; other programs read
  * the result in tests/interop/export_back.py. */
+#include <errno.h>
 #include <math.h>
 
 #include "export_helpers.h"
@@ -299,6 +300,66 @@ static void test_resume(void **state) {
     assert_true(same_bytes(scratch("stopped/tokenizer.json"), scratch("straight/tokenizer.json")));
 }
 
+/* A disk with room for `room` bytes of a file. */
+static const uint64_t room = 3000000;
+static ssize_t pwrite_on_full_disk(int fd, const void *bytes, size_t length, off_t offset) {
+    if ((uint64_t)offset + length <= room)
+        return pwrite(fd, bytes, length, offset);
+    errno = ENOSPC;
+    return -1;
+}
+
+static void test_full_disk(void **state) {
+    (void)state;
+    mica_error error;
+    mica_io full = *mica_io_current();
+    full.pwrite = pwrite_on_full_disk;
+    export_to(TINY, scratch("d.gguf"), &(mica_export_gguf_options){.type = "q5_k_m"});
+    mica_io_install(&full);
+    const mica_status status = mica_export_safetensors(scratch("d.gguf"), scratch("full"), NULL, NULL, NULL, &error);
+    const mica_status again = mica_export_gguf(scratch("d.gguf"), scratch("e.gguf"), NULL, NULL, NULL, &error);
+    mica_io_install(NULL);
+    assert_int_equal(status, MICA_IO);
+    assert_int_equal(again, MICA_IO);
+    assert_false(mica_path_exists(scratch("full/model.safetensors")));
+    assert_false(mica_path_exists(scratch("e.gguf")));
+    back_to(scratch("d.gguf"), scratch("full"), &(mica_export_safetensors_options){.resume = true});
+    back_to(scratch("d.gguf"), scratch("roomy"), NULL);
+    assert_true(same_bytes(scratch("full/model.safetensors"), scratch("roomy/model.safetensors")));
+    export_to(scratch("d.gguf"), scratch("e.gguf"), &(mica_export_gguf_options){.resume = true});
+    assert_true(same_bytes(scratch("d.gguf"), scratch("e.gguf")));
+}
+
+/* A file that is cut, and one whose bytes are changed one by one: refused in a line that names it, or what it then says is written; nothing else. */
+static void test_broken_files(void **state) {
+    (void)state;
+    gguf_model made = {0};
+    gguf_write(&made, "good.gguf");
+    loaded_file good = load(scratch("good.gguf"));
+    uint64_t refused = 0, tried = 0;
+    for (uint64_t at = 0; at < good.length && at < 6000; at += at < 200 ? 1 : 13, tried++) {
+        mica_error error = {MICA_OK, ""};
+        good.bytes[at] = (char)~good.bytes[at];
+        assert_int_equal(mica_file_replace(scratch("bad.gguf"), good.bytes, good.length, NULL), MICA_OK);
+        good.bytes[at] = (char)~good.bytes[at];
+        const mica_status status = mica_export_safetensors(scratch("bad.gguf"), scratch("bad"), &(mica_export_safetensors_options){.force = true}, NULL,
+                                                           NULL, &error);
+        assert_true(status == MICA_OK || (status == MICA_BAD_INPUT && strstr(error.message, "bad.gguf")) || strstr(error.message, "blk."));
+        refused += status != MICA_OK;
+        const mica_status again = mica_export_gguf(scratch("bad.gguf"), scratch("bad2.gguf"), &(mica_export_gguf_options){.force = true}, NULL, NULL, &error);
+        assert_true(again == MICA_OK || again == MICA_BAD_INPUT);
+    }
+    for (uint64_t length = 0; length < good.length; length += 1 + good.length / 80) {
+        mica_error error;
+        assert_int_equal(mica_file_replace(scratch("cut.gguf"), good.bytes, length, NULL), MICA_OK);
+        assert_int_equal(mica_export_safetensors(scratch("cut.gguf"), scratch("cut"), NULL, NULL, NULL, &error), MICA_BAD_INPUT);
+        assert_non_null(strstr(error.message, "cut.gguf"));
+        assert_false(mica_path_exists(scratch("cut")));
+    }
+    assert_true(refused > tried / 4);
+    mica_free(good.bytes);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     mica_error error;
@@ -356,6 +417,6 @@ static void test_without_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_blocks),   cmocka_unit_test(test_config),
                                        cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_llama),  cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_without_memory)};
+                                       cmocka_unit_test(test_full_disk), cmocka_unit_test(test_broken_files), cmocka_unit_test(test_refusals), cmocka_unit_test(test_without_memory)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
