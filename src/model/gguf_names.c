@@ -132,19 +132,30 @@ static const mica_gguf_architecture deepseek2 = {"deepseek2", deepseek2_rows}, d
 #define BLOCK "vision_tower.encoder.blocks.{L}."
 #define VBLK "v.blk.{L}."
 #define PAIR(from, to, form) {from ".weight", to ".weight", form, ANY}, {from ".bias", to ".bias", form, F32}
+#define TOWER_ROWS(positions, ...)                                                                       \
+    {"vision_tower.patch_embed.proj.weight", "v.patch_embd.weight", MICA_GGUF_CONVOLUTION, F32},         \
+    {"vision_tower.patch_embed.proj.bias", "v.patch_embd.bias", MICA_GGUF_COPY, F32},                    \
+    {"vision_tower.patch_embed.pos_emb.weight", "v.position_embd.weight", positions, F32},               \
+    PAIR(BLOCK "norm0", VBLK "ln1", MICA_GGUF_COPY),                                                     \
+    PAIR(BLOCK "norm1", VBLK "ln2", MICA_GGUF_COPY),                                                     \
+    __VA_ARGS__,                                                                                         \
+    PAIR(BLOCK "wo", VBLK "attn_out", MICA_GGUF_COPY),                                                   \
+    PAIR(BLOCK "mlp.fc0", VBLK "ffn_up", MICA_GGUF_COPY),                                                \
+    PAIR(BLOCK "mlp.fc1", VBLK "ffn_down", MICA_GGUF_COPY),                                              \
+    PAIR("vision_tower.encoder.final_layernorm", "v.post_ln", MICA_GGUF_COPY)
+
+static const mica_gguf_row kimi25_vision_rows[] = {
+    TOWER_ROWS(MICA_GGUF_CONVOLUTION, PAIR(BLOCK "wqkv", VBLK "attn_qkv", MICA_GGUF_FUSED_TURNED)),
+    PAIR("mm_projector.pre_norm", "mm.input_norm", MICA_GGUF_COPY),
+    PAIR("mm_projector.proj.0", "mm.1", MICA_GGUF_COPY),
+    PAIR("mm_projector.proj.2", "mm.2", MICA_GGUF_COPY),
+    END,
+};
+const mica_gguf_architecture mica_gguf_kimi25_vision = {"clip", kimi25_vision_rows};
+
 static const mica_gguf_row kimi_vision_rows[] = {
-    {"vision_tower.patch_embed.proj.weight", "v.patch_embd.weight", MICA_GGUF_CONVOLUTION, F32},
-    {"vision_tower.patch_embed.proj.bias", "v.patch_embd.bias", MICA_GGUF_COPY, F32},
-    {"vision_tower.patch_embed.pos_emb.weight", "v.position_embd.weight", MICA_GGUF_POSITIONS, F32},
-    PAIR(BLOCK "norm0", VBLK "ln1", MICA_GGUF_COPY),
-    PAIR(BLOCK "norm1", VBLK "ln2", MICA_GGUF_COPY),
-    PAIR(BLOCK "wqkv", VBLK "attn_q", MICA_GGUF_QUERY_THIRD),
-    PAIR(BLOCK "wqkv", VBLK "attn_k", MICA_GGUF_KEY_THIRD),
-    PAIR(BLOCK "wqkv", VBLK "attn_v", MICA_GGUF_VALUE_THIRD),
-    PAIR(BLOCK "wo", VBLK "attn_out", MICA_GGUF_COPY),
-    PAIR(BLOCK "mlp.fc0", VBLK "ffn_up", MICA_GGUF_COPY),
-    PAIR(BLOCK "mlp.fc1", VBLK "ffn_down", MICA_GGUF_COPY),
-    PAIR("vision_tower.encoder.final_layernorm", "v.post_ln", MICA_GGUF_COPY),
+    TOWER_ROWS(MICA_GGUF_POSITIONS, PAIR(BLOCK "wqkv", VBLK "attn_q", MICA_GGUF_QUERY_THIRD), PAIR(BLOCK "wqkv", VBLK "attn_k", MICA_GGUF_KEY_THIRD),
+               PAIR(BLOCK "wqkv", VBLK "attn_v", MICA_GGUF_VALUE_THIRD)),
     PAIR("multi_modal_projector.pre_norm", "mm.input_norm", MICA_GGUF_COPY),
     PAIR("multi_modal_projector.linear_1", "mm.1", MICA_GGUF_COPY),
     PAIR("multi_modal_projector.linear_2", "mm.2", MICA_GGUF_COPY),

@@ -59,6 +59,7 @@ typedef struct mica_export_plan {
     const mica_weight **sources; /* what tensors[].weights point into; owned */
     float *rope_factors;         /* owned; NULL: none */
     uint64_t vision_blocks;      /* of a vision file; 0: the language model */
+    uint64_t vision_heads;       /* of its attention */
     uint64_t unit_count;
     uint64_t parameters, bytes;  /* elements and bytes of all tensors */
 } mica_export_plan;
@@ -85,6 +86,9 @@ void mica_export_plan_units(mica_export_plan *plan);
 uint64_t mica_export_plan_covariance_columns(const mica_export_plan *plan);
 /* The keys (export_gguf_metadata.c, export_gguf_tokenizer.c). */
 mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
+/* How many heads its vision tower's attention has, by vision_config (export_gguf_vision.c). */
+mica_status mica_export_vision_heads(const mica_model *model, uint64_t *heads, mica_error *error) MICA_CHECKED;
+mica_status mica_export_vision_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
 /* Of a GGUF that is written again: its own keys (export_gguf_again.c). */
 void mica_export_metadata_again(const mica_export_plan *plan, mica_gguf_metadata *out);
 

@@ -38,7 +38,7 @@ mica_status mica_export_converter_create(const mica_export_plan *plan, mica_expo
             columns = tensor->columns;
         if (tensor->form == MICA_GGUF_KEY_PART && tensor->rows * tensor->columns > turned)
             turned = tensor->rows * tensor->columns;
-        if (tensor->form == MICA_GGUF_QUERY_PAIRS && tensor->rank == 1 && tensor->columns > turned)
+        if ((tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED) && tensor->rank == 1 && tensor->columns > turned)
             turned = tensor->columns;
     }
     if (turned > floats)
@@ -170,6 +170,12 @@ static mica_status encode(const mica_export_converter *converter, const mica_exp
     return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", tensor->name);
 }
 
+/* Of queries, keys and values of `heads`, in `rows`: FUSED_TURNED. */
+static uint64_t turned_row(uint64_t heads, uint64_t rows, uint64_t row) {
+    const uint64_t width = rows / 3 / heads, place = row % width, half = place / (width / 2), rest = place % (width / 2);
+    return row >= rows / 3 * 2 ? row : row - place + rest / 2 * 4 + half * 2 + rest % 2;
+}
+
 /* Where row `row` of the tensor's matrix stands in the weight. */
 static uint64_t source_row_of(const mica_export_plan *plan, const mica_export_unit *unit, uint64_t row) {
     const mica_config *config = &plan->model->config;
@@ -178,6 +184,8 @@ static uint64_t source_row_of(const mica_export_plan *plan, const mica_export_un
         return unit->matrix * (config->qk_nope_head_dim + config->v_head_dim) + config->qk_nope_head_dim + row;
     if (tensor->form == MICA_GGUF_KEY_THIRD || tensor->form == MICA_GGUF_VALUE_THIRD)
         return row + tensor->rows * (tensor->form == MICA_GGUF_KEY_THIRD ? 1 : 2);
+    if (tensor->form == MICA_GGUF_FUSED_TURNED)
+        return turned_row(plan->vision_heads, tensor->rows, row);
     if (tensor->form != MICA_GGUF_QUERY_PAIRS && tensor->form != MICA_GGUF_KEY_PAIRS)
         return row;
     const uint64_t heads = tensor->form == MICA_GGUF_QUERY_PAIRS ? config->num_attention_heads : config->num_key_value_heads;
@@ -192,7 +200,7 @@ static uint64_t output_row_bytes(const mica_export_unit *unit) {
 static mica_status convert_rows(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
                                 mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
-    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS;
+    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED;
     const bool own_grid = !mapped && tensor->dtype == MICA_Q8_0 && matrix->encoding == MICA_ENCODING_FP8_BLOCK;
     const uint64_t most = strip_rows(tensor);
     mica_status status = MICA_OK;
@@ -322,7 +330,7 @@ mica_status mica_export_convert(mica_export_converter *converter, const mica_exp
         return repack(unit, &matrix, out, inexact, error);
     if (tensor->form == MICA_GGUF_KEY_PART)
         return convert_turned(converter, unit, &matrix, out, error);
-    if (tensor->rank == 1 && (tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS))
+    if (tensor->rank == 1 && (tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED))
         return convert_bias(converter, unit, &matrix, out, error);
     if (tensor->rank == 1 && tensor->form >= MICA_GGUF_QUERY_THIRD && tensor->form <= MICA_GGUF_VALUE_THIRD)
         return convert_bias_third(converter, unit, &matrix, out, error);

@@ -244,71 +244,6 @@ static mica_status put_deepseek4(writer *w, const mica_config *config) {
     return status == MICA_OK ? put_router(w, config) : status;
 }
 
-/* ---- the vision file */
-
-static mica_status put_vision_numbers(writer *w, const json_t *vision, mica_error *error) {
-    static const struct {
-        const char *key, *name;
-    } rows[] = {{"patch_size", "clip.vision.patch_size"},
-                {"hidden_size", "clip.vision.embedding_length"},
-                {"intermediate_size", "clip.vision.feed_forward_length"},
-                {"num_attention_heads", "clip.vision.attention.head_count"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const json_t *value = json_object_get(vision, rows[i].key);
-        if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > 1 << 24)
-            return mica_fail(error, MICA_BAD_INPUT, "%s: config.json: vision_config.%s: expected a positive integer, got %s", w->model->source->path,
-                             rows[i].key, value ? "something else" : "none");
-        mica_gguf_add_u32(w->out, rows[i].name, (uint32_t)json_integer_value(value));
-    }
-    /* the table of positions as a square of patches, as llama.cpp's converter has it */
-    const json_t *patch = json_object_get(vision, "patch_size");
-    mica_gguf_add_u32(w->out, "clip.vision.image_size", (uint32_t)(64 * json_integer_value(patch)));
-    return MICA_OK;
-}
-
-/* Means and deviations of preprocessor_config.json; Kimi-VL's where it is not there. */
-static void put_image_statistics(writer *w) {
-    static const char *const keys[2][2] = {{"image_mean", "clip.vision.image_mean"}, {"image_std", "clip.vision.image_std"}};
-    char *bytes = NULL;
-    uint64_t length = 0;
-    json_t *object = NULL;
-    if (mica_tensor_source_has_file(w->model->source, "preprocessor_config.json") &&
-        mica_tensor_source_load(w->model->source, "preprocessor_config.json", MICA_CONFIG_BYTES_MAX, &bytes, &length, NULL) == MICA_OK &&
-        mica_json_parse("preprocessor_config.json", bytes, length, &object, NULL) != MICA_OK)
-        object = NULL;
-    for (int i = 0; i < 2; i++) {
-        float values[3] = {0.5f, 0.5f, 0.5f};
-        const json_t *array = json_object_get(object, keys[i][0]);
-        for (size_t c = 0; json_array_size(array) == 3 && c < 3; c++)
-            values[c] = (float)json_number_value(json_array_get(array, c));
-        mica_gguf_add_array(w->out, keys[i][1], MICA_GGUF_FLOAT32, values, 3);
-    }
-    json_decref(object);
-    mica_free(bytes);
-}
-
-static mica_status put_vision(writer *w, const mica_export_plan *plan, mica_error *error) {
-    char *bytes = NULL;
-    uint64_t length = 0;
-    json_t *object = NULL;
-    mica_status status = mica_tensor_source_load(w->model->source, MICA_CONFIG_NAME, MICA_CONFIG_BYTES_MAX, &bytes, &length, error);
-    if (status == MICA_OK)
-        status = mica_json_parse(MICA_CONFIG_NAME, bytes, length, &object, error);
-    mica_gguf_add_bool(w->out, "clip.has_vision_encoder", true);
-    mica_gguf_add_string(w->out, "clip.projector_type", "kimivl");
-    mica_gguf_add_bool(w->out, "clip.use_gelu", true);
-    mica_gguf_add_u32(w->out, "clip.vision.projection_dim", (uint32_t)plan->model->config.hidden_size);
-    mica_gguf_add_u32(w->out, "clip.vision.block_count", (uint32_t)plan->vision_blocks);
-    mica_gguf_add_u32(w->out, "clip.vision.projector.scale_factor", 2);
-    mica_gguf_add_f32(w->out, "clip.vision.attention.layer_norm_epsilon", 1e-5f);
-    if (status == MICA_OK)
-        status = put_vision_numbers(w, json_object_get(object, "vision_config"), error);
-    put_image_statistics(w);
-    json_decref(object);
-    mica_free(bytes);
-    return status;
-}
-
 mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) {
     static const struct {
         const char *architecture;
@@ -318,7 +253,7 @@ mica_status mica_export_metadata(const mica_export_plan *plan, mica_gguf_metadat
     writer w = {.out = out, .architecture = plan->architecture, .model = plan->model, .status = MICA_OK, .error = error};
     put_general(&w, plan, plan->vision_blocks ? "mmproj" : "model");
     if (plan->vision_blocks)
-        return put_vision(&w, plan, error);
+        return mica_export_vision_metadata(plan, out, error);
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
         if (strcmp(architectures[i].architecture, plan->architecture) == 0) {
             const mica_status status = architectures[i].put(&w, &plan->model->config);

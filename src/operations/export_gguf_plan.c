@@ -86,17 +86,29 @@ static void set_shape(mica_export_tensor *tensor, uint64_t columns, uint64_t row
 /* Of more than two dimensions: written as [rows][columns], declared as what they are. */
 static mica_status shape_stack(const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
     const mica_tensor *data = weight->data;
-    const uint32_t rank = tensor->form == MICA_GGUF_POSITIONS ? 3 : 4;
-    set_shape(tensor, weight->columns, weight->rows, 1, rank == 3 ? 2 : 4);
+    const bool flat = tensor->form == MICA_GGUF_POSITIONS;
+    const uint32_t rank = flat || data->rank == 3 ? 3 : 4;
+    set_shape(tensor, weight->columns, weight->rows, 1, flat ? 2 : rank);
     if (data->rank != rank)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected %u dimensions, got %u", weight->name, rank, data->rank);
-    if (rank == 3) {
+    if (flat) {
         tensor->shape[0] = data->shape[2];
         tensor->shape[1] = data->shape[0] * data->shape[1];
     }
-    for (uint32_t d = 0; rank == 4 && d < rank; d++)
+    for (uint32_t d = 0; !flat && d < rank; d++)
         tensor->shape[d] = data->shape[rank - 1 - d];
     return MICA_OK;
+}
+
+/* Thirds of whole heads, whose rows come in fours. */
+static mica_status shape_fused(uint64_t heads, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
+    const bool bias = weight->data->rank == 1;
+    const uint64_t rows = bias ? weight->columns : weight->rows;
+    set_shape(tensor, weight->columns, weight->rows, 1, bias ? 1 : 2);
+    if (weight->data->rank <= 2 && heads > 0 && rows % (12 * heads) == 0)
+        return MICA_OK;
+    return mica_fail(error, MICA_BAD_INPUT, "%s: expected queries, keys and values of %llu heads whose width is a multiple of 4, got %llu rows",
+                     weight->name, (unsigned long long)heads, (unsigned long long)rows);
 }
 
 static mica_status shape_tensor(const mica_config *config, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
@@ -130,6 +142,7 @@ static mica_status shape_tensor(const mica_config *config, const mica_weight *we
                          (unsigned long long)weight->rows, (unsigned long long)weight->columns);
     case MICA_GGUF_POSITIONS:
     case MICA_GGUF_CONVOLUTION: return shape_stack(weight, tensor, error);
+    case MICA_GGUF_FUSED_TURNED: /* shape_fused */
     case MICA_GGUF_TABLE:
     case MICA_GGUF_COPY: break;
     }
@@ -163,7 +176,8 @@ static mica_status add_row(builder *b, const mica_gguf_row *row, uint64_t layer,
         if (!add_source(b, weight))
             return no_memory(error);
     }
-    const mica_status status = shape_tensor(config, first, tensor, error);
+    const mica_status status = row->form == MICA_GGUF_FUSED_TURNED ? shape_fused(b->plan->vision_heads, first, tensor, error)
+                                                                    : shape_tensor(config, first, tensor, error);
     tensor->fixed = row->float32 || row->form == MICA_GGUF_TABLE || tensor->rank < 2;
     tensor->dtype = tensor->wanted = row->form == MICA_GGUF_TABLE ? MICA_I32 : MICA_F32;
     return status;
@@ -333,17 +347,27 @@ static bool is_of_vision(const mica_weight *weight) {
     return false;
 }
 
+static const mica_gguf_architecture *tower_of(const mica_model *model) {
+    return strcmp(model->config.model_type, "kimi_vl") == 0    ? &mica_gguf_kimi_vision
+           : strcmp(model->config.model_type, "kimi_k25") == 0 ? &mica_gguf_kimi25_vision
+                                                               : NULL;
+}
+
 mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) {
-    *plan = (mica_export_plan){.model = model, .architecture = mica_gguf_kimi_vision.name};
-    if (strcmp(model->config.model_type, "kimi_vl") != 0)
-        return mica_fail(error, MICA_USAGE, "--mmproj: expected a model with a vision tower that is known here (kimi_vl), got model_type %s",
+    const mica_gguf_architecture *tower = tower_of(model);
+    if (!tower)
+        return mica_fail(error, MICA_USAGE, "--mmproj: expected a model with a vision tower that is known here (kimi_vl, kimi_k25), got model_type %s",
                          model->config.model_type);
+    *plan = (mica_export_plan){.model = model, .architecture = tower->name};
+    const mica_status read = mica_export_vision_heads(model, &plan->vision_heads, error);
+    if (read != MICA_OK)
+        return read;
     builder b = {.plan = plan, .prefix = ""};
     uint64_t blocks = 0, unused = 0;
     char name[WEIGHT_NAME_BYTES];
     while (mica_gguf_name("vision_tower.encoder.blocks.{L}.wqkv.weight", blocks, 0, name, sizeof name) && mica_model_weight(model, name))
         blocks++;
-    mica_status status = add_rows(&b, mica_gguf_kimi_vision.rows, blocks, error);
+    mica_status status = add_rows(&b, tower->rows, blocks, error);
     if (status == MICA_OK)
         link_sources(plan);
     for (uint64_t i = 0; status == MICA_OK && i < model->weight_count; i++) {

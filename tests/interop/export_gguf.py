@@ -182,16 +182,33 @@ def check_tokens():
     model.close()
 
 
-def check_vision():
+def halves(values, heads):
+    """Kimi-K2.5's queries and keys as llama.cpp's clip wants them: of each four rows of a head the first two, then the others."""
+    groups = values.reshape(heads, -1, 2, 2, *values.shape[1:])
+    return np.moveaxis(groups, 2, 1).reshape(values.shape)
+
+
+def check_vision(kind):
     """The vision file's values against the fixture's decoded tensors."""
-    directory = os.path.join(FIXTURES, "kimi-vl")
+    directory = os.path.join(FIXTURES, kind)
     if not os.path.isdir(directory):
         return
     path = os.path.join(scratch.name, "vision.gguf")
     export(directory, "language.gguf", "--mmproj", path)
     reader = gguf.GGUFReader(path)
-    check(reader.fields["general.architecture"].contents() == "clip", "vision: general.architecture")
-    check(reader.fields["clip.projector_type"].contents() == "kimivl", "vision: clip.projector_type")
+    fused = kind == "k25"
+    vision = json.load(open(os.path.join(directory, "config.json")))["vision_config"]
+    facts = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True,
+             "clip.projector_type": "kimik25" if fused else "kimivl", "clip.use_gelu": True,
+             "clip.vision.patch_size": vision["patch_size"], "clip.vision.projector.scale_factor": 2}
+    if fused:
+        facts.update({"clip.vision.embedding_length": vision["vt_hidden_size"], "clip.vision.feed_forward_length": vision["vt_intermediate_size"],
+                      "clip.vision.attention.head_count": vision["vt_num_attention_heads"], "clip.vision.block_count": vision["vt_num_hidden_layers"],
+                      "clip.vision.image_size": vision["init_pos_emb_height"] * vision["patch_size"], "vision.pos_emb_height": vision["init_pos_emb_height"],
+                      "vision.pos_emb_width": vision["init_pos_emb_width"], "vision.pos_emb_time": vision["init_pos_emb_time"],
+                      "clip.vision.image_min_pixels": 8 * vision["patch_size"] ** 2, "clip.vision.image_max_pixels": 16384 * vision["patch_size"] ** 2})
+    for key, value in facts.items():
+        check(key in reader.fields and reader.fields[key].contents() == value, f"{kind} vision: {key}: expected {value}")
     tensors = {t.name: gguf.quants.dequantize(np.asarray(t.data), t.tensor_type) if t.tensor_type.name == "BF16" else np.asarray(t.data)
                for t in reader.tensors}
     values = {}
@@ -199,27 +216,35 @@ def check_vision():
         blob = open(os.path.join(directory, file), "rb").read()
         length = int.from_bytes(blob[:8], "little")
         for name, record in json.loads(blob[8:8 + length]).items():
-            if name.startswith(("vision_tower.", "multi_modal_projector.")):
+            if name.startswith(("vision_tower.", "multi_modal_projector.", "mm_projector.")):
                 begin, end = record["data_offsets"]
                 bits = np.frombuffer(blob[8 + length + begin:8 + length + end], "<u2").astype(np.uint32) << 16
                 values[name] = bits.view(np.float32).reshape(record["shape"])
-    tower, projector = "vision_tower.", "multi_modal_projector."
+    tower, projector = "vision_tower.", "mm_projector." if fused else "multi_modal_projector."
+    positions = values[tower + "patch_embed.pos_emb.weight"]
     expected = {"v.patch_embd.weight": values[tower + "patch_embed.proj.weight"], "v.patch_embd.bias": values[tower + "patch_embed.proj.bias"],
-                "v.position_embd.weight": values[tower + "patch_embed.pos_emb.weight"].reshape(-1, 32)}
-    for kind in ("weight", "bias"):
-        expected[f"v.post_ln.{kind}"] = values[f"{tower}encoder.final_layernorm.{kind}"]
-        expected[f"mm.input_norm.{kind}"] = values[f"{projector}pre_norm.{kind}"]
-        expected[f"mm.1.{kind}"], expected[f"mm.2.{kind}"] = values[f"{projector}linear_1.{kind}"], values[f"{projector}linear_2.{kind}"]
-        for block in range(2):
+                "v.position_embd.weight": positions if fused else positions.reshape(-1, 32)}
+    check(list(reader.get_tensor([t.name for t in reader.tensors].index("v.position_embd.weight")).shape) ==
+          (list(positions.shape[::-1]) if fused else [positions.shape[2], positions.shape[0] * positions.shape[1]]), f"{kind} vision: positions' shape")
+    for part in ("weight", "bias"):
+        expected[f"v.post_ln.{part}"] = values[f"{tower}encoder.final_layernorm.{part}"]
+        expected[f"mm.input_norm.{part}"] = values[f"{projector}pre_norm.{part}"]
+        for i, name in enumerate(("proj.0", "proj.2") if fused else ("linear_1", "linear_2"), 1):
+            expected[f"mm.{i}.{part}"] = values[f"{projector}{name}.{part}"]
+        for block in range(1 if fused else 2):
             parts = {"ln1": "norm0", "ln2": "norm1", "attn_out": "wo", "ffn_up": "mlp.fc0", "ffn_down": "mlp.fc1"}
             for ours, theirs in parts.items():
-                expected[f"v.blk.{block}.{ours}.{kind}"] = values[f"{tower}encoder.blocks.{block}.{theirs}.{kind}"]
-            for i, ours in enumerate(("attn_q", "attn_k", "attn_v")):
-                expected[f"v.blk.{block}.{ours}.{kind}"] = np.split(values[f"{tower}encoder.blocks.{block}.wqkv.{kind}"], 3)[i]
-    check(set(tensors) == set(expected), f"vision: names: {sorted(set(tensors) ^ set(expected))}")
-    for name in expected:
-        check(np.array_equal(tensors[name].reshape(expected[name].shape), expected[name]), f"vision: {name}: values differ")
-    print(f"vision: {len(expected)} tensors compared")
+                expected[f"v.blk.{block}.{ours}.{part}"] = values[f"{tower}encoder.blocks.{block}.{theirs}.{part}"]
+            thirds = np.split(values[f"{tower}encoder.blocks.{block}.wqkv.{part}"], 3)
+            if fused:
+                heads = vision["vt_num_attention_heads"]
+                expected[f"v.blk.{block}.attn_qkv.{part}"] = np.concatenate([halves(thirds[0], heads), halves(thirds[1], heads), thirds[2]])
+            for i, ours in enumerate(() if fused else ("attn_q", "attn_k", "attn_v")):
+                expected[f"v.blk.{block}.{ours}.{part}"] = thirds[i]
+    check(set(tensors) == set(expected), f"{kind} vision: names: {sorted(set(tensors) ^ set(expected))}")
+    for name in set(expected) & set(tensors):
+        check(np.array_equal(tensors[name].reshape(expected[name].shape), expected[name]), f"{kind} vision: {name}: values differ")
+    print(f"{kind}: vision: {len(expected)} tensors compared")
 
 
 def check_v4():
@@ -252,7 +277,8 @@ def check_v4():
 
 
 check_truths()
-check_vision()
+check_vision("kimi-vl")
+check_vision("k25")
 check_v4()
 for kind in ("v3-groups", "kimi-vl", "k2-thinking", "k25"):
     check_values(kind)
