@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,18 +16,49 @@
 #define SHOWN_BYTES_MAX 200
 #define KEYS_SHOWN_BYTES 640 /* of a 1024-byte message */
 
-/* jansson reports some failed allocations as syntax errors ("invalid token"); this tells them apart. */
-static _Thread_local bool allocation_failed;
+/* jansson does not survive every allocation that fails: a token whose buffer cannot grow loses a character (its closing quote perhaps, and
+ * then the lexer reads on), some are reported as syntax errors, some not at all. So while it parses the first one that fails jumps out of it,
+ * and what the parse holds is freed here. */
+typedef struct json_parse {
+    jmp_buf out;
+    void **held; /* [count], NULL where it was freed */
+    size_t count, capacity;
+} json_parse;
+
+static _Thread_local json_parse *parsing;
 
 static void *json_allocate(size_t bytes) {
+    if (!parsing)
+        return mica_malloc(bytes);
+    if (parsing->count == parsing->capacity) {
+        const size_t capacity = parsing->capacity ? 2 * parsing->capacity : 64;
+        void **held = mica_reallocarray(parsing->held, capacity, sizeof *held);
+        if (!held)
+            longjmp(parsing->out, 1);
+        parsing->held = held;
+        parsing->capacity = capacity;
+    }
     void *pointer = mica_malloc(bytes);
     if (!pointer)
-        allocation_failed = true;
-    return pointer;
+        longjmp(parsing->out, 1);
+    return parsing->held[parsing->count++] = pointer;
+}
+
+/* What is freed while parsing is mostly what came last. */
+static void json_release(void *pointer) {
+    for (size_t at = parsing && pointer ? parsing->count : 0; at > 0; at--) {
+        if (parsing->held[at - 1] == pointer) {
+            parsing->held[at - 1] = NULL;
+            break;
+        }
+    }
+    while (parsing && parsing->count > 0 && !parsing->held[parsing->count - 1])
+        parsing->count--;
+    mica_free(pointer);
 }
 
 static void use_our_allocator(void) {
-    json_set_alloc_funcs(json_allocate, mica_free);
+    json_set_alloc_funcs(json_allocate, json_release);
 }
 
 static void prepare_jansson(void) {
@@ -151,6 +183,22 @@ static const char *type_name(const json_t *value) {
     return names[json_typeof(value)];
 }
 
+/* NULL with *no_memory, or with what jansson says. */
+static json_t *load(json_parse *run, const char *bytes, size_t length, size_t flags, json_error_t *failure, bool *no_memory) {
+    if (setjmp(run->out) == 0) {
+        parsing = run;
+        json_t *root = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, failure);
+        parsing = NULL;
+        *no_memory = false;
+        return root;
+    }
+    parsing = NULL;
+    for (size_t i = 0; i < run->count; i++)
+        mica_free(run->held[i]);
+    *no_memory = true;
+    return NULL;
+}
+
 static mica_status parse(const char *name, const char *bytes, uint64_t length, size_t flags, json_t **object, mica_error *error) {
     if (length == 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: expected a JSON object, got an empty text", name);
@@ -162,10 +210,12 @@ static mica_status parse(const char *name, const char *bytes, uint64_t length, s
     if (place.too_deep)
         return fail_at(name, bytes, &place, "nested deeper than 64 levels", error);
     prepare_jansson();
-    allocation_failed = false;
     json_error_t failure;
-    json_t *root = json_loadb(bytes, (size_t)length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &failure);
-    if (!root && (allocation_failed || json_error_code(&failure) == json_error_out_of_memory))
+    json_parse run = {0};
+    bool no_memory;
+    json_t *root = load(&run, bytes, (size_t)length, flags, &failure, &no_memory);
+    mica_free(run.held);
+    if (no_memory)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for its JSON (%" PRIu64 " bytes)", name, length);
     if (!root)
         return fail_parse(name, bytes, length, &failure, error);
