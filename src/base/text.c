@@ -15,7 +15,6 @@ void mica_text_release(mica_text *text) {
 
 void mica_text_clear(mica_text *text) {
     text->length = 0;
-    text->failed = false;
     if (text->bytes)
         text->bytes[0] = 0;
 }

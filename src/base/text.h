@@ -18,7 +18,7 @@ typedef struct mica_text {
 #define MICA_TEXT_INIT {NULL, 0, 0, false}
 
 void mica_text_release(mica_text *text);
-void mica_text_clear(mica_text *text);
+void mica_text_clear(mica_text *text); /* empty, with its memory; that it has failed stays known until it is released */
 void mica_text_append(mica_text *text, const char *bytes, size_t length);
 void mica_text_puts(mica_text *text, const char *string);
 void mica_text_printf(mica_text *text, const char *format, ...) MICA_PRINTF(2, 3);

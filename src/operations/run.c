@@ -167,7 +167,7 @@ static mica_status compute_prompt(mica_runner *runner, const mica_generate_optio
     int64_t *ids = NULL;
     uint64_t count = 0;
     mica_engine *engine = runner->compute.engine;
-    mica_text_clear(&runner->reply);
+    mica_text_release(&runner->reply);
     mica_status status = options->chat ? gather_turn(runner, options, &ids, &count, error) : gather_prompt(runner, options, &ids, &count, error);
     if (status == MICA_OK && count == 0)
         status = mica_fail(error, MICA_USAGE, "expected a prompt of at least one token, got none");

@@ -50,6 +50,9 @@ static void a_failure_is_told_once_at_the_end(void **state) {
     mica_text_puts(&text, "too late");
     assert_true(mica_text_failed(&text));
     assert_true(text.length < 64 && strncmp(text.bytes, "keptmore", 8) == 0);
+    mica_text_clear(&text); /* in a loop that looks at the end */
+    mica_text_puts(&text, "next");
+    assert_true(mica_text_failed(&text));
     assert_null(mica_text_take(&text));
     assert_null(text.bytes);
 }
