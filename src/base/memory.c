@@ -15,16 +15,22 @@
 #define HUGE_FROM_BYTES ((size_t)4 << 20)
 
 static atomic_uint_fast64_t allocations;
-static atomic_uint_fast64_t fail_at;
+static atomic_uint_fast64_t fail_from, fail_to; /* the numbers that fail: from `from` up to `to`, exclusive */
 
 static bool admitted(void) {
     uint64_t number = atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed) + 1;
-    uint64_t limit = atomic_load_explicit(&fail_at, memory_order_relaxed);
-    return limit == 0 || number < limit;
+    return number < atomic_load_explicit(&fail_from, memory_order_relaxed) || number >= atomic_load_explicit(&fail_to, memory_order_relaxed);
 }
 
 uint64_t mica_memory_fail_after(uint64_t allocation_count) {
-    atomic_store(&fail_at, allocation_count);
+    atomic_store(&fail_from, allocation_count);
+    atomic_store(&fail_to, allocation_count ? UINT64_MAX : 0);
+    return atomic_exchange(&allocations, 0);
+}
+
+uint64_t mica_memory_fail_only(uint64_t allocation_count) {
+    atomic_store(&fail_from, allocation_count);
+    atomic_store(&fail_to, allocation_count ? allocation_count + 1 : 0);
     return atomic_exchange(&allocations, 0);
 }
 

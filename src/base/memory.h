@@ -24,9 +24,11 @@ void mica_free_aligned(void *pointer);
 bool mica_mul_u64(uint64_t a, uint64_t b, uint64_t *result);
 bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result);
 
-/* Fault seam, for tests: the n-th allocation from now on fails (and all after it); 0 switches it off.
- * Returns how many allocations were made since the last call. Not thread-safe while others allocate. */
+/* Fault seam, for tests: the n-th allocation from now on fails, and all after it (`after`) or none but it (`only`: what swallows a failure
+ * shows, as the next one would have told it); 0 switches it off. Returns how many allocations were made since the last call of either.
+ * Not thread-safe while others allocate. */
 uint64_t mica_memory_fail_after(uint64_t allocation_count);
+uint64_t mica_memory_fail_only(uint64_t allocation_count);
 
 /* What the process has in memory now (of /proc/self/statm; 0 where there is none), and what it could take: memory that the machine has to
  * give without swapping, within the limit of its control group. 0: not known. */

@@ -248,7 +248,7 @@ static void put_keys(mica_text *text, const mica_gguf_layout *layout, const mica
         mica_gguf_add_i32(&place, "split.tensors.count", (int32_t)layout->tensor_count);
     }
     mica_text_append(text, place.bytes.bytes ? place.bytes.bytes : "", place.bytes.length);
-    if (mica_text_failed(&place.bytes))
+    if (mica_text_failed(&place.bytes) || mica_text_failed(&place.keys))
         text->failed = true;
     mica_gguf_metadata_release(&place);
 }

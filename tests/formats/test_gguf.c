@@ -1,6 +1,7 @@
 /* Judges formats/gguf*.c: every type of value, the table of tensors, alignment and splits as written; then files that are wrong in one
  * place each, refused in one line that names it; every prefix of a file; every allocation that fails. gguf (PyPI) and llama.cpp's own
  * files are read in tests/interop/gguf_files.py. */
+#include "base/no_memory.h"
 #include "formats/gguf.h"
 
 #include <math.h>
@@ -293,17 +294,13 @@ static void test_without_memory(void **state) {
     (void)state;
     mica_text file = whole_file();
     put_file(&file, "whole.gguf");
-    for (uint64_t n = 1;; n++) {
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
         mica_tensor_source *source = NULL;
         mica_error error = {0};
-        mica_memory_fail_after(n);
-        mica_status status = mica_tensor_source_open(scratch("whole.gguf"), &source, &error);
-        mica_memory_fail_after(0);
+        no_memory_begin(&trial);
+        const mica_status status = mica_tensor_source_open(scratch("whole.gguf"), &source, &error);
         mica_tensor_source_close(source);
-        if (status == MICA_OK)
-            break;
-        assert_int_equal(status, MICA_NO_MEMORY);
-        assert_true(n < 100);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
 }
 
@@ -394,15 +391,12 @@ static void test_splits(void **state) {
     assert_int_equal(mica_gguf_text(mica_gguf_of_source(source), "general.name", &name, &error), MICA_OK);
     assert_memory_equal(name.bytes, names[0], name.length);
     mica_tensor_source_close(source);
-    for (uint64_t n = 1; n < 100; n++) {
-        mica_memory_fail_after(n);
-        mica_status status = mica_tensor_source_open(scratch(names[0]), &source, &error);
-        mica_memory_fail_after(0);
-        if (status == MICA_OK) {
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        no_memory_begin(&trial);
+        const mica_status status = mica_tensor_source_open(scratch(names[0]), &source, &error);
+        if (status == MICA_OK)
             mica_tensor_source_close(source);
-            break;
-        }
-        assert_int_equal(status, MICA_NO_MEMORY);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
 
     REFUSE_SET("not the first", names[1], names[1], "split.no", "expected 0", "first file", "got 1");

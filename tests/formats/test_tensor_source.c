@@ -3,6 +3,7 @@
 #include "formats/tensor_source.h"
 
 #include "base/json.h"
+#include "base/no_memory.h"
 #include "base/text.h"
 #include "formats/index.h"
 #include "formats/shards.h"
@@ -261,18 +262,14 @@ static void test_single_file(void **state) {
 
 static void test_out_of_memory(void **state) {
     (void)state;
-    mica_tensor_source *source = NULL;
-    mica_status status = MICA_NO_MEMORY;
-    uint64_t fails = 0;
     write_checkpoint(good_index);
-    while (status == MICA_NO_MEMORY && fails < 1000) {
-        mica_memory_fail_after(++fails);
-        status = mica_tensor_source_open(scratch_directory, &source, &error);
-        mica_memory_fail_after(0);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        mica_tensor_source *source = NULL;
+        no_memory_begin(&trial);
+        const mica_status status = mica_tensor_source_open(scratch_directory, &source, &error);
+        mica_tensor_source_close(source);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
-    assert_int_equal(status, MICA_OK);
-    assert_true(fails > 20);
-    mica_tensor_source_close(source);
 }
 
 static void test_tiny_k2(void **state) {
@@ -414,19 +411,16 @@ static void test_companions(void **state) {
     assert_int_equal(mica_tensor_source_digest(source, digest, &error), MICA_OK);
     assert_string_equal(digest, "93720a6a6b4675f0ad82de95fdbdf7f731870997341f9e49703393e0e0532d35");
     mica_tensor_source_close(source);
-    for (uint64_t left = 1;; left++) {
-        mica_memory_fail_after(left);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        no_memory_begin(&trial);
         mica_tensor_source *opened = NULL;
         mica_status status = mica_tensor_source_open(scratch_directory, &opened, &error);
         if (status == MICA_OK)
             status = mica_tensor_source_list_files(opened, &names, &count, &error);
-        mica_memory_fail_after(0);
         if (status == MICA_OK)
             mica_directory_names_free(names, count);
         mica_tensor_source_close(opened);
-        if (status == MICA_OK)
-            break;
-        assert_int_equal(status, MICA_NO_MEMORY);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
     assert_int_equal(mica_tensor_source_open(scratch("one.safetensors"), &source, &error), MICA_OK); /* a bare file has none */
     assert_int_equal(mica_tensor_source_list_files(source, &names, &count, &error), MICA_OK);

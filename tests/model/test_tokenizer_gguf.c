@@ -2,6 +2,7 @@
  * is refused of a vocabulary in a GGUF. tests/interop/tokenizer.py has llama.cpp read such a file. */
 #include <math.h>
 
+#include "base/no_memory.h"
 #include "formats/gguf_bytes.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_build.h"
@@ -248,14 +249,12 @@ static void scores(void **state) {
     mica_text_clear(&file);
     put_scores(&file, NULL, NULL, -300, 264);
     assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
-    mica_status status = MICA_NO_MEMORY;
-    for (uint64_t allowed = 0; status != MICA_OK; allowed++) {
-        mica_memory_fail_after(allowed + 1);
-        status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
-        mica_memory_fail_after(0);
-        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+    for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
+        tokenizer = NULL;
+        no_memory_begin(&trial);
+        no_memory_end(&trial, mica_tokenizer_from_gguf(&gguf, &tokenizer, &error), MICA_OK, &error);
+        mica_tokenizer_close(tokenizer);
     }
-    mica_tokenizer_close(tokenizer);
     mica_gguf_release(&gguf);
     mica_text_release(&file);
 }
@@ -282,16 +281,14 @@ static void memory_runs_out_anywhere(void **state) {
     mica_gguf gguf;
     put_small(&file, (small_vocabulary){.types = 258, .extra_type = MICA_TOKEN_CONTROL, .bos = 257});
     assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
-    mica_status status = MICA_NO_MEMORY;
-    for (uint64_t allowed = 0; status != MICA_OK; allowed++) {
+    for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
         mica_tokenizer *tokenizer = NULL;
         mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
-        mica_memory_fail_after(allowed + 1);
-        status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
+        no_memory_begin(&trial);
+        mica_status status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
         if (status == MICA_OK)
             status = mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error);
-        mica_memory_fail_after(0);
-        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+        no_memory_end(&trial, status, MICA_OK, &error);
         mica_gguf_metadata_release(&metadata);
         mica_tokenizer_close(tokenizer);
     }

@@ -3,6 +3,7 @@
 #include <mica/export.h>
 #include <mica/store.h>
 
+#include "base/no_memory.h"
 #include "faults/faulty_io.h"
 #include "model/model.h"
 #include "operations/validate.h"
@@ -343,17 +344,14 @@ static void test_faults(void **state) {
 static void test_out_of_memory(void **state) {
     (void)state;
     const mica_export_safetensors_options options = {.dtype = "bf16", .threads = 1};
-    for (uint64_t left = 1;; left++) { /* each of them: where they are moves with the lengths of paths */
+    for (no_memory trial = {0}; no_memory_next(&trial);) { /* each of them: where they are moves with the lengths of paths */
         char *text = NULL, *json = NULL;
         remove_tree(in_scratch("poor"));
-        mica_memory_fail_after(left);
+        no_memory_begin(&trial);
         const mica_status status = mica_export_safetensors(TINY, in_scratch("poor"), &options, &text, &json, &error);
-        mica_memory_fail_after(0);
+        no_memory_end(&trial, status, MICA_OK, &error);
         mica_string_free(text);
         mica_string_free(json);
-        if (status == MICA_OK)
-            break;
-        assert_int_equal(status, MICA_NO_MEMORY);
     }
 }
 

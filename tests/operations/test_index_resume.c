@@ -1,6 +1,7 @@
 /* tests/operations/test_index_resume.c: judges what mica_index leaves when it is stopped (by the caller, a full disk, a failing disk, no
  * memory) and that going on gives the bytes of an uninterrupted run; and which resumes are refused. Kills, and another
  * instruction set: tests/faults/kill_resume.sh. */
+#include "base/no_memory.h"
 #include "operations/vindex_helpers.h"
 
 #include <errno.h>
@@ -287,26 +288,20 @@ static void test_damaged_unfinished(void **state) {
     mica_free(path);
 }
 
-/* Every allocation fails in turn (in steps): NO_MEMORY, no leak (under ASan), and what was done can be resumed. */
+/* Allocations fail in turn: NO_MEMORY, no leak (under ASan), and what was done can be resumed. */
 static void test_no_memory(void **state) {
     (void)state;
     const mica_index_options small = {.layers = "0", .threads = 1}, small_resumed = {.layers = "0", .threads = 1, .resume = true};
     must_index(TINY, in_scratch("small"), &small);
     const char *directory = in_scratch("memory");
     mica_error error;
-    (void)mica_memory_fail_after(0);
-    must_index(TINY, directory, &small);
-    const uint64_t allocations = mica_memory_fail_after(0), step = allocations / 30 + 1;
-    remove_tree(directory);
-    for (uint64_t n = 1; n < allocations; n += step) {
-        (void)mica_memory_fail_after(n);
+    for (no_memory trial = {.stride = 24}; no_memory_next(&trial);) {
         char *text = NULL, *json = NULL;
+        no_memory_begin(&trial);
         const mica_status status = mica_index(TINY, directory, &small, &text, &json, &error);
-        (void)mica_memory_fail_after(0);
+        no_memory_end(&trial, status, MICA_OK, &error);
         mica_string_free(text);
         mica_string_free(json);
-        if (status != MICA_NO_MEMORY && status != MICA_OK)
-            fail_msg("allocation %llu: %d: %s", (unsigned long long)n, status, error.message);
         must_index(TINY, directory, &small_resumed);
         assert_same_tree(directory, in_scratch("small"));
         remove_tree(directory);

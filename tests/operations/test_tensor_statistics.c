@@ -1,4 +1,5 @@
 /* Statistics of a weight as of what mica_weight_load decodes at once; of tensors by themselves; of tensors of several slabs. */
+#include "base/no_memory.h"
 #include "operations/tensor_statistics.h"
 
 #include <math.h>
@@ -65,13 +66,9 @@ static void test_a_tensor_by_itself(void **state) {
     assert_int_equal(moments.count, count);
     assert_true(moments.minimum == -1 && moments.maximum == 3 && fabs(moments.mean - 1) < 1e-12);
     assert_true(fabs(mica_moments_deviation(&moments) - 2) < 1e-12);
-    for (uint64_t left = 1;; left++) {
-        mica_memory_fail_after(left);
-        const mica_status status = mica_tensor_statistics(&bare, &weight, &moments, &error);
-        mica_memory_fail_after(0);
-        if (status == MICA_OK)
-            break;
-        assert_int_equal(status, MICA_NO_MEMORY);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        no_memory_begin(&trial);
+        no_memory_end(&trial, mica_tensor_statistics(&bare, &weight, &moments, &error), MICA_OK, &error);
     }
     mica_tensor_source_close(bare.source);
 }
