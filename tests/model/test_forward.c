@@ -1,7 +1,6 @@
 /* test_forward.c: the engine against the fixtures' float64 truths, in exact arithmetic (logits and hidden states within 2e-5, the same experts,
- * weights within 1e-5) and in the fast one (the same argmax where the margin allows, KL at most 1e-3
- * over the tokens that chose the same experts); the same numbers for every budget, policy,
- * number of threads, and way of cutting a sequence into steps; damage and misuse in one line; nothing allocated once open. */
+ * weights within 1e-5) and in the fast one (the same argmax and the same experts where the margins allow, KL at most 1e-3); the same numbers for every budget,
+ * policy, number of threads, and way of cutting a sequence into steps; damage and misuse in one line; nothing allocated once open. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,8 +8,12 @@
 
 #include <cmocka.h>
 
+#include "base/scratch.h"
 #include "golden.h"
 #include "model/engine.h"
+
+/* Of an expert's score (and correction), between the last that is taken and the best that is not: what the fixtures keep, so that bf16 does not flip a choice. */
+#define CHOICE_MARGIN 5e-3
 
 typedef struct seen { /* what an observer gathered of one sequence */
     const mica_model *model;
@@ -18,6 +21,7 @@ typedef struct seen { /* what an observer gathered of one sequence */
     float *hidden;
     int32_t *ids;
     float *weights;
+    double *gaps; /* [moe layer][token], of models without groups */
 } seen;
 
 static void see_hidden(void *context, uint64_t layer, uint64_t tokens, const float *x) {
@@ -27,11 +31,33 @@ static void see_hidden(void *context, uint64_t layer, uint64_t tokens, const flo
     into->moe_layers = layer == 0 ? 0 : into->moe_layers;
 }
 
+/* Between the least score that is chosen and the largest that is not. */
+static double choice_gap(const float *scores, const float *bias, uint64_t experts, const uint32_t *ids, uint64_t top_k) {
+    double least = INFINITY, best = -INFINITY;
+    for (uint64_t e = 0; e < experts; e++) {
+        bool chosen = false;
+        for (uint64_t i = 0; i < top_k; i++)
+            chosen |= ids[i] == e;
+        double score = (double)scores[e] + (bias ? (double)bias[e] : 0);
+        if (chosen)
+            least = fmin(least, score);
+        else
+            best = fmax(best, score);
+    }
+    return least - best;
+}
+
 static void see_routing(void *context, uint64_t layer, uint64_t tokens, const float *scores, const uint32_t *ids, const float *weights) {
     seen *into = context;
     uint64_t top_k = into->model->config.num_experts_per_tok, at = (into->moe_layers++ * into->tokens + into->offset) * top_k;
-    (void)layer;
-    (void)scores;
+    const mica_config *config = &into->model->config;
+    const mica_weight *correction = into->model->layers[layer].router_bias;
+    float *bias = NULL;
+    if (correction)
+        assert_int_equal(mica_weight_load(into->model, correction, &bias, NULL), MICA_OK);
+    for (uint64_t t = 0; t < tokens; t++)
+        into->gaps[at / top_k + t] = choice_gap(scores + t * config->n_routed_experts, bias, config->n_routed_experts, ids + t * top_k, top_k);
+    mica_free(bias);
     memcpy(into->ids + at, ids, tokens * top_k * sizeof *ids);
     memcpy(into->weights + at, weights, tokens * top_k * sizeof *weights);
 }
@@ -53,6 +79,7 @@ static float *run(mica_engine *engine, const int64_t *ids, uint64_t tokens, uint
         into->hidden = zeros((config->num_hidden_layers + 1) * tokens * config->hidden_size, sizeof(float));
         into->ids = zeros(config->num_hidden_layers * tokens * config->num_experts_per_tok, sizeof(int32_t));
         into->weights = zeros(config->num_hidden_layers * tokens * config->num_experts_per_tok, sizeof(float));
+        into->gaps = zeros(config->num_hidden_layers * tokens, sizeof(double));
         mica_engine_observe(engine, &observer);
     }
     mica_engine_rewind(engine, 0);
@@ -73,6 +100,7 @@ static void release_seen(seen *into) {
     free(into->hidden);
     free(into->ids);
     free(into->weights);
+    free(into->gaps);
 }
 
 static mica_engine *open_engine(const mica_model *model, const mica_engine_options *options) {
@@ -169,9 +197,8 @@ static void judge_exact(const char *name, mica_engine *engine, const sequence *t
     release_seen(&got);
 }
 
-/* A choice of experts is not continuous: where two scores nearly tie, the last bits of a bf16 cache already choose the other one, and that token
- * is computed by another expert. Such tokens must be few (of tiny-k2, one in 25); the bound holds for all the others. */
-static bool chose_the_same(const mica_config *config, const seen *got, const sequence *truth, uint64_t token) {
+/* The first layer with experts in which the token chose others than the truth; -1: none. */
+static int64_t other_choice(const mica_config *config, const seen *got, const sequence *truth, uint64_t token) {
     uint64_t top_k = config->num_experts_per_tok;
     for (uint64_t layer = 0; truth->router_ids && layer < got->moe_layers; layer++) {
         const int32_t *expected = truth->router_ids + (layer * truth->tokens + token) * top_k, *ids = got->ids + (layer * truth->tokens + token) * top_k;
@@ -180,55 +207,70 @@ static bool chose_the_same(const mica_config *config, const seen *got, const seq
             for (uint64_t k = 0; k < top_k; k++)
                 found |= ids[i] == expected[k];
             if (!found)
-                return false;
+                return (int64_t)layer;
         }
     }
-    return true;
+    return -1;
 }
 
-static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, uint64_t step) {
+/* A choice of experts is not continuous: where two scores nearly tie (in the truth: `exact` has its scores), the last bits of a bf16 cache already choose the other
+ * one, and that token is computed by another expert: another model's answer, not this one's with an error. So there are two bounds: such a token must have had
+ * its tie, and of all tokens there may be one in ten; and all others together are within 1e-3, with the argmax wherever the logits' margin allows. The
+ * fixtures have no ties: there every token counts. */
+static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, const seen *exact, uint64_t step) {
     const mica_config *config = &mica_engine_model(engine)->config;
     uint64_t width = config->vocab_size, others = 0;
     seen got;
     float *logits = run(engine, truth->ids, truth->tokens, step, &got);
-    double same = 0, all = 0;
+    double same = 0, all = 0, widest = 0;
     for (uint64_t t = 0; t < truth->tokens; t++) {
         bool agrees;
         double kl = divergence(truth->logits + t * width, logits + t * width, width, &agrees);
+        int64_t layer = other_choice(config, &got, truth, t);
         all += kl / (double)truth->tokens;
-        if (!chose_the_same(config, &got, truth, t)) {
+        if (layer >= 0) {
             others++;
+            widest = fmax(widest, exact->gaps[(uint64_t)layer * truth->tokens + t]);
             continue;
         }
         same += kl / (double)truth->tokens;
         if (!agrees)
             fail_msg("%s: token %lu: another argmax", name, t);
     }
-    print_message("%s, steps of %lu, fast: KL %.1e; %.1e with the %lu of %lu tokens that chose another expert\n", name, step, same, all, others,
-                  truth->tokens);
-    assert_true(same <= 1e-3 && others <= truth->tokens / 10);
+    print_message("%s, steps of %lu, fast: KL %.1e; %.1e with the %lu of %lu tokens that chose another expert, by margins of at most %.1e\n", name, step, same, all,
+                  others, truth->tokens, widest);
+    assert_true(same <= 1e-3 && others <= truth->tokens / 10 && widest < CHOICE_MARGIN);
+    assert_true(others == 0 || config->n_group <= 1);
     free(logits);
     release_seen(&got);
 }
 
-static void judge(const char *name, const char *directory, const char *raw, const json_t *sequences) {
+static void judge_sequence(const char *name, mica_engine *exact, mica_engine *fast, const sequence *truth) {
     static const uint64_t steps[] = {1, 7, 512};
+    seen scores;
+    free(run(exact, truth->ids, truth->tokens, 512, &scores));
+    for (size_t i = truth->tokens > 100 ? 1 : 0; i < 3; i++) {
+        judge_exact(name, exact, truth, steps[i]);
+        judge_fast(name, fast, truth, &scores, steps[i]);
+    }
+    release_seen(&scores);
+}
+
+static void judge(const char *name, const char *directory, const char *raw, const json_t *sequences) {
     mica_model *model;
     mica_error error;
     assert_int_equal(mica_model_open(directory, NULL, &model, &error), MICA_OK);
-    for (int fast = 0; fast < 2; fast++) {
-        const mica_engine_options options = {.precision = fast ? MICA_PRECISION_FAST : MICA_PRECISION_EXACT, .threads = 2};
-        mica_engine *engine = open_engine(model, &options);
-        const char *key;
-        json_t *golden;
-        json_object_foreach((json_t *)sequences, key, golden) {
-            sequence truth = load_sequence(model, raw, golden);
-            for (size_t i = truth.tokens > 100 ? 1 : 0; i < 3; i++)
-                (fast ? judge_fast : judge_exact)(name, engine, &truth, steps[i]);
-            release_sequence(&truth);
-        }
-        mica_engine_close(engine);
+    mica_engine *exact = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_EXACT, .threads = 2});
+    mica_engine *fast = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_FAST, .threads = 2});
+    const char *key;
+    json_t *golden;
+    json_object_foreach((json_t *)sequences, key, golden) {
+        sequence truth = load_sequence(model, raw, golden);
+        judge_sequence(name, exact, fast, &truth);
+        release_sequence(&truth);
     }
+    mica_engine_close(exact);
+    mica_engine_close(fast);
     mica_model_close(model);
 }
 
@@ -454,19 +496,18 @@ static void test_not_finite(void **state) {
         {"lm_head.weight", 256, 0x7fc0, 2, "lm_head.weight: expected finite, got nan at [1,0]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char directory[] = "/tmp/mica-test-XXXXXX", command[1024], name[128];
+        char command[1024], name[128];
         mica_model *model;
         mica_error error;
-        assert_non_null(mkdtemp(directory));
-        snprintf(command, sizeof command, "cp " TINY_K2 "/*.* %s && chmod u+w %s/*", directory, directory);
+        snprintf(command, sizeof command, "cp -f " TINY_K2 "/*.* '%s' && chmod u+w '%s'/*", scratch_directory, scratch_directory);
         assert_int_equal(system(command), 0);
         for (int e = 0; e < 24; e++) { /* of every expert: one of them is chosen */
             snprintf(name, sizeof name, cases[i].tensor, e);
-            damage(directory, name, cases[i].element, cases[i].bits, cases[i].width);
+            damage(scratch_directory, name, cases[i].element, cases[i].bits, cases[i].width);
             if (!strchr(cases[i].tensor, '%'))
                 break;
         }
-        assert_int_equal(mica_model_open(directory, NULL, &model, &error), MICA_OK);
+        assert_int_equal(mica_model_open(scratch_directory, NULL, &model, &error), MICA_OK);
         mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 1});
         float *logits = zeros(model->config.vocab_size, sizeof *logits);
         mica_status status = mica_engine_step(engine, (const int64_t[]){5}, 1, &error);
@@ -478,8 +519,6 @@ static void test_not_finite(void **state) {
         free(logits);
         mica_engine_close(engine);
         mica_model_close(model);
-        snprintf(command, sizeof command, "rm -r %s", directory);
-        assert_int_equal(system(command), 0);
     }
 }
 
@@ -487,5 +526,5 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
                                        cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
                                        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_not_finite)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
