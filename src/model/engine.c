@@ -15,6 +15,7 @@
 #define SLOTS_MIN 2                /* one is computed while one is read */
 #define CONTEXT_DEFAULT 4096
 #define BATCH_DEFAULT 512
+#define READERS_DEFAULT 8
 
 static uint64_t larger(uint64_t a, uint64_t b) {
     return a > b ? a : b;
@@ -118,7 +119,7 @@ static mica_status read_resident(mica_engine *engine, mica_error *error) {
     if (needed > engine->options.memory_bytes)
         status = refuse_budget(engine, needed, error);
     if (status == MICA_OK)
-        status = mica_resident_read(model, list, count, 2 * engine->options.reading_threads, &engine->resident, error);
+        status = mica_resident_read(model, list, count, engine->options.reading_threads, &engine->resident, error);
     mica_free(list);
     return status;
 }
@@ -296,7 +297,7 @@ static mica_status open_cache(mica_engine *engine, mica_error *error) {
     if (!policy)
         return mica_fail(error, MICA_USAGE, "policy: expected lfu or lru, got %s", engine->options.policy);
     uint64_t used = mica_memory_resident_bytes() + MARGIN, budget = engine->options.memory_bytes;
-    uint64_t slots = budget > used ? (budget - used) / (slot_bytes + sizeof(mica_matrix[MICA_PROJECTION_COUNT]) + MICA_ERROR_MESSAGE_BYTES) : 0;
+    uint64_t slots = budget > used ? (budget - used) / (slot_bytes + mica_expert_slot_overhead()) : 0;
     if (slots > experts)
         slots = experts;
     if (engine->options.slots && slots > engine->options.slots)
@@ -328,7 +329,7 @@ static mica_status settle_options(mica_engine *engine, const mica_engine_options
     if (!options->threads)
         options->threads = mica_thread_count_default();
     if (!options->reading_threads)
-        options->reading_threads = 4;
+        options->reading_threads = READERS_DEFAULT;
     if (!options->memory_bytes)
         options->memory_bytes = available ? available / 5 * 4 : UINT64_C(8) << 30;
     if (!options->batch)

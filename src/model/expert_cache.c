@@ -1,5 +1,6 @@
 /* model/expert_cache.c: the mechanism; see the header. One mutex guards slots, queues and meters; one condition wakes readers, one the engine.
- * A slot's buffer belongs to the reader while it is LOADING, to the engine while it is pinned and READY. The buffers are touched first when
+ * An expert is read in pieces, by as many readers as are free: one miss alone keeps the disk as busy as many. A slot's buffer belongs to its readers while it is
+ * LOADING, to the engine while it is pinned and READY. The buffers are touched first when
  * they are first filled, by the reading threads, and never given back.
  * Judged by tests/model/test_expert_cache.c. */
 #include "model/expert_cache.h"
@@ -14,7 +15,11 @@
 
 #define EXTENTS (MICA_PROJECTION_COUNT * MICA_EXTENTS_PER_WEIGHT)
 
-enum { FREE, WAITING, LOADING, READY, FAILED }; /* of a slot; WAITING: in a queue */
+#define PIECES 8 /* of an expert, about: that many reads keep a disk busy, and more cost more than they bring */
+#define PIECE_MIN (UINT64_C(64) << 10)
+#define PIECE_MAX (UINT64_C(1) << 20)
+
+enum { FREE, WAITING, LOADING, READY, FAILED }; /* of a slot; WAITING: in a queue, no piece of it taken; it leaves the queue with its last piece */
 
 typedef struct slot {
     atomic_int state;
@@ -24,6 +29,13 @@ typedef struct slot {
     uint8_t *buffer;
     mica_matrix matrices[MICA_PROJECTION_COUNT];
     mica_error error; /* when FAILED */
+    /* while it is read */
+    const mica_weight *weights[MICA_PROJECTION_COUNT];
+    mica_extent extents[EXTENTS];
+    mica_layout_read reads[EXTENTS];
+    uint64_t extent_count, read_count, flying; /* flying: pieces taken and not yet read */
+    mica_layout_cursor cursor;
+    bool failed;
 } slot;
 
 typedef struct queue { /* of slots, a ring that has room for all */
@@ -34,7 +46,7 @@ typedef struct queue { /* of slots, a ring that has room for all */
 struct mica_expert_cache {
     const mica_model *model;
     const mica_cache_policy *policy;
-    uint64_t experts_per_layer, entry_count, slot_count, slot_bytes;
+    uint64_t experts_per_layer, entry_count, slot_count, slot_bytes, piece_bytes;
     uint8_t *buffers;
     slot *slots;
     int64_t *where;        /* [layer * experts_per_layer + expert]: its slot, or -1 */
@@ -76,6 +88,10 @@ uint64_t mica_expert_slot_bytes(const mica_model *model) {
     return largest;
 }
 
+uint64_t mica_expert_slot_overhead(void) {
+    return sizeof(slot) + 2 * sizeof(uint32_t);
+}
+
 static void push(queue *to, uint64_t capacity, uint32_t number) {
     to->slots[(to->head + to->count++) % capacity] = number;
 }
@@ -89,46 +105,58 @@ static uint32_t pop(queue *from, uint64_t capacity) {
 
 /* ---- reading threads */
 
-static mica_status read_expert(mica_expert_cache *cache, slot *target, uint64_t *bytes_read, mica_error *error) {
-    const mica_weight *weights[MICA_PROJECTION_COUNT];
-    mica_extent extents[EXTENTS];
-    mica_layout_read reads[EXTENTS];
-    uint64_t extent_count, read_count, bytes;
-    gather_weights(cache->model, target->owner / cache->experts_per_layer, target->owner % cache->experts_per_layer, weights);
-    mica_layout_weights(weights, MICA_PROJECTION_COUNT, extents, &extent_count, reads, &read_count, &bytes);
-    for (uint64_t i = 0; i < read_count; i++) {
-        const uint8_t *data;
-        mica_status status = mica_file_read_window(cache->model->source->shards[reads[i].shard].file, reads[i].offset, reads[i].bytes,
-                                                   target->buffer + reads[i].place, &data, error);
-        if (status != MICA_OK)
-            return mica_fail_context(error, status, "%s", weights[0]->name);
-        *bytes_read += reads[i].bytes;
+/* The next piece of what is first in the queues, demands before prefetches. */
+static slot *take_piece(mica_expert_cache *cache, mica_layout_read *piece) {
+    queue *from = cache->demands.count ? &cache->demands : &cache->prefetches;
+    slot *target = &cache->slots[from->slots[from->head]];
+    (void)mica_layout_next_piece(target->reads, target->read_count, cache->piece_bytes, &target->cursor, piece);
+    if (target->cursor.read == target->read_count)
+        (void)pop(from, cache->slot_count);
+    target->flying++;
+    atomic_store(&target->state, LOADING);
+    return target;
+}
+
+/* The last piece makes the expert ready; the first failure is the one that is told. */
+static void end_piece(mica_expert_cache *cache, slot *target, mica_status status, const mica_error *error) {
+    if (status != MICA_OK && !target->failed) {
+        target->failed = true;
+        target->error = *error;
+        (void)mica_fail_context(&target->error, status, "%s", target->weights[0]->name);
     }
-    return mica_layout_matrices(cache->model, weights, extents, extent_count, target->buffer, target->matrices, error);
+    if (--target->flying > 0 || target->cursor.read < target->read_count)
+        return;
+    if (!target->failed)
+        target->failed = mica_layout_matrices(cache->model, target->weights, target->extents, target->extent_count, target->buffer, target->matrices,
+                                              &target->error) != MICA_OK;
+    cache->meters.reads++;
+    atomic_store(&target->state, target->failed ? FAILED : READY);
+    pthread_cond_broadcast(&cache->done);
 }
 
 static void read_experts(void *context, uint32_t index) {
     mica_expert_cache *cache = context;
     (void)index;
+    mica_thread_be_prompt(); /* a read that begins late is computing time lost */
     pthread_mutex_lock(&cache->mutex);
     for (;;) {
         while (!cache->leave && cache->demands.count + cache->prefetches.count == 0)
             pthread_cond_wait(&cache->work, &cache->mutex);
         if (cache->leave)
             break;
-        slot *target = &cache->slots[pop(cache->demands.count ? &cache->demands : &cache->prefetches, cache->slot_count)];
-        atomic_store(&target->state, LOADING);
+        mica_layout_read piece;
+        slot *target = take_piece(cache, &piece);
         pthread_mutex_unlock(&cache->mutex);
-        uint64_t bytes = 0;
+        const uint8_t *data;
+        mica_error error;
         double begin = mica_seconds_now();
-        mica_status status = read_expert(cache, target, &bytes, &target->error);
+        mica_status status =
+            mica_file_read_window(cache->model->source->shards[piece.shard].file, piece.offset, piece.bytes, target->buffer + piece.place, &data, &error);
         double seconds = mica_seconds_now() - begin;
         pthread_mutex_lock(&cache->mutex);
-        cache->meters.bytes_read += bytes;
-        cache->meters.reads++;
+        cache->meters.bytes_read += status == MICA_OK ? piece.bytes : 0;
         cache->meters.seconds_reading += seconds;
-        atomic_store(&target->state, status == MICA_OK ? READY : FAILED);
-        pthread_cond_broadcast(&cache->done);
+        end_piece(cache, target, status, &error);
     }
     pthread_mutex_unlock(&cache->mutex);
 }
@@ -175,6 +203,8 @@ mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint
     cache->entry_count = model->config.num_hidden_layers * cache->experts_per_layer;
     cache->slot_count = slots;
     cache->slot_bytes = mica_expert_slot_bytes(model);
+    cache->piece_bytes = cache->slot_bytes / PIECES;
+    cache->piece_bytes = cache->piece_bytes < PIECE_MIN ? PIECE_MIN : cache->piece_bytes > PIECE_MAX ? PIECE_MAX : cache->piece_bytes;
     pthread_mutex_init(&cache->mutex, NULL);
     pthread_cond_init(&cache->work, NULL);
     pthread_cond_init(&cache->done, NULL);
@@ -251,12 +281,17 @@ static int64_t free_slot(mica_expert_cache *cache, double limit) {
 
 static void fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool prefetch) {
     slot *target = &cache->slots[number];
+    uint64_t bytes;
     target->owner = entry;
     target->prefetch = prefetch;
+    target->failed = false;
+    target->cursor = (mica_layout_cursor){0, 0};
+    gather_weights(cache->model, entry / cache->experts_per_layer, entry % cache->experts_per_layer, target->weights);
+    mica_layout_weights(target->weights, MICA_PROJECTION_COUNT, target->extents, &target->extent_count, target->reads, &target->read_count, &bytes);
     atomic_store(&target->state, WAITING);
     cache->where[entry] = number;
     push(prefetch ? &cache->prefetches : &cache->demands, cache->slot_count, (uint32_t)number);
-    pthread_cond_signal(&cache->work);
+    pthread_cond_broadcast(&cache->work);
 }
 
 /* Moves a slot from one queue to the other; it may have left the first. */
@@ -294,7 +329,7 @@ bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_
     if (number >= 0) {
         slot *target = &cache->slots[number];
         int state = atomic_load(&target->state);
-        if (present && state == WAITING && target->prefetch)
+        if (present && (state == WAITING || state == LOADING) && target->prefetch)
             promote(cache, (uint32_t)number);
         target->pins++;
         cache->meters.uses++;

@@ -35,6 +35,7 @@ typedef struct mica_expert_meters {
 } mica_expert_meters;
 
 uint64_t mica_expert_slot_bytes(const mica_model *model); /* of the largest expert, as laid out; 0 for a dense model */
+uint64_t mica_expert_slot_overhead(void); /* what a slot takes besides */
 uint64_t mica_expert_count(const mica_model *model);      /* routed experts of all layers */
 
 mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint32_t reading_threads, const mica_cache_policy *policy,

@@ -10,7 +10,6 @@
 #include "base/threads.h"
 #include "model/weight_layout.h"
 
-#define PAGE UINT64_C(4096)
 #define PIECE (UINT64_C(8) << 20)
 
 typedef struct reading {
@@ -19,28 +18,14 @@ typedef struct reading {
     uint64_t read_count;
     uint8_t *buffer;
     pthread_mutex_t mutex; /* next piece, first failure */
-    uint64_t read, done;   /* of reads[read], so many bytes are given out */
+    mica_layout_cursor cursor;
     mica_error error;
     atomic_bool failed;
 } reading;
 
-/* The next piece: from the read's beginning, or a page's, to a page's end or the read's. */
 static bool take_piece(reading *job, mica_layout_read *piece) {
-    bool found = false;
     pthread_mutex_lock(&job->mutex);
-    if (job->read < job->read_count && !atomic_load(&job->failed)) {
-        const mica_layout_read *read = &job->reads[job->read];
-        uint64_t begin = read->offset + job->done, end = (begin + PIECE) / PAGE * PAGE, whole = read->offset + read->bytes;
-        if (end > whole)
-            end = whole;
-        *piece = (mica_layout_read){read->shard, begin, end - begin, read->place + begin / PAGE * PAGE - read->offset / PAGE * PAGE};
-        job->done += end - begin;
-        if (job->done == read->bytes) {
-            job->read++;
-            job->done = 0;
-        }
-        found = true;
-    }
+    bool found = !atomic_load(&job->failed) && mica_layout_next_piece(job->reads, job->read_count, PIECE, &job->cursor, piece);
     pthread_mutex_unlock(&job->mutex);
     return found;
 }

@@ -58,6 +58,20 @@ void mica_layout_weights(const mica_weight *const *weights, uint64_t count, mica
     *bytes = cursor;
 }
 
+bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor, mica_layout_read *piece) {
+    if (cursor->read >= read_count)
+        return false;
+    const mica_layout_read *read = &reads[cursor->read];
+    uint64_t begin = read->offset + cursor->done, end = (begin + piece_bytes) / PAGE * PAGE, whole = read->offset + read->bytes;
+    if (end > whole)
+        end = whole;
+    *piece = (mica_layout_read){read->shard, begin, end - begin, read->place + begin / PAGE * PAGE - read->offset / PAGE * PAGE};
+    cursor->done += end - begin;
+    if (cursor->done == read->bytes)
+        *cursor = (mica_layout_cursor){cursor->read + 1, 0};
+    return true;
+}
+
 mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents, uint64_t extent_count,
                                  const uint8_t *buffer, mica_matrix *matrices, mica_error *error) {
     for (int scales = 0; scales < 2; scales++)

@@ -25,6 +25,13 @@ typedef struct mica_layout_read {
 void mica_layout_weights(const mica_weight *const *weights, uint64_t count, mica_extent *extents, uint64_t *extent_count,
                          mica_layout_read *reads, uint64_t *read_count, uint64_t *bytes);
 
+/* Reads are cut into pieces, so that several are on their way: begins as {0}. The next piece, at most `piece_bytes` long: from the read's beginning, or a
+ * page's, to a page's end or the read's. False: all are given out. */
+typedef struct mica_layout_cursor {
+    uint64_t read, done; /* of reads[read], so many bytes are given out */
+} mica_layout_cursor;
+bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor, mica_layout_read *piece);
+
 /* The matrices [count] over the buffer, once the reads are done. */
 mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents, uint64_t extent_count,
                                  const uint8_t *buffer, mica_matrix *matrices, mica_error *error) MICA_CHECKED;

@@ -37,6 +37,30 @@ static void every_index_runs_once(void **state) {
     mica_threads_join(NULL);
 }
 
+static void be_prompt(void *context, uint32_t index) {
+    int *policies = context;
+    struct sched_param parameter;
+    (void)index;
+    assert_int_equal(pthread_getschedparam(pthread_self(), &policies[0], &parameter), 0);
+    mica_thread_be_prompt();
+    mica_thread_be_prompt();
+    assert_int_equal(pthread_getschedparam(pthread_self(), &policies[1], &parameter), 0);
+}
+
+/* It asks for a place in the queue, not for another queue, and for the thread that asks alone. */
+static void a_prompt_thread_keeps_its_policy(void **state) {
+    (void)state;
+    int policies[2] = {-1, -2}, before, after;
+    struct sched_param first, last;
+    mica_threads *threads = NULL;
+    assert_int_equal(pthread_getschedparam(pthread_self(), &before, &first), 0);
+    assert_int_equal(mica_threads_start(1, be_prompt, NULL, policies, &threads, NULL), MICA_OK);
+    mica_threads_join(threads);
+    assert_int_equal(policies[0], policies[1]);
+    assert_int_equal(pthread_getschedparam(pthread_self(), &after, &last), 0);
+    assert_true(before == after && first.sched_priority == last.sched_priority);
+}
+
 static void the_default_is_what_the_process_may_use(void **state) {
     (void)state;
     pid_t child = fork();
@@ -100,7 +124,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_index_runs_once),
+        cmocka_unit_test(every_index_runs_once), cmocka_unit_test(a_prompt_thread_keeps_its_policy),
         cmocka_unit_test(the_default_is_what_the_process_may_use),
         cmocka_unit_test(a_failed_start_joins_what_ran),
     };

@@ -14,6 +14,7 @@
 #include "golden.h"
 #include "base/no_memory.h"
 #include "model/expert_cache.h"
+#include "model/weight_layout.h"
 
 enum { LAYERS = 5, EXPERTS = 24 };
 
@@ -94,6 +95,30 @@ static void test_random_requests(void **state) {
                 assert_true(meters.hits < uses && meters.reads > 0 && meters.bytes_read >= meters.reads * 98304);
                 mica_expert_cache_close(cache);
             }
+}
+
+/* Pieces are the reads, whole and in order: each begins where its read does or at a page, and lies in the buffer as its read would. */
+static void test_pieces(void **state) {
+    (void)state;
+    static const mica_layout_read reads[] = {{0, 4096, 300000, 0}, {0, 500001, 10, 307200}, {1, 5000, 65536 * 3, 311296}};
+    for (uint64_t piece_bytes = 4096; piece_bytes <= 1 << 20; piece_bytes *= 4) {
+        mica_layout_cursor cursor = {0};
+        mica_layout_read piece;
+        uint64_t at = 0, done = 0, pieces = 0;
+        while (mica_layout_next_piece(reads, 3, piece_bytes, &cursor, &piece)) {
+            const mica_layout_read *read = &reads[at];
+            assert_true(piece.shard == read->shard && piece.offset == read->offset + done && piece.bytes > 0 && piece.bytes <= piece_bytes);
+            assert_true(done == 0 || piece.offset % 4096 == 0);
+            assert_int_equal(piece.place + piece.offset % 4096, read->place + read->offset % 4096 + done);
+            done += piece.bytes;
+            pieces++;
+            if (done == read->bytes) {
+                at++;
+                done = 0;
+            }
+        }
+        assert_true(at == 3 && done == 0 && (piece_bytes == 1 << 20 ? pieces == 3 : pieces > 3 || piece_bytes > 300000));
+    }
 }
 
 static void use(mica_expert_cache *cache, uint32_t expert) {
@@ -249,7 +274,7 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_pieces), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
                                        cmocka_unit_test(test_failures),        cmocka_unit_test(test_prefetch), cmocka_unit_test(test_aging),
                                        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, open_model, close_model);
