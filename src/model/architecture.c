@@ -106,12 +106,12 @@ static mica_need with_router_bias(const mica_config *config, uint64_t layer) {
 
 /* ---- rows */
 
-#define ROW(pattern, role, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_NONE, {rows, columns}, need}
-#define PART(pattern, role, part, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_##part, {rows, columns}, need}
+#define ROW(pattern, role, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_NONE, {rows, columns}, need, NULL}
+#define PART(pattern, role, part, rows, columns, need) {pattern, MICA_ROLE_##role, MICA_GATE, MICA_PART_##part, {rows, columns}, need, NULL}
 #define PROJECTION(pattern, role, projection, rows, columns, need) \
-    {pattern, MICA_ROLE_##role, MICA_##projection, MICA_PART_NONE, {rows, columns}, need}
+    {pattern, MICA_ROLE_##role, MICA_##projection, MICA_PART_NONE, {rows, columns}, need, NULL}
 #define LAYER "model.layers.{L}."
-#define END {NULL, MICA_ROLE_OTHER, MICA_GATE, MICA_PART_NONE, {NULL, NULL}, NULL}
+#define END {NULL, MICA_ROLE_OTHER, MICA_GATE, MICA_PART_NONE, {NULL, NULL}, NULL, NULL}
 
 #define MODEL_ROWS                                                                  \
     ROW("model.embed_tokens.weight", EMBEDDING, vocabulary, hidden, NULL),          \
@@ -230,7 +230,9 @@ static const mica_tensor_row gemma3_rows[] = {DENSE_ROWS, FEEDFORWARD_NORM_ROWS,
 
 #define BLOCK "blk.{L}."
 #define HEADS(pattern, part, heads, rows, columns, need) \
-    {pattern, MICA_ROLE_ATTENTION, MICA_GATE, MICA_PART_##part, {heads, rows, columns}, need}
+    {pattern, MICA_ROLE_ATTENTION, MICA_GATE, MICA_PART_##part, {heads, rows, columns}, need, NULL}
+#define HALF(pattern, projection) \
+    {pattern, MICA_ROLE_EXPERT, MICA_##projection, MICA_PART_NONE, {expert_width, hidden}, in_moe, BLOCK "ffn_gate_up_exps.weight[{E}]"}
 #define GGUF_ROWS                                                              \
     ROW("token_embd.weight", EMBEDDING, vocabulary, hidden, NULL),             \
     ROW("output_norm.weight", FINAL_NORM, hidden, NULL, NULL),                 \
@@ -255,8 +257,8 @@ static const mica_tensor_row gguf_deepseek2_rows[] = {
     PROJECTION(BLOCK "ffn_down.weight", DENSE, DOWN, hidden, dense_width, in_dense),
     ROW(BLOCK "ffn_gate_inp.weight", ROUTER, experts, hidden, in_moe),
     ROW(BLOCK "exp_probs_b.bias", ROUTER_BIAS, experts, NULL, may_be_in_moe),
-    PROJECTION(BLOCK "ffn_gate_exps.weight[{E}]", EXPERT, GATE, expert_width, hidden, in_moe),
-    PROJECTION(BLOCK "ffn_up_exps.weight[{E}]", EXPERT, UP, expert_width, hidden, in_moe),
+    HALF(BLOCK "ffn_gate_exps.weight[{E}]", GATE),
+    HALF(BLOCK "ffn_up_exps.weight[{E}]", UP),
     PROJECTION(BLOCK "ffn_down_exps.weight[{E}]", EXPERT, DOWN, hidden, expert_width, in_moe),
     PROJECTION(BLOCK "ffn_gate_shexp.weight", SHARED_EXPERT, GATE, shared_width, hidden, with_shared),
     PROJECTION(BLOCK "ffn_up_shexp.weight", SHARED_EXPERT, UP, shared_width, hidden, with_shared),

@@ -50,6 +50,7 @@ typedef struct mica_tensor_row {
     /* second NULL: a vector; with a third the first two are rows. A dimension of 0 is not checked. Of a slice: without the experts. */
     mica_dimension shape[3];
     mica_presence need;      /* NULL: required, in every layer */
+    const char *fused;       /* of a gate or up slice whose tensor is absent: the tensor that has both, of every expert the gate's rows, then the up's */
 } mica_tensor_row;
 
 /* Names that are known and not used, each under the name of its rule ("rotary frequencies", "multi-token prediction", "vision tower",

@@ -73,7 +73,7 @@ static mica_status list(mica_model *model, mica_error *error) {
         const mica_tensor *tensor = &source->tensors[i], *data = tensor;
         const mica_weight like = describe(tensor);
         const uint64_t matrices = matrices_of(tensor);
-        if (is_stack(tensor) && !(data = mica_model_slice(model, tensor, matrices)))
+        if (is_stack(tensor) && !(data = mica_model_slice(model, tensor, matrices, NULL, 0)))
             return no_memory(source, error);
         for (uint64_t m = 0; m < matrices; m++)
             put(&model->weights[model->weight_count++], &like, &data[m], tensor, data == tensor ? -1 : (int64_t)m);

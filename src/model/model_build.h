@@ -29,10 +29,12 @@ mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *
 /* The same for a slice of `whole`. */
 mica_status mica_weight_resolve_slice(mica_model_builder *builder, const mica_tensor *slice, const mica_tensor *whole,
                                       const mica_expected_shape *expected, mica_weight *weight, mica_error *error) MICA_CHECKED;
-/* The `count` slices of `whole` along its first dimension, as tensors: the model's; NULL without memory. */
-mica_tensor *mica_model_slice(mica_model *model, const mica_tensor *whole, uint64_t count);
-/* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. */
-mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count,
+/* The `count` slices of `whole` along its first dimension, as tensors: the model's; NULL without memory. part NULL: whole ones, named "NAME[i]"; else half
+ * number `half` of each, named "NAME[i].part". */
+mica_tensor *mica_model_slice(mica_model *model, const mica_tensor *whole, uint64_t count, const char *part, uint64_t half);
+/* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. `fused`: a slice has a gate's rows and then an up's, and the pattern's
+ * projection says which are wanted. */
+mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count, bool fused,
                                     const mica_expected_shape *expected, const mica_weight *pattern, mica_error *error) MICA_CHECKED;
 
 mica_status mica_model_match(mica_model_builder *builder, mica_error *error) MICA_CHECKED;

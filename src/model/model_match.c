@@ -13,8 +13,7 @@ typedef struct place { /* one application of a row */
 } place;
 
 /* Writes prefix and pattern with its numbers; stops after the text `until` of the pattern (NULL: at its end). */
-static void expand(const mica_architecture *architecture, const place *at, const char *until, char name[MICA_NAME_BYTES]) {
-    const char *pattern = at->row->pattern;
+static void expand_pattern(const mica_architecture *architecture, const place *at, const char *pattern, const char *until, char name[MICA_NAME_BYTES]) {
     const char *end = until && strstr(pattern, until) ? strstr(pattern, until) + strlen(until) : pattern + strlen(pattern);
     size_t length = strlen(architecture->prefix);
     memcpy(name, architecture->prefix, length);
@@ -34,6 +33,10 @@ static void expand(const mica_architecture *architecture, const place *at, const
         pattern += 3;
     }
     name[length] = '\0';
+}
+
+static void expand(const mica_architecture *architecture, const place *at, const char *until, char name[MICA_NAME_BYTES]) {
+    expand_pattern(architecture, at, at->row->pattern, until, name);
 }
 
 static bool any_with_prefix(const mica_tensor_source *source, const char *prefix) {
@@ -99,6 +102,13 @@ static mica_status match_one(mica_model_builder *builder, const place *at, mica_
     if (is_sliced(at->row))
         *strrchr(name, '[') = '\0';
     const mica_tensor *data = find_data(model->source, name);
+    bool fused = !data && at->row->fused;
+    if (fused) {
+        char both[MICA_NAME_BYTES];
+        expand_pattern(model->config.architecture, at, at->row->fused, NULL, both);
+        *strrchr(both, '[') = '\0';
+        data = find_data(model->source, both);
+    }
     if (!data)
         return need == MICA_NEED_REQUIRED ? missing(model, at, name, error) : MICA_OK;
     const mica_tensor_row *row = at->row;
@@ -112,7 +122,7 @@ static mica_status match_one(mica_model_builder *builder, const place *at, mica_
                                .layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1,
                                .expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1};
     if (is_sliced(row))
-        return mica_model_match_slices(builder, data, model->config.n_routed_experts, &expected, &found, error);
+        return mica_model_match_slices(builder, data, model->config.n_routed_experts, fused, &expected, &found, error);
     mica_weight *weight = &builder->slots[data - model->source->tensors];
     *weight = found;
     return mica_weight_resolve(builder, data, &expected, row->role == MICA_ROLE_HASH_TABLE, weight, error);

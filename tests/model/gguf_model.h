@@ -18,6 +18,7 @@ typedef struct gguf_model {
     const char *poison;     /* a tensor that begins with a value that is not finite */
     bool legacy;            /* attn_kv_b in one piece */
     bool untied;
+    bool fused;             /* experts' gates and ups in one tensor */
 } gguf_model;
 
 static inline bool gguf_is(const char *wanted, const char *name) {
@@ -140,7 +141,9 @@ static inline void gguf_layer(gguf_model *model, uint32_t layer) {
         snprintf(name, sizeof name, "ffn_%s%s.weight", projections[p], suffix);
         gguf_layer_tensor(model, layer, name, p < 2 ? NE(64, width) : NE(width, 64), 8);
         snprintf(name, sizeof name, "ffn_%s_exps.weight", projections[p]);
-        if (layer > 0)
+        if (layer > 0 && p == 0 && model->fused)
+            gguf_layer_tensor(model, layer, "ffn_gate_up_exps.weight", NE(64, 64, GGUF_EXPERTS), 8);
+        if (layer > 0 && (p == 2 || !model->fused))
             gguf_layer_tensor(model, layer, name, p < 2 ? NE(64, 32, GGUF_EXPERTS) : NE(32, 64, GGUF_EXPERTS), p == 1 ? 0 : 8);
     }
     if (layer > 0) {

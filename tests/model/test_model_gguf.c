@@ -111,6 +111,38 @@ static void test_experts_are_slices(void **state) {
     mica_model_close(model);
 }
 
+static void test_fused_halves(void **state) {
+    (void)state;
+    gguf_model file = {.fused = true};
+    mica_error error = {0};
+    mica_model *model = open_model(&file, "model.gguf");
+    const mica_tensor *whole = mica_tensor_source_find(model->source, "blk.1.ffn_gate_up_exps.weight");
+    uint8_t *bytes = malloc(whole->bytes);
+    float *values = malloc(whole->elements * sizeof *values);
+    assert_true(bytes && values);
+    assert_int_equal(mica_file_read(mica_model_file(model, whole), whole->offset, bytes, whole->bytes, &error), MICA_OK);
+    mica_matrix matrix = {.encoding = MICA_ENCODING_BLOCK, .dtype = whole->dtype, .rows = GGUF_EXPERTS * 64, .columns = 64, .codes = bytes};
+    mica_matrix_decode(&matrix, 0, 0, matrix.rows, values, matrix.columns);
+    assert_int_equal(model->used_count, model->source->tensor_count);
+    assert_int_equal(model->warning_count, 0);
+    for (uint64_t e = 0; e < GGUF_EXPERTS; e++)
+        for (int p = 0; p < 2; p++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.1.ffn_gate_up_exps.weight[%llu].%s", (unsigned long long)e, p ? "up" : "gate");
+            const mica_weight *weight = mica_model_weight(model, name);
+            assert_non_null(weight);
+            assert_ptr_equal(weight, model->layers[1].experts[e * MICA_PROJECTION_COUNT + (uint64_t)p]);
+            assert_true(weight->rows == 32 && weight->columns == 64 && weight->projection == (mica_projection)p && weight->whole == whole);
+            float *loaded;
+            assert_int_equal(mica_weight_load(model, weight, &loaded, &error), MICA_OK);
+            assert_memory_equal(loaded, values + (2 * e + (uint64_t)p) * 32 * 64, 32 * 64 * sizeof *loaded);
+            mica_free(loaded);
+        }
+    free(values);
+    free(bytes);
+    mica_model_close(model);
+}
+
 static void test_legacy_layout(void **state) {
     (void)state;
     gguf_model file = {.legacy = true};
@@ -138,6 +170,8 @@ static void refuse(gguf_model file, const char *const *parts) {
 
 static void test_bad_models(void **state) {
     (void)state;
+    REFUSE(WITH(.fused = true, .reshape = "blk.1.ffn_gate_up_exps.weight"), "blk.1.ffn_gate_up_exps.weight", "expected shape [3, 64, 64]", "got [4, 64, 64]");
+    REFUSE(WITH(.fused = true, .drop = "blk.1.ffn_gate_up_exps.weight"), "blk.1.ffn_gate_exps.weight: expected present");
     REFUSE(WITH(.drop = "deepseek2.kv_lora_rank", .as_u64 = "deepseek2.expert_count"), "key deepseek2.expert_count", "u32", "got u64");
     REFUSE(WITH(.drop = "deepseek2.attention.kv_lora_rank"), "key deepseek2.attention.kv_lora_rank", "absent");
     REFUSE(WITH(.drop = "deepseek2.attention.layer_norm_rms_epsilon"), "layer_norm_rms_epsilon", "absent");
@@ -208,7 +242,7 @@ static void test_unknown_architecture(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_configuration), cmocka_unit_test(test_every_tensor_is_used), cmocka_unit_test(test_experts_are_slices),
-        cmocka_unit_test(test_legacy_layout), cmocka_unit_test(test_bad_models),           cmocka_unit_test(test_values_that_are_not_finite),
+        cmocka_unit_test(test_fused_halves), cmocka_unit_test(test_legacy_layout), cmocka_unit_test(test_bad_models),           cmocka_unit_test(test_values_that_are_not_finite),
         cmocka_unit_test(test_without_memory), cmocka_unit_test(test_unknown_architecture),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
