@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/pool.h"
+#include "llama_bench.h"
 #include "model/engine.h"
 
 enum { ROUNDS_MAX = 15, LIST_MAX = 8 };
@@ -142,33 +143,17 @@ static double decode(mica_engine *engine, uint64_t depth, uint64_t count, float 
     return (double)count / (mica_seconds_now() - begin);
 }
 
-/* ---- the peer: avg_ts of llama-bench's CSV, for one test */
+/* ---- the peer */
 
 static double peer(uint64_t prompt, uint64_t generate, uint64_t depth, uint64_t threads) {
-    char command[2048], line[4096], *values[128] = {NULL};
-    double rate = 0;
-    int column = -1;
+    char command[2048];
     if (!options.llama)
         return 0;
     snprintf(command, sizeof command,
              "'%s' -m '%s' -p %" PRIu64 " -n %" PRIu64 " -d %" PRIu64 " -t %" PRIu64 " -r 1 -ngl 0 -o csv 2>/dev/null", options.llama,
              options.checkpoint, prompt, generate, depth, threads);
     FILE *pipe = popen(command, "r");
-    for (int row = 0; pipe && fgets(line, sizeof line, pipe); row++) {
-        int count = 0;
-        for (char *at = line; *at && count < 128; count++) { /* fields in quotes */
-            values[count] = *at == '"' ? ++at : at;
-            at += strcspn(at, at[-(at > line && at[-1] == '"')] == '"' ? "\"" : ",\n");
-            if (*at)
-                *at++ = 0;
-            at += strspn(at, ",\n");
-        }
-        for (int i = 0; i < count && row == 0; i++)
-            if (strcmp(values[i], "avg_ts") == 0)
-                column = i;
-        if (row > 0 && column >= 0 && column < count)
-            rate = strtod(values[column], NULL);
-    }
+    double rate = pipe ? llama_bench_rate(pipe) : 0;
     if (pipe)
         pclose(pipe);
     return rate;

@@ -369,6 +369,12 @@ static void write_strip(const weight *of, const synthetic_strip *strip, uint64_t
                 scale->offset + (blocks ? row / TILE : row) * scale_bytes);
 }
 
+/* Norms are about 1, and a router's correction is small beside what the token says: otherwise every token would choose the same experts. */
+static float settle(mica_role role, float value) {
+    if (role == MICA_ROLE_NORM || role == MICA_ROLE_FINAL_NORM) return 1 + value;
+    return role == MICA_ROLE_ROUTER_BIAS ? value / 16 : value;
+}
+
 static void write_matrix(const weight *of) {
     const mica_role role = of->row->role;
     const bool of_mlp = role == MICA_ROLE_EXPERT || role == MICA_ROLE_SHARED_EXPERT || role == MICA_ROLE_DENSE;
@@ -383,7 +389,10 @@ static void write_matrix(const weight *of) {
         const uint32_t rows = of->rows - row < TILE ? (uint32_t)(of->rows - row) : TILE;
         for (uint64_t tile = 0; tile * TILE < of->columns; tile++) {
             const uint64_t left = of->columns - tile * TILE;
-            for (uint32_t i = 0; i < rows; i++) synthetic_source_row(&source, row + i, tile, strip->tile[i]);
+            for (uint32_t i = 0; i < rows; i++) {
+                synthetic_source_row(&source, row + i, tile, strip->tile[i]);
+                for (uint32_t j = 0; j < TILE; j++) strip->tile[i][j] = settle(role, strip->tile[i][j]);
+            }
             synthetic_encode(strip, &form, tile, rows, left < TILE ? (uint32_t)left : TILE);
         }
         write_strip(of, strip, row, rows);
