@@ -12,6 +12,7 @@
 #include <mica/engine.h>
 
 #include "model/golden.h"
+#include "model/model.h"
 #include "operations/validate.h"
 
 static char directory[256];
@@ -283,7 +284,85 @@ static void test_perplexity(void **state) {
     json_decref(golden);
 }
 
-/* KL of a model from itself in two precisions, against the definition computed from logits files. */
+/* tiny-k2 with a quarter of its final norm at zero. */
+static void make_another(char path[300]) {
+    char command[1400];
+    mica_model *model;
+    mica_file *file;
+    mica_error error;
+    static const uint16_t zeros[64];
+    snprintf(path, 300, "%s/another", directory);
+    snprintf(command, sizeof command, "mkdir '%s' && cp " TINY_K2 "/*.* '%s' && chmod u+w '%s'/*", path, path, path);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(mica_model_open(path, NULL, &model, &error), MICA_OK);
+    const mica_tensor *norm = model->final_norm->data;
+    assert_int_equal(norm->dtype, MICA_BF16);
+    assert_int_equal(mica_file_open_update(mica_file_path(mica_model_file(model, norm)), &file, &error), MICA_OK);
+    assert_int_equal(mica_file_write(file, norm->offset, zeros, sizeof zeros, &error), MICA_OK);
+    assert_int_equal(mica_file_close(file, &error), MICA_OK);
+    mica_model_close(model);
+}
+
+static float *exact_logits(const char *checkpoint, const char *ids, uint64_t count) {
+    char path[300], *bytes;
+    uint64_t length;
+    mica_error error;
+    snprintf(path, sizeof path, "%s/side.f32", directory);
+    if (mica_logits(checkpoint, &(mica_compute_options){.exact = true}, &(mica_prompt){.ids = ids}, path, NULL, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_file_load(path, 1 << 22, &bytes, &length, &error), MICA_OK);
+    assert_int_equal(length, count * 4096 * sizeof(float));
+    return (float *)(void *)bytes;
+}
+
+static double log_sum(const float *row) {
+    double sum = 0;
+    for (int i = 0; i < 4096; i++)
+        sum += exp((double)row[i] - 30);
+    return 30 + log(sum);
+}
+
+/* One window of 32, all but its first token scored: KL(other || model) by the definition, from logits files. */
+static void test_against_another(void **state) {
+    (void)state;
+    char other[300], *ids = validation_ids(32), *text = NULL, *json = NULL;
+    mica_error error;
+    json_t *report;
+    make_another(other);
+    if (mica_perplexity(TINY_K2, other, &(mica_compute_options){.context = 32, .exact = true}, &(mica_prompt){.ids = ids}, &text, &json, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    float *model_rows = exact_logits(TINY_K2, ids, 32), *other_rows = exact_logits(other, ids, 32);
+    double mean = 0, agree = 0;
+    for (int t = 0; t < 31; t++) {
+        const float *p = other_rows + t * 4096, *q = model_rows + t * 4096;
+        double p_sum = log_sum(p), q_sum = log_sum(q);
+        int best[2] = {0, 0};
+        for (int i = 0; i < 4096; i++) {
+            mean += exp((double)p[i] - p_sum) * ((double)p[i] - p_sum - (double)q[i] + q_sum) / 31;
+            best[0] = p[i] > p[best[0]] ? i : best[0];
+            best[1] = q[i] > q[best[1]] ? i : best[1];
+        }
+        agree += best[0] == best[1] ? 1.0 / 31 : 0;
+    }
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    const json_t *comparison = json_object_get(report, "comparison");
+    double got = json_real_value(json_object_get(comparison, "kl_mean"));
+    print_message("KL %.9f, by the definition %.9f; the same argmax %.3f\n", got, mean, agree);
+    assert_true(mean > 0.01 && fabs(got - mean) < 1e-6 * mean);
+    assert_true(fabs(json_number_value(json_object_get(comparison, "top1_agreement")) - agree) < 1e-9);
+    double losses[] = {json_real_value(json_object_get(json_object_get(report, "model"), "nll")), json_real_value(json_object_get(json_object_get(report, "other"), "nll"))};
+    assert_true(fabs(losses[0] - losses[1]) > 1e-3);
+    if (validator_exists())
+        assert_true(validates("perplexity.schema.json", json));
+    json_decref(report);
+    mica_free(model_rows);
+    mica_free(other_rows);
+    mica_string_free(text);
+    mica_string_free(json);
+    free(ids);
+}
+
+/* A model is no distance from itself. */
 static void test_against(void **state) {
     (void)state;
     char *ids = validation_ids(64), *text = NULL, *json = NULL;
@@ -315,6 +394,6 @@ static void test_other_vocabulary(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends), cmocka_unit_test(test_chat),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_logits),       cmocka_unit_test(test_failed_write),
-                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_other_vocabulary)};
+                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_against_another), cmocka_unit_test(test_other_vocabulary)};
     return cmocka_run_group_tests(tests, make, clean);
 }
