@@ -83,7 +83,7 @@ typedef struct engine_workspace {
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
     /* expanded attention, in each thread's scratch from expanded_offset on: rows of keys and values, as bf16, outputs and sums */
-    uint64_t expanded_offset, expanded_floats, expanded_halves;
+    uint64_t expanded_offset, expanded_floats, expanded_halves, turned_offset; /* turned_offset: from there, room to turn a head's keys round */
 } engine_workspace;
 
 struct mica_session {

@@ -90,6 +90,8 @@ static void lay_out(mica_engine *engine, cursor *from) {
     work->expanded_halves = engine->cache_dtype == MICA_BF16 ? work->expanded_floats : 0;
     uint64_t attention = larger(MICA_ATTENTION_SCRATCH_BYTES(key_width, value_width), MICA_ATTENTION_SCRATCH_BYTES(sizes->width, sizes->value_width));
     uint64_t expanded = sizes->rank ? work->expanded_floats * 4 + work->expanded_halves * 2 + sizes->batch * (sizes->value_width * 4 + 8) + 512 : 0;
+    work->turned_offset = (expanded + 63) / 64 * 64;
+    expanded = sizes->rank ? work->turned_offset + 2 * sizes->rank * sizes->nope * sizeof(float) : 0;
     work->expanded_offset = (larger(attention, MICA_PRODUCT_SCRATCH_BYTES) + 63) / 64 * 64;
     work->scratch_bytes = (work->expanded_offset + expanded + 4095) / 4096 * 4096;
     work->scratch = take(from, engine->options.threads * work->scratch_bytes, 1);

@@ -2,7 +2,7 @@
  *
  * Latent, few new tokens: absorbed. Queries are taken to the latents (k_b), every head attends to the same rows [latent | rope], and the
  * weighted latents are taken to values (v_b). Many new tokens: expanded. Keys and values of a block of positions are made from their
- * latents, head by head. Which is cheaper follows from the work of both (reference in docs/engine.md); the choice depends on the tokens and the position alone.
+ * latents, head by head. Which is cheaper follows from the work of both; the choice depends on the tokens and the position alone.
  * Several threads share a long context in parts whose borders depend on its length alone, so that results do not depend on threads.
  * Judged by tests/model/test_forward.c. */
 #include <math.h>
@@ -13,6 +13,7 @@
 
 #define PART_POSITIONS 512
 #define GROUP_QUERIES 32
+#define TURNED_ROWS 16
 
 typedef struct attention_job {
     mica_engine *engine;
@@ -221,13 +222,34 @@ static void merge_means(float *mean, mica_attention_sum *sum, const float *other
     *sum = (mica_attention_sum){largest, a + b};
 }
 
-/* Rows [key without rope | rope | value] of a block of positions, for one head. */
-static const void *expand_head(const attention_job *job, uint64_t head, float *rows, uint16_t *halves, void *scratch) {
+/* A head's key rows [nope][rank], as a matrix that multiplies latents. Of a kv_b in two they are stored transposed: turned round here, into what is free at `own`,
+ * in the precision that many tokens are multiplied in. */
+static mica_matrix key_rows(const attention_job *job, uint64_t head, float *own) {
     const engine_sizes *sizes = &job->engine->sizes;
     const mica_matrix *both = job->layer->parts[MICA_PART_KV_B];
-    uint64_t first = head * (sizes->nope + sizes->value_width), stride = sizes->key_row;
-    mica_product(both, first, sizes->nope, &job->latents, rows, stride, scratch);
-    mica_product(both, first + sizes->nope, sizes->value_width, &job->latents, rows + sizes->width, stride, scratch);
+    if (both)
+        return *both;
+    bool exact = job->engine->options.precision == MICA_PRECISION_EXACT;
+    float *decoded = own, *turned = own + sizes->rank * sizes->nope;
+    mica_matrix_decode(job->layer->parts[MICA_PART_K_B], 0, head * sizes->rank, sizes->rank, decoded, sizes->nope);
+    for (uint64_t r = 0; r < sizes->rank; r += TURNED_ROWS) /* strips whose lines stay in the first-level cache */
+        for (uint64_t i = 0; i < sizes->nope; i++)
+            for (uint64_t k = r; k < r + TURNED_ROWS && k < sizes->rank; k++)
+                turned[i * sizes->rank + k] = decoded[k * sizes->nope + i];
+    if (!exact)
+        mica_bf16_of_float(turned, sizes->nope * sizes->rank, (uint16_t *)(void *)decoded);
+    return (mica_matrix){.encoding = MICA_ENCODING_PLAIN, .dtype = exact ? MICA_F32 : MICA_BF16, .rows = sizes->nope, .columns = sizes->rank,
+                         .codes = exact ? turned : decoded};
+}
+
+/* Rows [key without rope | rope | value] of a block of positions, for one head. */
+static const void *expand_head(const attention_job *job, uint64_t head, float *rows, uint16_t *halves, float *own, void *scratch) {
+    const engine_sizes *sizes = &job->engine->sizes;
+    const engine_layer *layer = job->layer;
+    uint64_t first = layer->parts[MICA_PART_KV_B] ? head * (sizes->nope + sizes->value_width) : 0, stride = sizes->key_row;
+    const mica_matrix keys = key_rows(job, head, own);
+    mica_product(&keys, first, sizes->nope, &job->latents, rows, stride, scratch);
+    mica_product(layer->value_rows, head * layer->value_step + layer->value_first, sizes->value_width, &job->latents, rows + sizes->width, stride, scratch);
     for (uint64_t i = 0; i < job->block_end - job->block; i++) {
         const uint8_t *row = cache_row(job, job->block + i);
         float *rope = rows + i * stride + sizes->nope;
@@ -251,8 +273,9 @@ static void attend_expanded_head(void *context, uint64_t head, uint64_t last, ui
     float *rows = (float *)own, *means = rows + work->expanded_floats;
     mica_attention_sum *sums = (mica_attention_sum *)(means + sizes->batch * sizes->value_width), *totals;
     uint16_t *halves = (uint16_t *)(sums + sizes->batch);
+    float *keys_turned = (float *)(void *)(own + work->turned_offset);
     for (; head < last; head++) {
-        const uint8_t *keys = expand_head(job, head, rows, halves, scratch);
+        const uint8_t *keys = expand_head(job, head, rows, halves, keys_turned, scratch);
         uint64_t skipped = job->block > job->position ? job->block - job->position : 0; /* tokens before the block see nothing of it */
         uint64_t stride = sizes->heads * sizes->value_width, count = job->count - skipped;
         float *out = work->joined + skipped * stride + head * sizes->value_width;
@@ -293,7 +316,7 @@ static bool expanding_pays(const attention_job *job) {
     double pairs = (double)job->count * (double)job->end, row = (double)((sizes->nope + sizes->value_width) * sizes->rank);
     double absorbed = pairs * (double)(2 * sizes->rank + sizes->rope) + (double)job->count * row;
     double expanded = pairs * (double)(sizes->width + sizes->value_width) + (double)job->end * row;
-    return job->layer->parts[MICA_PART_KV_B] && job->count > MICA_PRODUCT_FEW && expanded < absorbed;
+    return job->count > MICA_PRODUCT_FEW && expanded < absorbed;
 }
 
 static void attend_latent(attention_job *job, const mica_operand *x, const mica_layer *weights) {
