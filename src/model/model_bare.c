@@ -21,6 +21,7 @@ static const struct {
     mica_projection projection;
 } parts[] = {
     {".ffn_gate_exps.", MICA_ROLE_EXPERT, MICA_GATE},          {".ffn_up_exps.", MICA_ROLE_EXPERT, MICA_UP},
+    {".ffn_gate_up_exps.", MICA_ROLE_EXPERT, MICA_GATE}, /* and up: of one type */
     {".ffn_down_exps.", MICA_ROLE_EXPERT, MICA_DOWN},          {".ffn_gate_shexp.", MICA_ROLE_SHARED_EXPERT, MICA_GATE},
     {".ffn_up_shexp.", MICA_ROLE_SHARED_EXPERT, MICA_UP},      {".ffn_down_shexp.", MICA_ROLE_SHARED_EXPERT, MICA_DOWN},
     {".ffn_gate.", MICA_ROLE_DENSE, MICA_GATE},                {".ffn_up.", MICA_ROLE_DENSE, MICA_UP},

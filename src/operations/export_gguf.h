@@ -131,7 +131,7 @@ typedef struct mica_export_run {
     double flushed_at;
     bool broken;                 /* a sync failed: nothing more is recorded */
     const uint64_t *order;       /* dry run: the units that are timed; NULL: all */
-    double *unit_seconds;        /* dry run: [order's count] */
+    double *unit_seconds;        /* dry run: [order's count], of processor */
     uint64_t budget_bytes;       /* 0: there was none */
     double budget_ratio;         /* the error of the types it bought over that of the mixture's; NaN: not known */
     double seconds, work_seconds, starved_seconds;

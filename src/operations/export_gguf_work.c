@@ -60,13 +60,13 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
     const mica_export_run *run = context->run;
     const mica_export_unit unit = unit_of(context, number);
     export_result *result = memory;
-    const double begin = mica_seconds_now();
+    const double begin = mica_thread_seconds_now();
     uint64_t inexact = 0;
     mica_status status = mica_export_convert(context->converters[thread], &unit, data, context->outputs[thread], &inexact, error);
     if (status == MICA_OK && run->writer)
         status = mica_gguf_writer_put(run->writer, &run->layout.tensors[unit.tensor - run->plan->tensors], unit.position,
                                       context->outputs[thread], unit.bytes, error);
-    *result = (export_result){mica_seconds_now() - begin, unit.bytes, inexact};
+    *result = (export_result){mica_thread_seconds_now() - begin, unit.bytes, inexact};
     return status;
 }
 

@@ -26,17 +26,24 @@ typedef struct lister {
     bool *used; /* [model->weight_count] */
 } lister;
 
-static const mica_weight *take(const lister *list, const char *pattern, uint64_t layer, int64_t expert) {
-    char name[MICA_GGUF_NAME_BYTES + 24];
-    if (!mica_gguf_name(pattern, layer, 0, name, sizeof name - 24))
-        return NULL;
-    if (expert >= 0)
-        snprintf(name + strlen(name), 24, "[%lld]", (long long)expert);
-    const mica_weight *weight = mica_model_weight(list->plan->model, name);
+/* NULL: the model does not use it, or has none. */
+static const mica_weight *mark(const lister *list, const mica_weight *weight) {
     if (!weight || weight->fate != MICA_USED)
         return NULL;
     list->used[weight - list->plan->model->weights] = true;
     return weight;
+}
+
+static const mica_weight *take(const lister *list, const char *pattern, uint64_t layer) {
+    char name[MICA_GGUF_NAME_BYTES];
+    return mica_gguf_name(pattern, layer, 0, name, sizeof name) ? mark(list, mica_model_weight(list->plan->model, name)) : NULL;
+}
+
+/* The model knows whether gates and ups are tensors of their own. */
+static const mica_weight *take_expert(const lister *list, const mica_gguf_row *row, uint64_t layer, uint64_t expert) {
+    const mica_layer *place = &list->plan->model->layers[layer];
+    const mica_projection projection = strstr(row->name, "_gate_") ? MICA_GATE : strstr(row->name, "_up_") ? MICA_UP : MICA_DOWN;
+    return place->moe ? mark(list, place->experts[expert * MICA_PROJECTION_COUNT + projection]) : NULL;
 }
 
 /* What a weight is written in: plain numbers as they are, unless a type was asked for. The router's correction bias stays as it is: a choice hangs on
@@ -69,7 +76,7 @@ static mica_status add(lister *list, const char *pattern, uint64_t layer, uint64
 }
 
 static mica_status add_plain(lister *list, const mica_gguf_row *row, uint64_t layer, mica_error *error) {
-    const mica_weight *weight = take(list, row->name, layer, -1);
+    const mica_weight *weight = take(list, row->name, layer);
     if (!weight)
         return MICA_OK;
     const mica_shards_origin origin = {.weight = weight, .form = row->form};
@@ -79,7 +86,7 @@ static mica_status add_plain(lister *list, const mica_gguf_row *row, uint64_t la
 static mica_status add_experts(lister *list, const mica_gguf_row *row, uint64_t layer, mica_error *error) {
     mica_status status = MICA_OK;
     for (uint64_t expert = 0; status == MICA_OK && expert < list->plan->model->config.n_routed_experts; expert++) {
-        const mica_weight *weight = take(list, row->name, layer, (int64_t)expert);
+        const mica_weight *weight = take_expert(list, row, layer, expert);
         const mica_shards_origin origin = {.weight = weight, .form = MICA_GGUF_COPY};
         if (weight)
             status = add(list, row->pattern, layer, expert, &origin, 2, weight->rows, weight->columns, error);
@@ -91,8 +98,8 @@ static mica_status add_experts(lister *list, const mica_gguf_row *row, uint64_t 
 static mica_status add_latent(lister *list, const mica_gguf_row *row, uint64_t layer, mica_error *error) {
     const mica_config *config = &list->plan->model->config;
     const uint64_t rows = config->num_attention_heads * (config->qk_nope_head_dim + config->v_head_dim);
-    const mica_weight *keys = take(list, row->name, layer, -1), *values = take(list, "blk.{L}.attn_v_b.weight", layer, -1);
-    const mica_weight *whole = take(list, "blk.{L}.attn_kv_b.weight", layer, -1);
+    const mica_weight *keys = take(list, row->name, layer), *values = take(list, "blk.{L}.attn_v_b.weight", layer);
+    const mica_weight *whole = take(list, "blk.{L}.attn_kv_b.weight", layer);
     const mica_shards_origin halves = {.weight = keys, .second = values, .form = MICA_GGUF_KEY_PART}, one = {.weight = whole, .form = MICA_GGUF_COPY};
     if (keys && values)
         return add(list, row->pattern, layer, 0, &halves, 2, rows, config->kv_lora_rank, error);

@@ -123,14 +123,25 @@ static void test_config(void **state) {
     mica_model_close(published);
     mica_model_close(file);
     mica_model_close(back);
-    /* groups, softmax, ends of several kinds, older files' one tensor of keys and values */
-    for (int kind = 0; kind < 3; kind++) {
-        gguf_model made = {.legacy = kind == 1, .untied = kind == 2, .drop = kind == 2 ? "deepseek2.expert_gating_func" : NULL};
+    /* softmax, untied, older files' one tensor of keys and values, gates and ups in one */
+    for (int kind = 0; kind < 4; kind++) {
+        gguf_model made = {.legacy = kind == 1, .untied = kind == 2, .fused = kind == 3, .drop = kind == 2 ? "deepseek2.expert_gating_func" : NULL};
         gguf_write(&made, "small.gguf");
         back_to(scratch("small.gguf"), scratch("small"), &(mica_export_safetensors_options){.force = kind > 0});
         file = open_model(scratch("small.gguf"));
         back = open_model(scratch("small"));
         assert_same_config(&file->config, &back->config);
+        for (int projection = 0; projection < MICA_PROJECTION_COUNT; projection++) {
+            const uint64_t place = 2 * MICA_PROJECTION_COUNT + (uint64_t)projection;
+            float *x = NULL, *y = NULL;
+            const mica_weight *weight = file->layers[1].experts[place];
+            assert_int_equal(mica_weight_load(file, weight, &x, NULL), MICA_OK);
+            assert_int_equal(mica_weight_load(back, back->layers[1].experts[place], &y, NULL), MICA_OK);
+            for (uint64_t i = 0; i < weight->rows * weight->columns; i++) /* bfloat16 at worst */
+                assert_true(fabsf(x[i] - y[i]) <= fabsf(x[i]) / 256);
+            mica_free(x);
+            mica_free(y);
+        }
         mica_model_close(file);
         mica_model_close(back);
     }
