@@ -148,5 +148,6 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
     choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW, precision == MICA_PRECISION_FAST && tokens > MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
-    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
+    const char *few = exact ? "float32" : matrix->encoding == MICA_ENCODING_FP8_BLOCK ? "pairs of bf16" : "int16";
+    return c.few ? few : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
 }

@@ -4,8 +4,8 @@
  * An operand holds activations [tokens][columns] and what the kernels want of them (bf16, int16 as two digits), made once and used by all
  * weights that multiply them.
  *   EXACT  float32 activations and products, float32 sums (in many lanes): for judging
- *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
- *          (one scale for 256 columns): off by 1e-5. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
+ *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain weights as EXACT; grouped and block weights with activations of 16 bits
+ *          (one scale for 256 columns): off by 1e-5; fp8 weights with activations of two bf16: off by 2^-16. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
  *          float32 sums: off by 2e-3 (F32 weights as EXACT).
  * What is not accelerated for the processor computes as EXACT.
  *

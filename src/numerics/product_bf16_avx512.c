@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include "numerics/product_avx512.h"
 #include "numerics/product_load_avx512.h"
-#include "numerics/product_unpack_avx512.h"
+#include "numerics/product_tile_avx512.h"
 
 INLINE void store_bf16(void *strip, const __m512 values[4]) {
     __m512bh first = _mm512_cvtne2ps_pbh(values[1], values[0]), second = _mm512_cvtne2ps_pbh(values[3], values[2]);
@@ -74,8 +74,6 @@ mica_strip_bf16 *mica_product_strip_bf16_avx512(const mica_matrix *matrix) {
 
 /* ---- strip times tokens: tiles of 4 rows and up to 6 tokens, sums of pairs in 16 lanes */
 
-enum { TILE_ROWS = 4, TILE_TOKENS = 6 };
-
 INLINE __m512bh load_pairs(const uint16_t *p) {
     __m512bh pairs;
     memcpy(&pairs, p, sizeof pairs);
@@ -98,22 +96,8 @@ INLINE void tile(const uint16_t *w, uint64_t strip_stride, const uint16_t *const
                 sums[t][r] = _mm512_dpbf16_ps(sums[t][r], v[r], a);
         }
     }
-    for (int t = 0; t < tokens; t++, out += stride) {
-        __m128 sum = sums_of_four(sums[t]);
-        if (add)
-            sum = _mm_add_ps(sum, _mm_maskz_loadu_ps(rows, out));
-        _mm_mask_storeu_ps(out, rows, sum);
-    }
-}
-
-/* While a strip meets some tokens, the next ones come to the second-level cache: a part of their columns with each tile. */
-INLINE void fetch_next(const mica_operand *x, uint64_t token, uint64_t column, uint64_t width, uint64_t part, uint64_t parts) {
-    uint64_t end = token + TILE_TOKENS < x->tokens ? token + TILE_TOKENS : x->tokens, from = width * part / parts, to = width * (part + TILE_ROWS) / parts;
-    for (; token < end; token++) {
-        const uint16_t *values = x->bf16 + mica_operand_row(x, token) * x->padded + column;
-        for (uint64_t k = from; k < to; k += 32)
-            _mm_prefetch((const char *)(values + k), _MM_HINT_T1);
-    }
+    for (int t = 0; t < tokens; t++, out += stride)
+        store_sums(sums[t], rows, add, out);
 }
 
 void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
@@ -129,7 +113,7 @@ void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uin
             const uint16_t *w = strip + r * strip_stride;
             float *target = out + t * stride + r;
             __mmask8 mask = (__mmask8)((1u << left) - 1);
-            fetch_next(x, t + some, column, width, r, rows);
+            fetch_next(x, t + some, x->bf16 + column, x->padded * sizeof(uint16_t), width * sizeof(uint16_t), r, rows);
             switch (some) {
             case 1: tile(w, strip_stride, values, 1, width, mask, column != 0, target, stride); break;
             case 2: tile(w, strip_stride, values, 2, width, mask, column != 0, target, stride); break;

@@ -18,6 +18,7 @@ typedef struct mica_few_chunk {
     float wide_sums[16];      /* minus the sum of sixteen, in the columns' order */
     float block_sums[16];     /* four zeros, minus the sums of four times 32, and the same again */
     float scale;
+    _Alignas(64) uint16_t halves[4][2][2][32]; /* of each 64 columns, for fp8 where there is AVX512_BF16: the values as bf16, and what that left over */
 } mica_few_chunk;
 
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */

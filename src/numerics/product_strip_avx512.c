@@ -6,7 +6,7 @@
 #include "numerics/elementwise.h"
 #include "numerics/product_avx512.h"
 #include "numerics/product_load_avx512.h"
-#include "numerics/product_unpack_avx512.h"
+#include "numerics/product_tile_avx512.h"
 
 int mica_grouped_avx512(const mica_matrix *matrix) {
     if (matrix->encoding == MICA_ENCODING_BLOCK) {
@@ -80,8 +80,6 @@ mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix) {
 
 /* ---- strip times tokens: tiles of 4 rows and up to 6 tokens, sums in 16 lanes */
 
-enum { TILE_ROWS = 4, TILE_TOKENS = 6 };
-
 INLINE void tile_step(const float *const w[TILE_ROWS], const float *const x[TILE_TOKENS], const int tokens, uint64_t k, __mmask16 mask,
                       __m512 sums[TILE_TOKENS][TILE_ROWS]) {
     __m512 v[TILE_ROWS];
@@ -105,22 +103,8 @@ INLINE void tile(const float *const w[TILE_ROWS], const float *const x[TILE_TOKE
         tile_step(w, x, tokens, k, 0xffff, sums);
     if (k < width)
         tile_step(w, x, tokens, k, (__mmask16)((1u << (width - k)) - 1), sums);
-    for (int t = 0; t < tokens; t++, out += stride) {
-        __m128 sum = sums_of_four(sums[t]);
-        if (add)
-            sum = _mm_add_ps(sum, _mm_maskz_loadu_ps(rows, out));
-        _mm_mask_storeu_ps(out, rows, sum);
-    }
-}
-
-/* While a strip meets some tokens, the next ones come to the second-level cache: a part of their columns with each tile. */
-INLINE void fetch_next(const mica_operand *x, uint64_t token, uint64_t column, uint64_t width, uint64_t part, uint64_t parts) {
-    uint64_t end = token + TILE_TOKENS < x->tokens ? token + TILE_TOKENS : x->tokens, from = width * part / parts, to = width * (part + TILE_ROWS) / parts;
-    for (; token < end; token++) {
-        const float *values = x->values + mica_operand_row(x, token) * x->stride + column;
-        for (uint64_t k = from; k < to; k += 16)
-            _mm_prefetch((const char *)(values + k), _MM_HINT_T1);
-    }
+    for (int t = 0; t < tokens; t++, out += stride)
+        store_sums(sums[t], rows, add, out);
 }
 
 void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
@@ -137,7 +121,7 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
                 w[i] = strip + (r + (i < left ? i : 0)) * strip_stride;
             float *target = out + t * stride + r;
             __mmask8 mask = (__mmask8)((1u << left) - 1);
-            fetch_next(x, t + some, column, width, r, rows);
+            fetch_next(x, t + some, x->values + column, x->stride * sizeof(float), width * sizeof(float), r, rows);
             switch (some) {
             case 1: tile(w, values, 1, width, mask, column != 0, target, stride); break;
             case 2: tile(w, values, 2, width, mask, column != 0, target, stride); break;
