@@ -13,6 +13,7 @@ extern "C" {
 typedef struct mica_imatrix_options {
     const char *dataset; /* the text's name in the file */
     bool covariance;     /* also the second moments of every weight's input, for mica_export_gguf's levels: llama.cpp passes over them */
+    bool sensitivity;    /* also what an error in each weight does to the output, for mica_export_gguf's budgets: reads every weight once more */
     uint64_t own_bytes;  /* of the file, for covariances of single experts' inputs, those chosen most; 0: 8 GiB */
     bool force;          /* replace what is there */
 } mica_imatrix_options;

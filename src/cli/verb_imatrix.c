@@ -23,6 +23,7 @@ static mica_status run_imatrix(const mica_option_values *values, char **output, 
     mica_verb_compute_options(values, &options);
     const mica_imatrix_options own = {.dataset = slash ? slash + 1 : values->file ? values->file : "ids",
                                       .covariance = values->covariance,
+                                      .sensitivity = values->sensitivity,
                                       .own_bytes = values->covariance_bytes,
                                       .force = values->force};
     mica_progress_begin();
@@ -39,6 +40,7 @@ static const mica_option imatrix_options[] = {
     PROMPT_OPTIONS,
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "where it goes", NULL},
     {"covariance", 0, MICA_OPTION_FLAG, FIELD(covariance), NULL, "also how columns go together, for `export`'s search of levels:\n\"scale_optimization\": \"trellis\", or --effort max", NULL},
+    {"sensitivity", 0, MICA_OPTION_FLAG, FIELD(sensitivity), NULL, "also what an error in each weight does to the output, for\n`export --budget`; reads every weight a second time", NULL},
     {"own-size", 0, MICA_OPTION_SIZE, FIELD(covariance_bytes), "SIZE", "of the file, for covariances of single experts (default 8GiB)", NULL},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
     COMPUTE_OPTIONS("tokens of a window (default 512)"),

@@ -30,6 +30,11 @@ void mica_imatrix_close(mica_imatrix *imatrix) {
         mica_free((char *)imatrix->covariances[i].name);
     mica_free(imatrix->covariances);
     mica_free(imatrix->covariance_of);
+    for (uint64_t i = 0; i < imatrix->sensitivity_count; i++) {
+        mica_free(imatrix->sensitivities[i].name);
+        mica_free(imatrix->sensitivities[i].values);
+    }
+    mica_free(imatrix->sensitivities);
     mica_free(imatrix);
 }
 
@@ -95,6 +100,8 @@ static mica_status read_gguf(builder *b, const char *path, mica_error *error) {
     }
     if (status == MICA_OK)
         status = mica_imatrix_list_covariances(imatrix, &gguf, error);
+    if (status == MICA_OK)
+        status = mica_imatrix_list_sensitivities(imatrix, &gguf, error);
     mica_gguf_release(&gguf);
     return status;
 }

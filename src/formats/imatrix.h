@@ -28,6 +28,13 @@ typedef struct mica_imatrix_covariance {
     const int32_t (*of)[2];   /* [slots]: the expert (-1: all tokens; -2: nobody's), and how many tokens it saw */
 } mica_imatrix_covariance;
 
+/* What a relative squared error in each matrix of a tensor does to the output's. Written by mica imatrix --sensitivity. */
+typedef struct mica_imatrix_sensitivity {
+    char *name;
+    float *values; /* [count] */
+    uint64_t count;
+} mica_imatrix_sensitivity;
+
 typedef struct mica_imatrix {
     mica_file *file;
     char *names;                 /* owned */
@@ -37,6 +44,8 @@ typedef struct mica_imatrix {
     mica_imatrix_covariance *covariances; /* sorted by name; owned */
     uint64_t covariance_count;
     int32_t (*covariance_of)[2]; /* owned */
+    mica_imatrix_sensitivity *sensitivities; /* sorted by name; owned */
+    uint64_t sensitivity_count;
 } mica_imatrix;
 
 /* Errors: BAD_INPUT naming the file, entry, expected and got. */
@@ -71,8 +80,16 @@ const mica_imatrix_covariance *mica_imatrix_find_covariance(const mica_imatrix *
 mica_status mica_imatrix_read_covariance(const mica_imatrix *imatrix, const mica_imatrix_covariance *covariance, uint64_t slot, float *h,
                                          mica_error *error) MICA_CHECKED;
 
-/* What mica_imatrix_open does with a GGUF's tensors of that kind. */
+/* ---- sensitivities */
+
+#define MICA_IMATRIX_SENSITIVITY_SUFFIX ".sensitivity"
+
+/* Of a tensor's matrices; NULL: it has none, or not for so many. */
+const float *mica_imatrix_sensitivity_of(const mica_imatrix *imatrix, const char *tensor, uint64_t matrices);
+
+/* What mica_imatrix_open does with a GGUF's tensors of these kinds. */
 struct mica_gguf;
 mica_status mica_imatrix_list_covariances(mica_imatrix *imatrix, const struct mica_gguf *gguf, mica_error *error) MICA_CHECKED;
+mica_status mica_imatrix_list_sensitivities(mica_imatrix *imatrix, const struct mica_gguf *gguf, mica_error *error) MICA_CHECKED;
 
 #endif

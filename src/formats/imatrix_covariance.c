@@ -1,5 +1,5 @@
-/* formats/imatrix_covariance.c: the part of an importance matrix that llama.cpp passes over: NAME.in_cov, F32 [slots][n (n + 1) / 2], and NAME.in_cov_of,
- * I32 [slots][2] (docs/formats.md). Refuses what does not fit together. Judged by tests/formats/test_imatrix.c and tests/fuzz. */
+/* formats/imatrix_covariance.c: the parts of an importance matrix that llama.cpp passes over: NAME.in_cov, F32 [slots][n (n + 1) / 2], and NAME.in_cov_of,
+ * I32 [slots][2]; NAME.sensitivity, F32 (docs/formats.md). Refuses what does not fit together. Judged by tests/formats/test_imatrix.c and tests/fuzz. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,10 +72,14 @@ static const mica_tensor *find_tensor(const mica_gguf *gguf, const char *name) {
     return NULL;
 }
 
-static bool is_covariance(const mica_tensor *tensor, size_t *length) {
-    const size_t whole = strlen(tensor->name), tail = strlen(MICA_IMATRIX_COVARIANCE_SUFFIX);
+static bool ends_with(const mica_tensor *tensor, const char *suffix, size_t *length) {
+    const size_t whole = strlen(tensor->name), tail = strlen(suffix);
     *length = whole > tail ? whole - tail : 0;
-    return whole > tail && strcmp(tensor->name + *length, MICA_IMATRIX_COVARIANCE_SUFFIX) == 0;
+    return whole > tail && strcmp(tensor->name + *length, suffix) == 0;
+}
+
+static bool is_covariance(const mica_tensor *tensor, size_t *length) {
+    return ends_with(tensor, MICA_IMATRIX_COVARIANCE_SUFFIX, length);
 }
 
 static mica_status read_one(mica_imatrix *imatrix, const mica_gguf *gguf, const mica_tensor *values, size_t length, uint64_t first, mica_error *error) {
@@ -174,4 +178,51 @@ mica_status mica_imatrix_read_covariance(const mica_imatrix *imatrix, const mica
         }
     }
     return status;
+}
+
+/* ---- sensitivities */
+
+static int compare_sensitivities(const void *a, const void *b) {
+    return strcmp(((const mica_imatrix_sensitivity *)a)->name, ((const mica_imatrix_sensitivity *)b)->name);
+}
+
+static mica_status read_sensitivity(mica_imatrix *imatrix, const mica_tensor *tensor, size_t length, mica_error *error) {
+    mica_imatrix_sensitivity *made = &imatrix->sensitivities[imatrix->sensitivity_count];
+    if (tensor->dtype != MICA_F32)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32, got %s", mica_file_path(imatrix->file), tensor->name, mica_dtype_name(tensor->dtype));
+    made->name = mica_strdup(tensor->name);
+    made->values = mica_malloc(tensor->bytes + 1);
+    made->count = tensor->elements;
+    imatrix->sensitivity_count++;
+    if (!made->name || !made->values)
+        return no_memory(imatrix, error);
+    made->name[length] = 0;
+    mica_status status = mica_file_read(imatrix->file, tensor->offset, made->values, tensor->bytes, error);
+    for (uint64_t i = 0; status == MICA_OK && i < made->count; i++)
+        if (!(made->values[i] >= 0) || isinf(made->values[i]))
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g at %llu", mica_file_path(imatrix->file), tensor->name,
+                               (double)made->values[i], (unsigned long long)i);
+    return status;
+}
+
+mica_status mica_imatrix_list_sensitivities(mica_imatrix *imatrix, const mica_gguf *gguf, mica_error *error) {
+    size_t length;
+    uint64_t count = 0;
+    for (uint64_t i = 0; i < gguf->tensor_count; i++)
+        count += ends_with(&gguf->tensors[i], MICA_IMATRIX_SENSITIVITY_SUFFIX, &length);
+    imatrix->sensitivities = count ? mica_calloc(count, sizeof *imatrix->sensitivities) : NULL;
+    mica_status status = count && !imatrix->sensitivities ? no_memory(imatrix, error) : MICA_OK;
+    for (uint64_t i = 0; status == MICA_OK && i < gguf->tensor_count; i++)
+        if (ends_with(&gguf->tensors[i], MICA_IMATRIX_SENSITIVITY_SUFFIX, &length))
+            status = read_sensitivity(imatrix, &gguf->tensors[i], length, error);
+    if (status == MICA_OK && count)
+        qsort(imatrix->sensitivities, count, sizeof *imatrix->sensitivities, compare_sensitivities);
+    return status;
+}
+
+const float *mica_imatrix_sensitivity_of(const mica_imatrix *imatrix, const char *tensor, uint64_t matrices) {
+    const mica_imatrix_sensitivity key = {.name = (char *)(uintptr_t)tensor}, *found = NULL;
+    if (imatrix->sensitivity_count)
+        found = bsearch(&key, imatrix->sensitivities, imatrix->sensitivity_count, sizeof key, compare_sensitivities);
+    return found && found->count == matrices ? found->values : NULL;
 }

@@ -9,13 +9,15 @@
 
 #include "base/memory.h"
 #include "numerics/quantise.h"
+#include "operations/imatrix_sensitivity.h"
 
 #define SAMPLE_MATRICES 4u
 #define SAMPLE_ROWS 64u
+#define ENERGY_ROWS 16u /* of these, for the outputs' energy */
 
-/* From few to many bytes; MXFP4 and the types with minima of 32 lie above the hull of these. */
+/* From few to many bytes; MXFP4 and the types with minima of 32 lie above the hull of these, as does Q4_0, which is what mixtures take. */
 static const mica_dtype candidates[] = {MICA_Q2_K, MICA_Q3_K, MICA_IQ4_XS, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K, MICA_Q8_0};
-static const mica_dtype narrow_candidates[] = {MICA_IQ4_NL, MICA_Q5_0, MICA_Q5_1, MICA_Q8_0};
+static const mica_dtype narrow_candidates[] = {MICA_Q4_0, MICA_IQ4_NL, MICA_Q5_0, MICA_Q5_1, MICA_Q8_0};
 
 mica_status mica_export_budget_parse(const char *text, uint64_t parameters, uint64_t *bytes, mica_error *error) {
     static const struct {
@@ -56,7 +58,8 @@ static void list_types(const mica_export_tensor *tensor, mica_export_measure *me
 /* Importance-weighted energy of a row block, then the error of each type. */
 typedef struct sampler {
     const mica_export_plan *plan;
-    float *values, *importance;
+    float *values, *importance, *covariance; /* the latter of as many columns as `covariance_columns`; NULL: none was wanted yet */
+    uint64_t covariance_columns;
     uint8_t *blocks;
     uint64_t values_capacity;
 } sampler;
@@ -95,6 +98,38 @@ static mica_status load_rows(sampler *s, const mica_export_tensor *tensor, uint6
     return status;
 }
 
+/* What the outputs' energy is over what it were if the inputs' columns had nothing in common: that is what a relative error is relative to. */
+static mica_status outputs_energy(sampler *s, const mica_export_tensor *tensor, uint64_t matrix, uint64_t rows, double *energy, mica_error *error) {
+    const mica_imatrix *imatrix = s->plan->imatrix;
+    const uint64_t n = tensor->columns;
+    uint64_t slot;
+    const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)matrix : -1;
+    const mica_imatrix_covariance *found = imatrix && tensor->form != MICA_GGUF_KEY_PART ? mica_imatrix_find_covariance(imatrix, tensor->name, expert, &slot) : NULL;
+    *energy = 1;
+    if (!found || found->columns != n)
+        return MICA_OK;
+    if (s->covariance_columns < n) {
+        mica_free(s->covariance);
+        s->covariance = mica_reallocarray(NULL, n * n, sizeof *s->covariance);
+        s->covariance_columns = s->covariance ? n : 0;
+    }
+    mica_status status = s->covariance ? mica_imatrix_read_covariance(imatrix, found, slot, s->covariance, error)
+                                       : mica_fail(error, MICA_NO_MEMORY, "out of memory for a covariance of %llu columns", (unsigned long long)n);
+    double all = 0, diagonal = 0;
+    for (uint64_t row = 0; status == MICA_OK && row < rows && row < ENERGY_ROWS; row++)
+        for (uint64_t i = 0; i < n; i++) {
+            const float *x = s->values + row * n, *h = s->covariance + i * n;
+            float sum = 0;
+            for (uint64_t j = 0; j < n; j++)
+                sum += h[j] * x[j];
+            all += (double)sum * (double)x[i];
+            diagonal += (double)h[i] * (double)x[i] * (double)x[i];
+        }
+    if (status == MICA_OK && all > 0 && diagonal > 0)
+        *energy = all / diagonal;
+    return status;
+}
+
 static mica_status measure_matrix(sampler *s, const mica_export_tensor *tensor, uint64_t matrix, double share, mica_export_measure *measure,
                                   mica_error *error) {
     uint64_t rows = 0;
@@ -103,26 +138,54 @@ static mica_status measure_matrix(sampler *s, const mica_export_tensor *tensor, 
         status = mica_imatrix_read(s->plan->imatrix, tensor->importance, tensor->matrices, matrix, tensor->columns, s->importance, error);
     const mica_quantise_options options = {
         .effort = MICA_EFFORT_FAST, .gain = MICA_QUANTISE_GAIN, .importance = tensor->importance ? s->importance : NULL};
+    double energy = 1;
+    if (status == MICA_OK)
+        status = outputs_energy(s, tensor, matrix, rows, &energy, error);
     for (uint32_t i = 0; status == MICA_OK && i < measure->count; i++) {
         mica_quantise_error sum = {0, 0};
         status = mica_quantise_rows(measure->types[i], s->values, tensor->columns, rows, tensor->columns, &options, s->blocks, error);
         if (status != MICA_OK)
             return mica_fail_context(error, status, "%s", tensor->name);
         mica_quantise_error_add(measure->types[i], s->values, tensor->columns, rows, tensor->columns, options.importance, s->blocks, &sum);
-        measure->error[i] += share * (sum.energy > 0 ? sum.squared / sum.energy : 0);
+        measure->error[i] += share * (sum.energy > 0 ? sum.squared / sum.energy / energy : 0);
     }
     return status;
 }
 
-/* Experts count as often as they are chosen. */
+/* How much each matrix counts. Without a measured sensitivity the residual stream is taken to be a sum of equal parts (the embedding, each layer's attention
+ * and feed-forward part), half of the latter the shared experts', and experts to count as often as they are chosen; the head sees it all. */
+static double sensitivity_of(const mica_export_plan *plan, const mica_export_tensor *tensor, uint64_t matrix) {
+    const uint64_t matrices = tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
+    const float *measured = plan->imatrix ? mica_imatrix_sensitivity_of(plan->imatrix, tensor->name, matrices) : NULL;
+    if (measured)
+        return (double)measured[matrix];
+    const mica_config *config = &plan->model->config;
+    const mica_role role = tensor->weights[0]->role;
+    const double part = mica_sensitivity_of_kind(tensor) / (1.0 + 2.0 * (double)config->num_hidden_layers), shared = config->n_shared_experts > 0 ? 0.5 : 0;
+    double total = 0;
+    if (role == MICA_ROLE_SHARED_EXPERT)
+        return part * shared;
+    if (role != MICA_ROLE_EXPERT)
+        return role == MICA_ROLE_HEAD ? 1 : part;
+    for (uint64_t i = 0; tensor->importance && i < matrices; i++)
+        total += (double)mica_imatrix_count(tensor->importance, i);
+    return part * (1 - shared) * (total > 0 ? (double)mica_imatrix_count(tensor->importance, matrix) / total : 1.0 / (double)matrices);
+}
+
+/* The sample's matrices stand for all. */
 static mica_status measure_tensor(sampler *s, const mica_export_tensor *tensor, mica_export_measure *measure, mica_error *error) {
     const uint64_t matrices = tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
     const uint64_t count = matrices < SAMPLE_MATRICES ? matrices : SAMPLE_MATRICES;
     double shares[SAMPLE_MATRICES] = {0}, total = 0;
+    if (measure->count == 0)
+        return MICA_OK;
     for (uint64_t i = 0; i < count; i++) {
-        shares[i] = tensor->importance && matrices > 1 ? (double)mica_imatrix_count(tensor->importance, i * matrices / count) : 1;
+        shares[i] = sensitivity_of(s->plan, tensor, i * matrices / count);
         total += shares[i];
     }
+    measure->weight = 0;
+    for (uint64_t i = 0; i < matrices; i++)
+        measure->weight += sensitivity_of(s->plan, tensor, i);
     mica_status status = MICA_OK;
     for (uint64_t i = 0; status == MICA_OK && measure->count > 0 && i < count; i++)
         status = measure_matrix(s, tensor, i * matrices / count, total > 0 ? shares[i] / total : 1.0 / (double)count, measure, error);
@@ -153,6 +216,7 @@ mica_status mica_export_measure_all(mica_export_run *run, mica_export_measure *m
     }
     mica_free(s.values);
     mica_free(s.importance);
+    mica_free(s.covariance);
     mica_free(s.blocks);
     return status;
 }

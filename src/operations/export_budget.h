@@ -14,7 +14,7 @@ typedef struct mica_export_measure {
     mica_dtype types[MICA_BUDGET_TYPES];
     uint64_t bytes[MICA_BUDGET_TYPES];       /* of the whole tensor */
     double error[MICA_BUDGET_TYPES];         /* squared, importance-weighted, relative to the energy: of the sample */
-    double weight;                           /* what the error counts: 1, or the share of its layer's experts that the sample stands for */
+    double weight;                           /* what the error counts: the sensitivities of all its matrices */
     uint32_t chosen;
 } mica_export_measure;
 

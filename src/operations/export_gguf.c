@@ -194,7 +194,7 @@ static double planned_error(const mica_export_plan *plan, const mica_export_meas
     for (uint64_t i = 0; i < plan->tensor_count; i++)
         for (uint32_t t = 0; t < measures[i].count; t++)
             if (measures[i].types[t] == plan->tensors[i].dtype) {
-                error += measures[i].error[t];
+                error += measures[i].weight * measures[i].error[t];
                 ++*known;
             }
     return error;
@@ -235,7 +235,7 @@ static mica_status write_config(const mica_export_run *run, const mica_export_me
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
     mica_json_string(&writer, "type", mica_mixture_name(plan->mixture));
-    mica_json_string(&writer, "note", "measured: squared error of each type over the energy of a sample of rows; the type: the most error saved per byte");
+    mica_json_string(&writer, "note", "measured: squared error of each type over the energy of the outputs, of a sample of rows; the type: the most sensitivity x error saved per byte");
     mica_json_open_array(&writer, "rules");
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         if (measures[i].count == 0)
@@ -243,6 +243,7 @@ static mica_status write_config(const mica_export_run *run, const mica_export_me
         mica_json_open_object(&writer, NULL);
         mica_json_string(&writer, "name", plan->tensors[i].name);
         mica_json_string(&writer, "type", mica_dtype_name(plan->tensors[i].dtype));
+        mica_json_double(&writer, "sensitivity", measures[i].weight);
         mica_json_open_object(&writer, "measured");
         for (uint32_t t = 0; t < measures[i].count; t++)
             mica_json_double(&writer, mica_dtype_name(measures[i].types[t]), measures[i].error[t]);

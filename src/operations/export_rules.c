@@ -186,7 +186,7 @@ static mica_status read_condition(mica_export_rules *rules, mica_export_rule *ru
         return read_projection(rules, value, &rule->projection, error);
     if (strcmp(key, "regex") == 0)
         return read_regex(rules, value, &rule->regex, error);
-    if (strcmp(key, "note") == 0 || strcmp(key, "measured") == 0) /* for whoever reads the file */
+    if (strcmp(key, "note") == 0 || strcmp(key, "measured") == 0 || strcmp(key, "sensitivity") == 0) /* for whoever reads the file */
         return MICA_OK;
     if (!json_is_string(value))
         return refuse(rules, error, key, value, "a string, of a key among name, regex, layers, projection, experts, uuid, type, note");

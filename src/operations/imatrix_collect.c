@@ -11,13 +11,15 @@
 #include "base/memory.h"
 #include "operations/export_gguf.h"
 #include "operations/imatrix_covariance.h"
+#include "operations/imatrix_sensitivity.h"
 #include "operations/layer_pass.h"
 #include "operations/output.h"
 
 #define WINDOW_DEFAULT 512u
 #define SUMS_SUFFIX ".in_sum2"
 #define COUNTS_SUFFIX ".counts"
-#define NO_TENSOR UINT64_MAX /* of the layout: not one of the plan's */
+#define NO_TENSOR UINT64_MAX           /* of the layout: a covariance */
+#define SENSITIVITY ((uint64_t)1 << 32) /* and the number of a tensor of the plan */
 
 typedef struct place { /* where a weight's inputs go */
     const mica_weight *weight;
@@ -33,6 +35,7 @@ typedef struct collection {
     uint64_t place_count, windows, window;
     mica_layer_pass pass;
     mica_covariance_collector covariance; /* without inputs: not wanted */
+    mica_sensitivity sensitivity;         /* without a model: not wanted */
     mica_gguf_layout layout;
     mica_gguf_writer *writer;
     const char *output, *dataset;
@@ -63,6 +66,7 @@ static void release(collection *c) {
     mica_gguf_layout_release(&c->layout);
     mica_layer_pass_release(&c->pass);
     mica_covariance_collector_release(&c->covariance);
+    mica_sensitivity_release(&c->sensitivity);
     mica_free(c->names);
     mica_free(c->directory);
     for (uint64_t i = 0; i < c->plan.tensor_count; i++) {
@@ -143,6 +147,13 @@ static mica_status end_layer(void *context, uint64_t layer, mica_error *error) {
     return mica_covariance_collector_end(&c->covariance, c->writer, &c->layout, error);
 }
 
+static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
+                       const float *outputs) {
+    (void)tokens;
+    (void)gated;
+    mica_sensitivity_see_expert(&((collection *)context)->sensitivity, layer, expert, count, weights, outputs);
+}
+
 /* Windows of whole length, each with its BOS. */
 static mica_status cut_windows(collection *c, const int64_t *ids, uint64_t count, int64_t bos, mica_error *error) {
     const uint64_t body = c->window - (bos >= 0);
@@ -193,11 +204,13 @@ static mica_status compute_text(collection *c, const mica_compute_options *optio
         status = mica_compute_open_engine(&c->compute, &settings, 0, pass->batch, error);
     if (status != MICA_OK)
         return status;
-    const mica_observer observer = {.context = c, .input = see_input};
+    const mica_observer observer = {.context = c, .input = see_input, .expert = c->sensitivity.model ? see_expert : NULL};
     const double begin = mica_seconds_now();
     mica_engine_observe(c->compute.engine, &observer);
     status = mica_layer_pass_run(pass, error);
     mica_engine_observe(c->compute.engine, NULL);
+    if (status == MICA_OK && c->sensitivity.model)
+        status = mica_sensitivity_measure(&c->sensitivity, c->compute.engine, pass->ids, c->window, options, error);
     c->seconds = mica_seconds_now() - begin;
     return status;
 }
@@ -220,7 +233,7 @@ static uint64_t sums_of(const collection *c, uint64_t index) {
 
 static mica_status write_sums(const collection *c, mica_error *error) {
     mica_status status = MICA_OK;
-    for (uint64_t i = 0; status == MICA_OK && i < c->layout.tensor_count && c->layout.tensors[i].number != NO_TENSOR; i += 2) {
+    for (uint64_t i = 0; status == MICA_OK && i < c->layout.tensor_count && c->layout.tensors[i].number < SENSITIVITY; i += 2) {
         const mica_gguf_tensor *sums = &c->layout.tensors[i], *counts = &c->layout.tensors[i + 1];
         const mica_export_tensor *tensor = &c->plan.tensors[sums->number];
         const uint64_t from = sums_of(c, sums->number), bytes = collected_matrices(tensor) * tensor->columns * sizeof(float);
@@ -232,9 +245,31 @@ static mica_status write_sums(const collection *c, mica_error *error) {
     return status;
 }
 
+static bool is_sensitive(const mica_export_tensor *tensor) {
+    return tensor->weights && !tensor->fixed;
+}
+
+static uint64_t sensitive_matrices(const mica_export_tensor *tensor) {
+    return tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
+}
+
+static mica_status write_sensitivities(const collection *c, mica_error *error) {
+    mica_status status = MICA_OK;
+    for (uint64_t i = c->layout.tensor_count; status == MICA_OK && i-- > 0 && c->layout.tensors[i].number >= SENSITIVITY;) {
+        if (c->layout.tensors[i].number == NO_TENSOR)
+            break;
+        const mica_export_tensor *tensor = &c->plan.tensors[c->layout.tensors[i].number - SENSITIVITY];
+        for (uint64_t m = 0; status == MICA_OK && m < sensitive_matrices(tensor); m++) {
+            const float value = (float)mica_sensitivity_of(&c->sensitivity, tensor, m);
+            status = mica_gguf_writer_put(c->writer, &c->layout.tensors[i], m * sizeof value, &value, sizeof value, error);
+        }
+    }
+    return status;
+}
+
 static mica_status make_layout(collection *c, mica_error *error) {
     mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
-    mica_gguf_tensor *tensors = mica_calloc(2 * (c->plan.tensor_count + c->covariance.input_count) + 1, sizeof *tensors);
+    mica_gguf_tensor *tensors = mica_calloc(3 * c->plan.tensor_count + 2 * c->covariance.input_count + 1, sizeof *tensors);
     mica_text text = MICA_TEXT_INIT;
     uint64_t count = 0;
     mica_gguf_add_string(&metadata, "general.type", "imatrix");
@@ -255,12 +290,19 @@ static mica_status make_layout(collection *c, mica_error *error) {
     const uint64_t own = count;
     if (tensors)
         mica_covariance_collector_layout(&c->covariance, tensors, &count, &text);
+    const uint64_t covariances = count;
+    for (uint64_t i = 0; tensors && c->sensitivity.model && i < c->plan.tensor_count; i++)
+        if (is_sensitive(&c->plan.tensors[i])) {
+            tensors[count++] = (mica_gguf_tensor){
+                .dtype = MICA_F32, .rank = 2, .shape = {1, sensitive_matrices(&c->plan.tensors[i])}, .number = SENSITIVITY + i};
+            mica_text_printf(&text, "%s" MICA_IMATRIX_SENSITIVITY_SUFFIX "%c", c->plan.tensors[i].name, 0);
+        }
     c->names = mica_text_take(&text);
     mica_status status = tensors && c->names ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the table of tensors");
     const char *name = c->names;
     for (uint64_t i = 0; status == MICA_OK && i < count; i++, name += strlen(name) + 1) {
         tensors[i].name = name;
-        tensors[i].number = i < own ? tensors[i].number : NO_TENSOR;
+        tensors[i].number = i < own || i >= covariances ? tensors[i].number : NO_TENSOR;
     }
     if (status == MICA_OK)
         status = mica_gguf_layout_make(tensors, count, &metadata, 0, &c->layout, error);
@@ -277,6 +319,8 @@ static mica_status collect_to_file(collection *c, const mica_compute_options *op
         status = compute_text(c, options, error);
     if (status == MICA_OK)
         status = write_sums(c, error);
+    if (status == MICA_OK)
+        status = write_sensitivities(c, error);
     if (status == MICA_OK) {
         status = mica_gguf_writer_finish(c->writer, error);
         c->writer = NULL;
@@ -374,6 +418,8 @@ mica_status mica_imatrix_collect(const char *checkpoint, const char *output, con
         status = prepare(&c, error);
     if (status == MICA_OK && imatrix->covariance)
         status = mica_covariance_collector_init(&c.covariance, &c.plan, imatrix->own_bytes ? imatrix->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
+    if (status == MICA_OK && imatrix->sensitivity)
+        status = mica_sensitivity_init(&c.sensitivity, c.compute.model, error);
     if (status == MICA_OK)
         status = prepare_output(&c, error);
     if (status == MICA_OK)

@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "numerics/second_moments.h"
 
-#define COLUMNS_MULTIPLE 256u /* of the types whose search takes a covariance */
 
 static uint64_t triangle(uint64_t columns) {
     return columns * (columns + 1) / 2;
@@ -17,7 +16,7 @@ static uint64_t triangle(uint64_t columns) {
 
 /* Inputs of the layers' matrices whose width suits; attn_k_b has none that does not depend on how attention is computed. */
 static bool is_wanted(const mica_export_tensor *tensor) {
-    return tensor->weights && !tensor->fixed && tensor->layer >= 0 && tensor->form != MICA_GGUF_KEY_PART && tensor->columns % COLUMNS_MULTIPLE == 0;
+    return tensor->weights && !tensor->fixed && tensor->layer >= 0 && tensor->form != MICA_GGUF_KEY_PART && tensor->columns % MICA_SECOND_MOMENTS_COLUMNS == 0;
 }
 
 static mica_covariance_input *find_input(mica_covariance_collector *c, const char *name) {
@@ -89,7 +88,7 @@ mica_status mica_covariance_collector_init(mica_covariance_collector *c, const m
     }
     if (c->input_count == 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: --covariance: expected weights with a multiple of %u columns, got none", plan->model->source->path,
-                         COLUMNS_MULTIPLE);
+                         MICA_SECOND_MOMENTS_COLUMNS);
     c->sums = mica_calloc(floats, sizeof *c->sums);
     c->of = mica_calloc(slots, sizeof *c->of);
     c->counts = mica_calloc(plan->model->config.n_routed_experts + 1, sizeof *c->counts);
