@@ -17,6 +17,7 @@ typedef struct mica_export_gguf_options {
     const char *imatrix;    /* an importance matrix of llama-imatrix or mica imatrix, GGUF or .dat; NULL: all columns alike */
     const char *budget;     /* "4.25bpw", "550GB": types by measured error, as many bytes in all; NULL: the mixture's types */
     const char *generate_config; /* writes a file of rules with what was measured there, and no GGUF; NULL: not */
+    const char *compat;     /* who must load it: "llama.cpp" (NULL), or "mica": experts of one tensor may then have several types, by rules or budget */
     const char *mmproj;     /* also the vision tower and projector, to this file (kimi_vl, kimi_k25); NULL: not */
     const char *effort;     /* of the quantisers: "fast", "default", "max"; NULL: default */
     uint64_t split_bytes;   /* 0: one file; else PREFIX-00001-of-0000N.gguf, each with at most so much data (and at least one tensor) */

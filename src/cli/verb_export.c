@@ -9,13 +9,10 @@
 static mica_status export_gguf(const mica_option_values *values, char **text, char **json, mica_error *error) {
     if (values->dtype || values->shard_bytes)
         return mica_verb_refuse(error, "--dtype and --shard-size are of --format safetensors");
-    if (values->compat && strcmp(values->compat, "llama.cpp") != 0)
-        return mica_verb_refuse(error, strcmp(values->compat, "mica") == 0
-                                           ? "--compat mica: experts of several types in one tensor are not written yet; llama.cpp is what there is"
-                                           : "--compat: expected llama.cpp");
     const mica_export_gguf_options options = {.type = values->type,
                                               .config = values->config,
                                               .imatrix = values->imatrix,
+                                              .compat = values->compat,
                                               .mmproj = values->mmproj,
                                               .budget = values->budget,
                                               .generate_config = values->generate_rules,
@@ -84,7 +81,7 @@ static const mica_option export_options[] = {
     {"imatrix", 0, MICA_OPTION_TEXT, FIELD(imatrix), "FILE", "gguf: an importance matrix, of mica imatrix or llama-imatrix", NULL},
     {"budget", 0, MICA_OPTION_TEXT, FIELD(budget), "SIZE", "gguf: 4.25bpw, or 550GB: types by measured error, for that size", NULL},
     {"generate-config", 0, MICA_OPTION_TEXT, FIELD(generate_rules), "FILE", "gguf: write rules with what was measured, and no GGUF", NULL},
-    {"compat", 0, MICA_OPTION_TEXT, FIELD(compat), "PROGRAM", "gguf: what must load the file: llama.cpp (default)", NULL},
+    {"compat", 0, MICA_OPTION_TEXT, FIELD(compat), "PROGRAM", "gguf: who must load the file: llama.cpp (default), or mica alone, where\nexperts of one tensor may have several types", NULL},
     {"mmproj", 0, MICA_OPTION_TEXT, FIELD(mmproj), "FILE", "gguf: the vision tower and projector as well, as llama.cpp's clip", NULL},
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},

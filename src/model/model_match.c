@@ -95,6 +95,29 @@ static bool is_sliced(const mica_tensor_row *row) {
     return strstr(row->pattern, "[{E}]") != NULL;
 }
 
+static mica_expected_shape expected_shape(const mica_model *model, const place *at) {
+    mica_expected_shape expected = {0, {0, 0, 0}};
+    for (; expected.rank < 3 && at->row->shape[expected.rank]; expected.rank++)
+        expected.size[expected.rank] = at->row->shape[expected.rank](&model->config, at->layer);
+    return expected;
+}
+
+static mica_weight pattern_of(const place *at) {
+    const mica_tensor_row *row = at->row;
+    return (mica_weight){.fate = MICA_USED,
+                         .role = row->role,
+                         .projection = row->projection,
+                         .part = row->part,
+                         .layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1,
+                         .expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1};
+}
+
+static mica_status match_groups(mica_model_builder *builder, const place *at, const char *name, bool *grouped, mica_error *error) {
+    const mica_expected_shape expected = expected_shape(builder->model, at);
+    const mica_weight pattern = pattern_of(at);
+    return mica_model_match_groups(builder, name, builder->model->config.n_routed_experts, &expected, &pattern, grouped, error);
+}
+
 static mica_status match_one(mica_model_builder *builder, const place *at, mica_need need, mica_error *error) {
     mica_model *model = builder->model;
     char name[MICA_NAME_BYTES];
@@ -102,6 +125,10 @@ static mica_status match_one(mica_model_builder *builder, const place *at, mica_
     if (is_sliced(at->row))
         *strrchr(name, '[') = '\0';
     const mica_tensor *data = find_data(model->source, name);
+    bool grouped = false;
+    mica_status status = !data && is_sliced(at->row) ? match_groups(builder, at, name, &grouped, error) : MICA_OK;
+    if (status != MICA_OK || grouped)
+        return status;
     bool fused = !data && at->row->fused;
     if (fused) {
         char both[MICA_NAME_BYTES];
@@ -112,15 +139,8 @@ static mica_status match_one(mica_model_builder *builder, const place *at, mica_
     if (!data)
         return need == MICA_NEED_REQUIRED ? missing(model, at, name, error) : MICA_OK;
     const mica_tensor_row *row = at->row;
-    mica_expected_shape expected = {0, {0, 0, 0}};
-    for (; expected.rank < 3 && row->shape[expected.rank]; expected.rank++)
-        expected.size[expected.rank] = row->shape[expected.rank](&model->config, at->layer);
-    const mica_weight found = {.fate = MICA_USED,
-                               .role = row->role,
-                               .projection = row->projection,
-                               .part = row->part,
-                               .layer = strstr(row->pattern, "{L}") ? (int64_t)at->layer : -1,
-                               .expert = strstr(row->pattern, "{E}") ? (int64_t)at->expert : -1};
+    const mica_expected_shape expected = expected_shape(model, at);
+    const mica_weight found = pattern_of(at);
     if (is_sliced(row))
         return mica_model_match_slices(builder, data, model->config.n_routed_experts, fused, &expected, &found, error);
     mica_weight *weight = &builder->slots[data - model->source->tensors];

@@ -154,7 +154,7 @@ static mica_status measure_matrix(sampler *s, const mica_export_tensor *tensor, 
 
 /* How much each matrix counts. Without a measured sensitivity the residual stream is taken to be a sum of equal parts (the embedding, each layer's attention
  * and feed-forward part), half of the latter the shared experts', and experts to count as often as they are chosen; the head sees it all. */
-static double sensitivity_of(const mica_export_plan *plan, const mica_export_tensor *tensor, uint64_t matrix) {
+double mica_export_sensitivity(const mica_export_plan *plan, const mica_export_tensor *tensor, uint64_t matrix) {
     const uint64_t matrices = tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
     const float *measured = plan->imatrix ? mica_imatrix_sensitivity_of(plan->imatrix, tensor->name, matrices) : NULL;
     if (measured)
@@ -180,12 +180,12 @@ static mica_status measure_tensor(sampler *s, const mica_export_tensor *tensor, 
     if (measure->count == 0)
         return MICA_OK;
     for (uint64_t i = 0; i < count; i++) {
-        shares[i] = sensitivity_of(s->plan, tensor, i * matrices / count);
+        shares[i] = mica_export_sensitivity(s->plan, tensor, i * matrices / count);
         total += shares[i];
     }
     measure->weight = 0;
     for (uint64_t i = 0; i < matrices; i++)
-        measure->weight += sensitivity_of(s->plan, tensor, i);
+        measure->weight += mica_export_sensitivity(s->plan, tensor, i);
     mica_status status = MICA_OK;
     for (uint64_t i = 0; status == MICA_OK && measure->count > 0 && i < count; i++)
         status = measure_matrix(s, tensor, i * matrices / count, total > 0 ? shares[i] / total : 1.0 / (double)count, measure, error);

@@ -21,6 +21,9 @@ typedef struct mica_export_measure {
 /* "4.25bpw", or a size (550GB, 500GiB) to bytes of tensor data. USAGE where it is neither. */
 mica_status mica_export_budget_parse(const char *text, uint64_t parameters, uint64_t *bytes, mica_error *error) MICA_CHECKED;
 
+/* What a relative squared error of 1 in a matrix of a tensor does to the model's output: as the importance matrix says, else by structure. */
+double mica_export_sensitivity(const mica_export_plan *plan, const mica_export_tensor *tensor, uint64_t matrix);
+
 /* Measures every tensor that `plan` (with importance, without types) lets be chosen; `measures` [tensor_count]. */
 mica_status mica_export_measure_all(mica_export_run *run, mica_export_measure *measures, mica_error *error) MICA_CHECKED;
 

@@ -57,6 +57,8 @@ static mica_status make_layout(mica_export_run *run, mica_error *error) {
         mica_export_metadata_again(plan, &metadata);
     if (status == MICA_OK && !plan->gguf)
         status = mica_export_metadata(plan, &metadata, error);
+    if (status == MICA_OK)
+        mica_export_metadata_groups(plan, &metadata);
     if (status == MICA_OK && !plan->gguf)
         status = mica_export_tokenizer(plan, &metadata, error);
     if (status == MICA_OK)
@@ -200,9 +202,60 @@ static double planned_error(const mica_export_plan *plan, const mica_export_meas
     return error;
 }
 
-/* Gives the tensors the types that a budget buys; without one, what the mixture takes is the budget. */
+/* What is bought: a tensor, or with groups one expert of it. */
+typedef struct market {
+    mica_export_measure *items;
+    uint64_t *tensors; /* [count]: whose each is */
+    uint64_t count;
+} market;
+
+static mica_status open_market(const mica_export_plan *plan, const mica_export_measure *measures, market *m, mica_error *error) {
+    uint64_t most = 0;
+    for (uint64_t i = 0; i < plan->tensor_count; i++)
+        most += plan->tensors[i].types ? plan->tensors[i].matrices : 1;
+    m->items = mica_calloc(most + 1, sizeof *m->items);
+    m->tensors = mica_calloc(most + 1, sizeof *m->tensors);
+    if (!m->items || !m->tensors)
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the budget");
+    for (uint64_t i = 0; i < plan->tensor_count; i++) {
+        const mica_export_tensor *tensor = &plan->tensors[i];
+        const uint64_t parts = tensor->types && measures[i].count > 0 ? tensor->matrices : 1;
+        for (uint64_t p = 0; p < parts; p++) {
+            mica_export_measure *item = &m->items[m->count];
+            *item = measures[i];
+            m->tensors[m->count++] = i;
+            if (parts > 1)
+                item->weight = mica_export_sensitivity(plan, tensor, p);
+            for (uint32_t t = 0; t < item->count; t++)
+                item->bytes[t] /= parts;
+        }
+    }
+    return MICA_OK;
+}
+
+/* The choices back to the tensors; the summed error of what was bought. */
+static double take_home(mica_export_plan *plan, mica_export_measure *measures, const market *m) {
+    double error = 0;
+    for (uint64_t k = 0, part = 0; k < m->count; k++) {
+        mica_export_tensor *tensor = &plan->tensors[m->tensors[k]];
+        const mica_export_measure *item = &m->items[k];
+        part = k > 0 && m->tensors[k] == m->tensors[k - 1] ? part + 1 : 0;
+        if (item->count == 0)
+            continue;
+        error += item->weight * item->error[item->chosen];
+        tensor->wanted = tensor->dtype = item->types[item->chosen];
+        tensor->reason = "budget";
+        if (tensor->types)
+            tensor->types[part] = tensor->dtype;
+        measures[m->tensors[k]].chosen = item->chosen;
+    }
+    return error;
+}
+
+/* Gives the tensors, or experts, the types that a budget buys; without one, what the mixture takes is the budget. */
 static mica_status spend_budget(mica_export_run *run, mica_export_plan *plan, mica_export_measure *measures, mica_error *error) {
-    uint64_t fixed = 0, bytes = 0, measured = 0, known[2] = {0, 0};
+    uint64_t fixed = 0, bytes = 0, measured = 0, known = 0;
+    market m = {0};
     mica_status status = mica_export_measure_all(run, measures, error);
     mica_export_plan_units(plan);
     for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
@@ -214,17 +267,48 @@ static mica_status spend_budget(mica_export_run *run, mica_export_plan *plan, mi
     if (status == MICA_OK && run->options->budget)
         status = mica_export_budget_parse(run->options->budget, plan->parameters, &bytes, error);
     run->budget_bytes = bytes;
-    const double before = planned_error(plan, measures, &known[0]);
+    const double before = status == MICA_OK ? planned_error(plan, measures, &known) : 0;
     if (status == MICA_OK)
-        status = mica_export_allocate(measures, plan->tensor_count, fixed, bytes, error);
-    for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++)
-        if (measures[i].count > 0) {
-            plan->tensors[i].wanted = plan->tensors[i].dtype = measures[i].types[measures[i].chosen];
-            plan->tensors[i].reason = "budget";
-        }
-    const double after = planned_error(plan, measures, &known[1]);
-    run->budget_ratio = known[0] == measured && known[1] == measured && before > 0 ? after / before : NAN;
+        status = open_market(plan, measures, &m, error);
+    if (status == MICA_OK)
+        status = mica_export_allocate(m.items, m.count, fixed, bytes, error);
+    const double after = status == MICA_OK ? take_home(plan, measures, &m) : 0;
+    run->budget_ratio = status == MICA_OK && known == measured && before > 0 ? after / before : NAN;
+    mica_free(m.items);
+    mica_free(m.tensors);
     return status;
+}
+
+/* "0-3,7": the experts of this type; false: there are none. */
+static bool list_experts(const mica_export_tensor *tensor, mica_dtype type, mica_text *text) {
+    for (uint64_t e = 0, end; e < tensor->matrices; e = end) {
+        for (end = e; end < tensor->matrices && tensor->types[end] == type; end++) {
+        }
+        if (end > e)
+            mica_text_printf(text, end > e + 1 ? "%s%llu-%llu" : "%s%llu", text->length ? "," : "", (unsigned long long)e, (unsigned long long)(end - 1));
+        else
+            end++;
+    }
+    return text->length > 0;
+}
+
+/* The rule by which a tensor, or some of its experts, get the t-th of the types that were measured; nothing where none do. */
+static void write_rule(const mica_export_tensor *tensor, const mica_export_measure *measure, uint32_t t, mica_json_writer *writer) {
+    mica_text experts = MICA_TEXT_INIT;
+    if (tensor->types ? list_experts(tensor, measure->types[t], &experts) : measure->types[t] == tensor->dtype) {
+        mica_json_open_object(writer, NULL);
+        mica_json_string(writer, "name", tensor->name);
+        if (tensor->types && !mica_text_failed(&experts))
+            mica_json_string(writer, "experts", experts.bytes);
+        mica_json_string(writer, "type", mica_dtype_name(measure->types[t]));
+        mica_json_double(writer, "sensitivity", measure->weight);
+        mica_json_open_object(writer, "measured");
+        for (uint32_t i = 0; i < measure->count; i++)
+            mica_json_double(writer, mica_dtype_name(measure->types[i]), measure->error[i]);
+        mica_json_close_object(writer);
+        mica_json_close_object(writer);
+    }
+    mica_text_release(&experts);
 }
 
 /* A configuration that chooses these types, with what was measured of each. */
@@ -240,15 +324,8 @@ static mica_status write_config(const mica_export_run *run, const mica_export_me
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         if (measures[i].count == 0)
             continue;
-        mica_json_open_object(&writer, NULL);
-        mica_json_string(&writer, "name", plan->tensors[i].name);
-        mica_json_string(&writer, "type", mica_dtype_name(plan->tensors[i].dtype));
-        mica_json_double(&writer, "sensitivity", measures[i].weight);
-        mica_json_open_object(&writer, "measured");
         for (uint32_t t = 0; t < measures[i].count; t++)
-            mica_json_double(&writer, mica_dtype_name(measures[i].types[t]), measures[i].error[t]);
-        mica_json_close_object(&writer);
-        mica_json_close_object(&writer);
+            write_rule(&plan->tensors[i], &measures[i], t, &writer);
     }
     mica_json_close_array(&writer);
     mica_json_close_object(&writer);
@@ -304,6 +381,13 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
         status = mica_export_plan_types(plan, options, &rules, error);
     if (status == MICA_OK)
         status = apply_budget(&run, plan, error);
+    if (status == MICA_OK && plan->groups)
+        status = mica_export_plan_groups(plan, error);
+    if (status == MICA_OK && plan->groups) { /* other tensors than before */
+        mica_free(run.inexact);
+        run.inexact = mica_calloc(plan->tensor_count + 1, sizeof *run.inexact);
+        status = run.inexact ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    }
     if (status == MICA_OK) {
         mica_export_plan_units(plan);
         status = fit_memory(&run, error);
@@ -327,7 +411,7 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
 static mica_status export_vision(const mica_model *model, const mica_export_gguf_options *options, mica_error *error) {
     mica_export_plan plan;
     mica_export_gguf_options own = *options;
-    own.type = own.config = own.imatrix = own.mmproj = own.budget = own.generate_config = NULL;
+    own.type = own.config = own.imatrix = own.mmproj = own.budget = own.generate_config = own.compat = NULL;
     own.split_bytes = 0;
     mica_status status = mica_export_plan_vision(model, &plan, error);
     if (status != MICA_OK)

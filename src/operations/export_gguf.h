@@ -39,6 +39,9 @@ typedef struct mica_export_tensor {
     uint64_t slab_rows, slabs;   /* rows of a unit; units of a matrix */
     uint64_t first_unit;
     const mica_imatrix_entry *importance; /* of its columns; NULL: all alike */
+    mica_dtype *types;           /* [matrices], of experts that are to have several; NULL: dtype is all's; owned by the plan */
+    char whole[MICA_GGUF_NAME_BYTES]; /* of a group of experts: the name of the tensor of all of them; else empty */
+    uint64_t experts;            /* how many that has */
     bool covariance;             /* its levels are searched with its input's covariance */
 } mica_export_tensor;
 
@@ -52,6 +55,7 @@ typedef struct mica_export_plan {
     uint32_t file_type;          /* general.file_type */
     mica_mixture_model facts;
     mica_imatrix *imatrix;       /* owned; NULL: none */
+    bool groups;                 /* experts of one tensor may have several types: --compat mica */
     bool trellis;                /* levels by covariance are wanted */
     struct mica_export_factors *factors; /* owned; NULL: no tensor has a covariance */
     mica_export_tensor *tensors; /* [tensor_count], in the file's order; owned */
@@ -80,6 +84,19 @@ mica_status mica_export_plan_importance(mica_export_plan *plan, const char *path
 struct mica_export_rules;
 mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, struct mica_export_rules *rules,
                                    mica_error *error) MICA_CHECKED;
+/* The name an importance matrix knows it by; which expert a matrix is, and of how many (of another tensor: its number, and `matrices`). */
+static inline const char *mica_export_known_name(const mica_export_tensor *tensor) {
+    return tensor->whole[0] ? tensor->whole : tensor->name;
+}
+static inline uint64_t mica_export_expert(const mica_export_tensor *tensor, uint64_t matrix) {
+    return tensor->whole[0] ? (uint64_t)tensor->weights[matrix]->expert : matrix;
+}
+static inline uint64_t mica_export_experts(const mica_export_tensor *tensor) {
+    return tensor->whole[0] ? tensor->experts : tensor->matrices;
+}
+/* Tensors whose experts were given several types become groups of one type each (export_gguf_groups.c). */
+mica_status mica_export_plan_groups(mica_export_plan *plan, mica_error *error) MICA_CHECKED;
+void mica_export_metadata_groups(const mica_export_plan *plan, mica_gguf_metadata *out);
 /* Sizes and units, when the types are known (export_gguf_types.c). */
 void mica_export_plan_units(mica_export_plan *plan);
 /* The widest covariance that is used; 0: none is. */

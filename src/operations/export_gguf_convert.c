@@ -121,7 +121,8 @@ static mica_status read_importance(mica_export_converter *converter, const mica_
     const mica_export_tensor *tensor = unit->tensor;
     if (!tensor->importance || !mica_dtype_is_block(tensor->dtype))
         return MICA_OK;
-    return mica_imatrix_read(converter->plan->imatrix, tensor->importance, tensor->matrices, unit->matrix, tensor->columns, converter->importance,
+    return mica_imatrix_read(converter->plan->imatrix, tensor->importance, mica_export_experts(tensor),
+                             mica_export_expert(tensor, unit->matrix), tensor->columns, converter->importance,
                              error);
 }
 
@@ -132,8 +133,8 @@ static mica_status acquire_covariance(mica_export_converter *converter, const mi
     uint64_t slot;
     if (!tensor->covariance || !plan->factors)
         return MICA_OK;
-    const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)unit->matrix : -1;
-    const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, tensor->name, expert, &slot);
+    const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)mica_export_expert(tensor, unit->matrix) : -1;
+    const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, mica_export_known_name(tensor), expert, &slot);
     if (!found || found->columns != tensor->columns)
         return MICA_OK;
     return mica_export_factors_acquire(plan->factors, found, slot, &converter->covariance, error);

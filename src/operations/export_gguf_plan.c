@@ -17,6 +17,8 @@ static mica_status no_memory(mica_error *error) {
 }
 
 void mica_export_plan_release(mica_export_plan *plan) {
+    for (uint64_t i = 0; i < plan->tensor_count; i++)
+        mica_free(plan->tensors[i].types);
     mica_free(plan->tensors);
     mica_free((void *)plan->sources);
     mica_free(plan->rope_factors);

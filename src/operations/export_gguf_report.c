@@ -60,7 +60,7 @@ static coverage coverage_of(const mica_export_plan *plan) {
         seen.covered += mica_dtype_is_block(tensor->dtype) && tensor->importance;
         for (uint64_t e = 0; tensor->form == MICA_GGUF_EXPERTS && tensor->importance && e < tensor->matrices; e++) {
             seen.experts++;
-            seen.never += !(mica_imatrix_count(tensor->importance, e) > 0);
+            seen.never += !(mica_imatrix_count(tensor->importance, mica_export_expert(tensor, e)) > 0);
         }
     }
     return seen;

@@ -87,9 +87,31 @@ static mica_status choose_defaults(mica_export_plan *plan, const mica_export_ggu
     return MICA_OK;
 }
 
+/* Room for a type of each expert; all the mixture's so far. */
+static mica_status list_types(mica_export_tensor *tensor, mica_error *error) {
+    tensor->types = mica_reallocarray(NULL, tensor->matrices, sizeof *tensor->types);
+    for (uint64_t i = 0; tensor->types && i < tensor->matrices; i++)
+        tensor->types[i] = tensor->wanted;
+    return tensor->types ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the types of %llu experts", (unsigned long long)tensor->matrices);
+}
+
+/* Who reads the file: "llama.cpp" (NULL), or "mica", for which experts of one tensor may have several types. */
+static mica_status choose_reader(mica_export_plan *plan, const char *compat, mica_error *error) {
+    if (!compat || strcmp(compat, "llama.cpp") == 0)
+        return MICA_OK;
+    if (strcmp(compat, "mica") != 0)
+        return mica_fail(error, MICA_USAGE, "--compat: expected llama.cpp or mica, got '%s'", compat);
+    if (plan->gguf)
+        return mica_fail(error, MICA_USAGE, "--compat mica: expected a checkpoint, got a GGUF file, whose tensors stay as they are grouped");
+    plan->groups = !plan->vision_blocks;
+    return MICA_OK;
+}
+
 mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_gguf_options *options, mica_export_rules *rules,
                                    mica_error *error) {
     mica_status status = choose_defaults(plan, options, rules, error);
+    if (status == MICA_OK)
+        status = choose_reader(plan, options->compat, error);
     for (uint64_t i = 0; status == MICA_OK && i < plan->tensor_count; i++) {
         mica_export_tensor *tensor = &plan->tensors[i];
         mica_mixture_tensor seen;
@@ -100,7 +122,10 @@ mica_status mica_export_plan_types(mica_export_plan *plan, const mica_export_ggu
                          : plan->mixture == MICA_MIXTURE_SOURCE ? source_type(tensor->weights[0])
                                                                 : mica_mixture_choose(plan->mixture, &plan->facts, &seen);
         tensor->reason = tensor->mixture = mica_mixture_name(plan->mixture);
-        status = mica_export_rules_choose(rules, tensor, tensor->wanted, &tensor->wanted, &tensor->reason, error);
+        if (plan->groups && tensor->form == MICA_GGUF_EXPERTS)
+            status = list_types(tensor, error);
+        if (status == MICA_OK)
+            status = mica_export_rules_choose(rules, tensor, tensor->wanted, tensor->types, &tensor->wanted, &tensor->reason, error);
         tensor->dtype = mica_mixture_fit(tensor->wanted, tensor->columns);
     }
     if (status == MICA_OK)
@@ -156,8 +181,8 @@ static bool has_covariance(const mica_export_plan *plan, const mica_export_tenso
     if (!plan->trellis || !plan->imatrix || !tensor->weights || tensor->form == MICA_GGUF_KEY_PART || !mica_quantise_has_covariance(tensor->dtype))
         return false;
     for (uint64_t i = 0; !has && i < (tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1); i++) {
-        const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)i : -1;
-        const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, tensor->name, expert, &slot);
+        const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)mica_export_expert(tensor, i) : -1;
+        const mica_imatrix_covariance *found = mica_imatrix_find_covariance(plan->imatrix, mica_export_known_name(tensor), expert, &slot);
         has = found && found->columns == tensor->columns;
     }
     return has;

@@ -12,7 +12,7 @@
 #include "base/text.h"
 
 #define CONFIG_BYTES_MAX ((uint64_t)64 << 20)
-#define RANGES_MAX 64u
+#define RANGES_MAX 512u /* of 1024 experts every other one */
 
 typedef struct number_ranges { /* "0-3,7": empty: all */
     uint64_t first[RANGES_MAX], last[RANGES_MAX];
@@ -355,7 +355,7 @@ static mica_export_rule *first_match(mica_export_rules *rules, const mica_export
     return NULL;
 }
 
-mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *type,
+mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *types, mica_dtype *type,
                                      const char **reason, mica_error *error) {
     if (rules->rule_count == 0)
         return MICA_OK;
@@ -367,20 +367,26 @@ mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export
     const uint64_t count = tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
     const mica_export_rule *first = first_match(rules, tensor, by_name, 0);
     const mica_dtype chosen = first ? first->type : otherwise;
+    const char *label = first ? first->label : NULL;
     mica_status status = MICA_OK;
     for (uint64_t i = 1; status == MICA_OK && i < count; i++) {
         const mica_export_rule *rule = first_match(rules, tensor, by_name, i);
         const mica_dtype other = rule ? rule->type : otherwise;
-        if (other != chosen)
+        label = label || !rule ? label : rule->label;
+        if (types)
+            types[i] = other;
+        else if (other != chosen)
             status = mica_fail(error, MICA_BAD_INPUT,
-                               "%s: %s: expert 0 would be %s and expert %llu %s (%s): a GGUF tensor has one type for all of its experts", rules->name,
+                               "%s: %s: expert 0 would be %s and expert %llu %s (%s): a GGUF tensor has one type for all of its experts (--compat mica writes groups of them)", rules->name,
                                tensor->name, mica_dtype_name(chosen), (unsigned long long)i, mica_dtype_name(other),
                                rule ? rule->label : first->label);
     }
     mica_free(by_name);
-    if (status == MICA_OK && first) {
+    if (types)
+        types[0] = chosen;
+    if (status == MICA_OK && label) {
         *type = chosen;
-        *reason = first->label;
+        *reason = label;
     }
     return status;
 }

@@ -23,9 +23,9 @@ typedef struct mica_export_rules {
 mica_status mica_export_rules_load(const char *path, mica_export_rules *rules, mica_error *error) MICA_CHECKED;
 void mica_export_rules_release(mica_export_rules *rules);
 
-/* The type the first matching rule gives `tensor`: false where none matches, *type is untouched then. BAD_INPUT where the experts of the tensor
- * would get different types (`otherwise` is that of those no rule matches), which a GGUF tensor cannot have. */
-mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *type,
+/* The type the first matching rule gives `tensor`; where none matches, *type and *reason are untouched. `otherwise` is that of experts no rule matches:
+ * every expert's goes to `types` [matrices]; where that is NULL, experts of different types are BAD_INPUT, since a GGUF tensor cannot have them. */
+mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *types, mica_dtype *type,
                                      const char **reason, mica_error *error) MICA_CHECKED;
 
 /* One line more for the report. */

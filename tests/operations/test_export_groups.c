@@ -1,0 +1,258 @@
+/* Experts of several types (--compat mica): every expert's values are those it has where all experts have its type, with importance and covariance too; the
+ * same bytes for any number of threads and after an interruption; Mica computes with the file; a budget for experts; what is refused. That llama.cpp refuses the
+ * file is seen in tests/interop/export_groups.py. */
+#include <math.h>
+
+#include "export_helpers.h"
+
+#include <mica/imatrix.h>
+
+#include "base/json.h"
+#include "model/gguf_groups.h"
+#include "model/model.h"
+#include "operations/export_budget.h"
+
+enum { EXPERTS = 24 };
+
+static char rules[512], importance[512];
+
+static int prepare(void **state) {
+    static const char config[] = "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"experts\": \"0-3,7\", \"type\": \"q2_k\"},"
+                                 "{\"name\": \"blk.2.ffn_up_exps.weight\", \"experts\": 9, \"type\": \"q6_k\"}]}";
+    mica_error error = {MICA_OK, ""};
+    scratch_make(state);
+    snprintf(rules, sizeof rules, "%s", scratch("rules.json"));
+    snprintf(importance, sizeof importance, "%s", scratch("importance.gguf"));
+    scratch_write("rules.json", config, sizeof config - 1);
+    loaded_file text = load(TINY "/heldout.txt");
+    char *half = mica_strdup(text.bytes);
+    half[30000] = 0;
+    const mica_compute_options options = {.context = 128, .threads = 2};
+    const mica_imatrix_options own = {.dataset = "half", .covariance = true, .sensitivity = true};
+    const mica_prompt prompt = {.text = half};
+    const mica_status status = mica_imatrix_collect(TINY, importance, &options, &own, &prompt, NULL, NULL, &error);
+    if (status != MICA_OK)
+        print_error("%s\n", error.message);
+    mica_free(half);
+    mica_free(text.bytes);
+    return status != MICA_OK;
+}
+
+static float *values_of(const char *file, const char *name, uint64_t *count) {
+    mica_model *model = NULL;
+    mica_error error = {MICA_OK, ""};
+    float *values = NULL;
+    if (mica_model_open(file, NULL, &model, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(model->unknown_count, 0);
+    const mica_weight *weight = mica_model_weight(model, name);
+    assert_non_null(weight);
+    assert_int_equal(mica_weight_load(model, weight, &values, NULL), MICA_OK);
+    *count = weight->rows * weight->columns;
+    mica_model_close(model);
+    return values;
+}
+
+static void assert_same_values(const char *a, const char *b, const char *name) {
+    uint64_t counts[2];
+    float *left = values_of(a, name, &counts[0]), *right = values_of(b, name, &counts[1]);
+    assert_int_equal(counts[0], counts[1]);
+    if (memcmp(left, right, counts[0] * sizeof *left) != 0)
+        fail_msg("%s: not the same values", name);
+    mica_free(left);
+    mica_free(right);
+}
+
+static void test_experts_are_what_they_are_alone(void **state) {
+    (void)state;
+    static const char *const uniform_rules[] = {"{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q2_k\"}]}",
+                                                "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q6_k\"}]}",
+                                                "{\"type\": \"q4_k_s\"}"};
+    static char grouped[512], uniform[3][512];
+    snprintf(grouped, sizeof grouped, "%s", scratch("grouped.gguf"));
+    mica_export_gguf_options options = {.config = rules, .imatrix = importance, .effort = "max", .compat = "mica"};
+    export_to(TINY, grouped, &options);
+    options.compat = NULL;
+    for (int i = 0; i < 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "uniform%d.json", i);
+        scratch_write(name, uniform_rules[i], strlen(uniform_rules[i]));
+        options.config = scratch(name);
+        snprintf(uniform[i], sizeof uniform[i], "%s.gguf", scratch(name));
+        export_to(TINY, uniform[i], &options);
+    }
+    for (int layer = 1; layer < 5; layer++)
+        for (int e = 0; e < EXPERTS; e++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.ffn_up_exps.weight[%d]", layer, e);
+            assert_same_values(grouped, uniform[e <= 3 || e == 7 ? 0 : layer == 2 && e == 9 ? 1 : 2], name);
+        }
+    assert_same_values(grouped, uniform[2], "blk.1.ffn_down_exps.weight[5]"); /* all alike, so not in groups */
+    mica_tensor_source *source = NULL;
+    assert_int_equal(mica_tensor_source_open(grouped, &source, NULL), MICA_OK);
+    assert_non_null(mica_tensor_source_find(source, "blk.2.ffn_up_exps.weight.g2"));
+    assert_null(mica_tensor_source_find(source, "blk.1.ffn_up_exps.weight.g2"));
+    assert_null(mica_tensor_source_find(source, "blk.1.ffn_up_exps.weight"));
+    assert_non_null(mica_tensor_source_find(source, "blk.1.ffn_down_exps.weight"));
+    mica_tensor_source_close(source);
+}
+
+static double divergence_of(const char *file) {
+    mica_error error = {MICA_OK, ""};
+    loaded_file text = load(TINY "/heldout.txt");
+    const mica_compute_options options = {.context = 128, .threads = 2};
+    const mica_prompt prompt = {.text = text.bytes + text.length - 5000};
+    char *json = NULL;
+    json_t *report = NULL;
+    if (mica_perplexity(file, TINY, &options, &prompt, NULL, &json, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    const double divergence = json_number_value(json_object_get(json_object_get(report, "comparison"), "kl_mean"));
+    json_decref(report);
+    mica_string_free(json);
+    mica_free(text.bytes);
+    return divergence;
+}
+
+static bool stop_after(void *context, const mica_progress *progress) {
+    return progress->units_done < *(const uint64_t *)context;
+}
+
+/* Finer types for some experts than q2_k's: nearer to the model, as Mica computes it. */
+static void test_it_computes_and_is_resumed(void **state) {
+    (void)state;
+    static const char config[] = "{\"type\": \"q2_k\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-15\", \"type\": \"q6_k\"}]}";
+    scratch_write("finer.json", config, sizeof config - 1);
+    static char finer[512], plain[512], whole[512];
+    snprintf(finer, sizeof finer, "%s", scratch("finer.json"));
+    snprintf(plain, sizeof plain, "%s", scratch("plain.gguf"));
+    snprintf(whole, sizeof whole, "%s", scratch("whole.gguf"));
+    export_to(TINY, plain, &(mica_export_gguf_options){.type = "q2_k"});
+    mica_export_gguf_options options = {.config = finer, .compat = "mica", .threads = 1};
+    export_to(TINY, whole, &options);
+    assert_true(divergence_of(whole) < 0.95 * divergence_of(plain));
+    uint64_t stop = 200;
+    options.threads = 2;
+    options.progress = stop_after;
+    options.progress_context = &stop;
+    assert_int_equal(mica_export_gguf(TINY, scratch("cut.gguf"), &options, NULL, NULL, NULL), MICA_INTERRUPTED);
+    options.progress = NULL;
+    options.resume = true;
+    export_to(TINY, scratch("cut.gguf"), &options);
+    assert_true(same_bytes(whole, scratch("cut.gguf")));
+}
+
+/* The rules that a budget for experts writes give the same file; its error is no more than that of a budget for tensors. */
+static void test_budget(void **state) {
+    (void)state;
+    double ratios[2];
+    for (int mica = 0; mica < 2; mica++) {
+        mica_export_gguf_options options = {.type = "q4_k_m", .imatrix = importance, .compat = mica ? "mica" : NULL, .generate_config = scratch("bought.json")};
+        mica_error error = {MICA_OK, ""};
+        char *json = NULL;
+        json_t *report = NULL;
+        if (mica_export_gguf(TINY, NULL, &options, NULL, &json, &error) != MICA_OK)
+            fail_msg("%s", error.message);
+        assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+        ratios[mica] = json_number_value(json_object_get(report, "budget_error_ratio"));
+        char budget[32];
+        snprintf(budget, sizeof budget, "%lldB", (long long)json_integer_value(json_object_get(report, "budget_bytes")));
+        json_decref(report);
+        mica_string_free(json);
+        options = (mica_export_gguf_options){.type = "q4_k_m", .imatrix = importance, .budget = budget, .compat = mica ? "mica" : NULL, .force = true};
+        export_to(TINY, scratch("budget.gguf"), &options);
+        options = (mica_export_gguf_options){.config = scratch("bought.json"), .imatrix = importance, .compat = mica ? "mica" : NULL, .force = true};
+        export_to(TINY, scratch("ruled.gguf"), &options);
+        assert_true(same_bytes(scratch("budget.gguf"), scratch("ruled.gguf")));
+    }
+    assert_true(ratios[1] <= ratios[0] && ratios[0] < 0.75);
+}
+
+/* 60 layers of 384 experts at the size of Q4_K_M's experts, the down projections in Q4_K and Q6_K by halves, shares lognormal with a sigma of 1, errors
+ * those of Gaussian weights: tensor by tensor at most 0.8 of the mixture's error (its experts' types in one tensor are alike), expert by expert at most 0.5. */
+static void test_skewed_routing(void **state) {
+    (void)state;
+    enum { LAYERS = 60, MATRICES = 384, TYPES = 7 };
+    static const uint64_t bytes[TYPES] = {84, 110, 136, 144, 176, 210, 272};
+    static const double errors[TYPES] = {.0715, .0208, .0055, .0049, .00115, .000262, .0000283};
+    static mica_export_measure items[LAYERS * MATRICES * 3];
+    static double shares[LAYERS][MATRICES];
+    double mixture = 0;
+    uint64_t count = 0, size = 0, seed = 1;
+    for (int layer = 0; layer < LAYERS; layer++) {
+        double sum = 0;
+        for (int e = 0; e < MATRICES; e++) {
+            double u[2];
+            for (int k = 0; k < 2; k++) {
+                seed = seed * 6364136223846793005u + 1442695040888963407u;
+                u[k] = ((double)(seed >> 11) + 0.5) * 0x1p-53;
+            }
+            sum += shares[layer][e] = exp(sqrt(-2 * log(u[0])) * cos(2 * M_PI * u[1]));
+        }
+        for (int e = 0; e < MATRICES * 3; e++) {
+            mica_export_measure *item = &items[count++];
+            *item = (mica_export_measure){.count = TYPES, .weight = shares[layer][e % MATRICES] / sum};
+            memcpy(item->bytes, bytes, sizeof bytes);
+            memcpy(item->error, errors, sizeof errors);
+            const int type = e >= 2 * MATRICES && layer % 2 ? 5 : 3;
+            mixture += item->weight * errors[type];
+            size += bytes[type];
+        }
+    }
+    assert_int_equal(mica_export_allocate(items, count, 0, size, NULL), MICA_OK);
+    double bought = 0;
+    for (uint64_t i = 0; i < count; i++)
+        bought += items[i].weight * errors[items[i].chosen];
+    if (!(bought <= 0.5 * mixture))
+        fail_msg("expected at most half of the mixture's error %g, got %g", mixture, bought);
+}
+
+static void assert_refused(const char *file, const char *text) {
+    mica_model *model = NULL;
+    mica_error error = {MICA_OK, ""};
+    assert_int_equal(mica_model_open(file, NULL, &model, &error), MICA_BAD_INPUT);
+    if (!strstr(error.message, text))
+        fail_msg("expected \"%s\" in: %s", text, error.message);
+}
+
+/* Every group's name, one after the other, is another one's; numbers of the key that name no group. */
+static void test_refusals(void **state) {
+    (void)state;
+    mica_error error;
+    mica_export_gguf_options options = {.config = rules};
+    assert_int_equal(mica_export_gguf(TINY, scratch("x.gguf"), &options, NULL, NULL, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, "one type for all of its experts (--compat mica writes groups of them)"));
+    options.compat = "ollama";
+    assert_int_equal(mica_export_gguf(TINY, scratch("x.gguf"), &options, NULL, NULL, &error), MICA_USAGE);
+    assert_non_null(strstr(error.message, "--compat: expected llama.cpp or mica, got 'ollama'"));
+    options.compat = "mica";
+    export_to(TINY, scratch("sound.gguf"), &options);
+    loaded_file file = load(scratch("sound.gguf"));
+    static const char key[] = MICA_GGUF_GROUPS_KEY "blk.1.ffn_up_exps.weight";
+    char *name = NULL, *groups = NULL;
+    for (uint64_t i = 0; i + 64 < file.length; i++) {
+        if (memcmp(file.bytes + i, "blk.1.ffn_up_exps.weight.g1", 27) == 0)
+            name = file.bytes + i;
+        if (memcmp(file.bytes + i, key, sizeof key - 1) == 0)
+            groups = file.bytes + i + sizeof key - 1 + 4 + 4 + 8; /* array, u8, count */
+    }
+    assert_true(name && groups);
+    name[26] = '7';
+    scratch_write("renamed.gguf", file.bytes, file.length);
+    name[26] = '1';
+    assert_refused(scratch("renamed.gguf"), "and a tensor blk.1.ffn_up_exps.weight.g1, got no such tensor");
+    assert_true(groups[0] == 0 && groups[4] == 1);
+    groups[4] = 9;
+    scratch_write("wild.gguf", file.bytes, file.length);
+    groups[4] = 0;
+    assert_refused(scratch("wild.gguf"), "expected shape");
+    scratch_write("moved.gguf", file.bytes, file.length); /* one expert more in a group than its tensor has */
+    assert_refused(scratch("moved.gguf"), "expected shape");
+    mica_free(file.bytes);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts_are_what_they_are_alone), cmocka_unit_test(test_it_computes_and_is_resumed),
+                                       cmocka_unit_test(test_budget), cmocka_unit_test(test_skewed_routing), cmocka_unit_test(test_refusals)};
+    return cmocka_run_group_tests(tests, prepare, scratch_remove);
+}
