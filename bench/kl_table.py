@@ -1,9 +1,11 @@
 #!/usr/bin/python3
-"""bench/kl_table.py PROGRAM [WINDOWS [TYPE...]]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
+"""bench/kl_table.py [--budget | --covariance] PROGRAM [WINDOWS [TYPE...]]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
 token over windows of 256 tokens of the second half of heldout.txt, computed by llama.cpp for both, without and with an importance matrix (of mica imatrix,
 over the first half). Prints a Markdown table: KL in thousandths of a nat, and the ratio with its standard error over the windows (paired).
-Needs scripts/setup-peers."""
+With --budget instead: each mixture with an importance matrix beside a budget of its size, with measured sensitivities and without. With --covariance: levels by
+the joint search beside those by covariance, and llama-quantize's with the same importance. Needs scripts/setup-peers."""
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +21,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "interop"))
 import gguf  # noqa: E402
 import llama  # noqa: E402
 
+OTHER = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in ("--budget", "--covariance") else None
 MICA, WINDOWS, WINDOW = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32, 256
 TINY = os.path.join(ROOT, "models", "tiny-k2")
 ALL = {"q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_0": 2, "q4_1": 3, "q4_k_s": 14, "q4_k_m": 15, "iq4_nl": 25, "iq4_xs": 30,
@@ -88,6 +91,44 @@ model.close()
 ids = [[3840] + tokens[i * (WINDOW - 1):(i + 1) * (WINDOW - 1)] for i in range(min(WINDOWS, len(tokens) // (WINDOW - 1)))]
 base, rows = distributions(path("f32.gguf"), ids), load_imatrix(path("imatrix.gguf"))
 print(f"{len(ids)} windows of {WINDOW} tokens\n")
+
+
+def cell(ours, theirs):
+    """KL, and its ratio to another's with the paired standard error."""
+    ratio = ours.mean() / theirs.mean()
+    spread = np.std(ours - ratio * theirs, ddof=1) / np.sqrt(len(ids)) / theirs.mean()
+    return f"{1e3 * ours.mean():.3f}", f"{ratio:.3f} ± {spread:.3f}"
+
+
+def export(name, *options):
+    mica("export", TINY, "--format", "gguf", "-o", path(name), "--force", *options)
+    return divergences(path(name), base, ids)
+
+
+if OTHER:
+    mica("imatrix", TINY, "-f", path("calibration.txt"), "--context", "256", "-o", path("full.gguf"), "--covariance", "--sensitivity")
+    open(path("trellis.json"), "w").write('{"scale_optimization": "trellis"}')
+if OTHER == "--budget":
+    print("| mixture | bytes | bytes, budget | KL | KL, budget | ratio | ratio without measured sensitivity |\n|---|---|---|---|---|---|---|", flush=True)
+    for kind in TYPES:
+        report = subprocess.run([MICA, "export", TINY, "--format", "gguf", "--type", kind, "--dry-run", "--json"], check=True, capture_output=True).stdout
+        budget = f"{json.loads(report)['data_bytes']}B"
+        plain = export("plain.gguf", "--type", kind, "--imatrix", path("imatrix.gguf"))
+        bought = export("bought.gguf", "--type", kind, "--imatrix", path("full.gguf"), "--budget", budget)
+        blind = export("blind.gguf", "--type", kind, "--imatrix", path("imatrix.gguf"), "--budget", budget)
+        print(f"| {kind} | {os.path.getsize(path('plain.gguf'))} | {os.path.getsize(path('bought.gguf'))} | {1e3 * plain.mean():.3f} | "
+              f"{' | '.join(cell(bought, plain))} | {cell(blind, plain)[1]} |", flush=True)
+    sys.exit(0)
+if OTHER == "--covariance":
+    print("| type | bytes | llama-quantize, imatrix | ours, imatrix | ratio | ours, covariance | ratio |\n|---|---|---|---|---|---|---|", flush=True)
+    for kind, number in TYPES.items():
+        llama_quantise(path("f32.gguf"), path("theirs.gguf"), number, rows)
+        theirs = divergences(path("theirs.gguf"), base, ids)
+        joint = export("joint.gguf", "--type", kind, "--imatrix", path("imatrix.gguf"))
+        trellis = export("trellis.gguf", "--type", kind, "--imatrix", path("full.gguf"), "--config", path("trellis.json"))
+        print(f"| {kind} | {os.path.getsize(path('joint.gguf'))} | {1e3 * theirs.mean():.3f} | {' | '.join(cell(joint, theirs))} | "
+              f"{' | '.join(cell(trellis, theirs))} |", flush=True)
+    sys.exit(0)
 print("| type | bytes | ours | llama-quantize | ratio | ours, imatrix | llama-quantize, imatrix | ratio |")
 print("|---|---|---|---|---|---|---|---|", flush=True)
 for kind, number in TYPES.items():
@@ -97,7 +138,6 @@ for kind, number in TYPES.items():
              *(["--imatrix", path("imatrix.gguf")] if weighted else []))
         llama_quantise(path("f32.gguf"), path("theirs.gguf"), number, rows if weighted else [])
         ours, theirs = divergences(path("ours.gguf"), base, ids), divergences(path("theirs.gguf"), base, ids)
-        ratio = ours.mean() / theirs.mean()
-        spread = np.std(ours - ratio * theirs, ddof=1) / np.sqrt(len(ids)) / theirs.mean()
-        cells += [f"{1e3 * ours.mean():.3f}", f"{1e3 * theirs.mean():.3f}", f"{ratio:.3f} ± {spread:.3f}"]
+        shown, ratio = cell(ours, theirs)
+        cells += [shown, f"{1e3 * theirs.mean():.3f}", ratio]
     print(f"| {kind} | {os.path.getsize(path('ours.gguf'))} | {' | '.join(cells)} |", flush=True)

@@ -152,6 +152,54 @@ static void test_covariance(void **state) {
     assert_int_equal(mica_imatrix_open(scratch("kind.gguf"), &imatrix, &error), MICA_BAD_INPUT);
 }
 
+static void test_sensitivity(void **state) {
+    (void)state;
+    static const float ones[2] = {1, 1}, bad[2] = {0.5f, -1};
+    static const struct {
+        const char *file, *said;
+        const float *values;
+        mica_dtype dtype;
+    } cases[] = {{"sound.gguf", NULL, ones, MICA_F32}, {"negative.gguf", "expected values that are not negative, got -1 at 1", bad, MICA_F32},
+                 {"kind.gguf", "expected F32, got I32", ones, MICA_I32}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+        mica_gguf_layout layout;
+        mica_gguf_writer *writer = NULL;
+        mica_imatrix *imatrix = NULL;
+        mica_error error = {MICA_OK, ""};
+        mica_gguf_tensor *tensors = mica_calloc(3, sizeof *tensors);
+        mica_gguf_add_string(&metadata, "general.type", "imatrix");
+        tensors[0] = (mica_gguf_tensor){.name = "x.weight.counts", .dtype = MICA_F32, .rank = 2, .shape = {1, 1}};
+        tensors[1] = (mica_gguf_tensor){.name = "x.weight.in_sum2", .dtype = MICA_F32, .rank = 2, .shape = {1, 2}};
+        tensors[2] = (mica_gguf_tensor){.name = "x.weight.sensitivity", .dtype = cases[i].dtype, .rank = 2, .shape = {1, 2}};
+        assert_int_equal(mica_gguf_layout_make(tensors, 3, &metadata, 0, &layout, NULL), MICA_OK);
+        assert_int_equal(mica_gguf_writer_open(scratch(cases[i].file), &layout, true, &writer, NULL), MICA_OK);
+        assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[0], 0, ones, 4, NULL), MICA_OK);
+        assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[1], 0, ones, 8, NULL), MICA_OK);
+        assert_int_equal(mica_gguf_writer_put(writer, &layout.tensors[2], 0, cases[i].values, 8, NULL), MICA_OK);
+        assert_int_equal(mica_gguf_writer_finish(writer, NULL), MICA_OK);
+        mica_gguf_layout_release(&layout);
+        mica_gguf_metadata_release(&metadata);
+        assert_int_equal(mica_imatrix_open(scratch(cases[i].file), &imatrix, &error), cases[i].said ? MICA_BAD_INPUT : MICA_OK);
+        if (cases[i].said) {
+            assert_non_null(strstr(error.message, cases[i].said));
+            continue;
+        }
+        const float *values = mica_imatrix_sensitivity_of(imatrix, "x.weight", 2);
+        assert_true(values && values[0] == 1 && values[1] == 1);
+        assert_null(mica_imatrix_sensitivity_of(imatrix, "y.weight", 2));
+        for (uint64_t n = 1; n < 40; n++) { /* without memory at any of its allocations */
+            mica_imatrix *again = NULL;
+            mica_memory_fail_after(n);
+            const mica_status status = mica_imatrix_open(scratch("sound.gguf"), &again, NULL);
+            mica_memory_fail_after(0);
+            assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+            mica_imatrix_close(again);
+        }
+        mica_imatrix_close(imatrix);
+    }
+}
+
 /* Every prefix of a .dat, and lengths that lead beyond the file. */
 static void test_damage(void **state) {
     (void)state;
@@ -180,7 +228,7 @@ static void test_damage(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_covariance),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_covariance), cmocka_unit_test(test_sensitivity),
                                        cmocka_unit_test(test_damage)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
