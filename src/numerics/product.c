@@ -21,8 +21,13 @@ static const mica_product_kernels *current(void) {
     return &mica_product_kernels_portable;
 }
 
+/* Of few tokens; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
+static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
+    return 2 * tokens * padded + tokens * padded / 4 * sizeof(int32_t) + tokens * padded / 16 * sizeof(float) + round_up(tokens * padded / 256 * sizeof(float), 64);
+}
+
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
-    uint64_t padded = round_up(columns, 256), few = (tokens < MICA_PRODUCT_FEW ? tokens : MICA_PRODUCT_FEW) * (padded / 256) * sizeof(mica_few_chunk);
+    uint64_t padded = round_up(columns, 256), few = few_bytes(tokens < MICA_PRODUCT_FEW ? tokens : MICA_PRODUCT_FEW, padded);
     uint64_t many = tokens > MICA_PRODUCT_SOME && current()->multiply_bf16 ? tokens * padded * sizeof(uint16_t) : 0;
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return 0;
@@ -35,14 +40,18 @@ void mica_operand_init(mica_operand *operand, mica_precision precision, const fl
                               .stride = stride, .padded = round_up(columns, 256)};
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return;
-    if (operand->few)
-        operand->chunks = storage;
-    else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16)
+    if (operand->few) {
+        operand->digits = storage;
+        operand->sums = (int32_t *)(void *)(operand->digits + 2 * tokens * operand->padded);
+        operand->wide_sums = (float *)(operand->sums + tokens * operand->padded / 4);
+        operand->scales = operand->wide_sums + tokens * operand->padded / 16;
+    } else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16) {
         operand->bf16 = storage;
+    }
 }
 
 void mica_operand_prepare(mica_operand *operand, uint64_t token, uint64_t count) {
-    for (uint64_t row = token; (operand->bf16 || operand->chunks) && row < token + count; row++)
+    for (uint64_t row = token; (operand->bf16 || operand->digits) && row < token + count; row++)
         current()->prepare(operand, row);
 }
 
@@ -148,6 +157,5 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
     choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW, precision == MICA_PRECISION_FAST && tokens > MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
-    const char *few = exact ? "float32" : matrix->encoding == MICA_ENCODING_FP8_BLOCK ? "pairs of bf16" : "int16";
-    return c.few ? few : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
+    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
 }

@@ -4,8 +4,8 @@
  * An operand holds activations [tokens][columns] and what the kernels want of them (bf16, int16 as two digits), made once and used by all
  * weights that multiply them.
  *   EXACT  float32 activations and products, float32 sums (in many lanes): for judging
- *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain weights as EXACT; grouped and block weights with activations of 16 bits
- *          (one scale for 256 columns): off by 1e-5; fp8 weights with activations of two bf16: off by 2^-16. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
+ *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
+ *          (one scale for 256 columns): off by 1e-5. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
  *          float32 sums: off by 2e-3 (F32 weights as EXACT).
  * What is not accelerated for the processor computes as EXACT.
  *
@@ -36,7 +36,11 @@ typedef struct mica_operand {
     /* the kernels' own, in the caller's storage; NULL where they have no use for them */
     uint64_t padded; /* columns, to a multiple of 256; zeros there */
     uint16_t *bf16;  /* of many tokens: [rows][padded] */
-    struct mica_few_chunk *chunks; /* of few: [rows][padded / 256], integers of 16 bits and their sums (product_kernels.h) */
+    /* of few: */
+    int8_t *digits;  /* [rows][padded / 64][2][64]: value = (256 first + second) * scale */
+    int32_t *sums;   /* [rows][padded / 4]: -128 * the sum of four of these integers */
+    float *wide_sums; /* [rows][padded / 16]: the same of sixteen */
+    float *scales;   /* [rows][padded / 256] */
 } mica_operand;
 
 /* Lays `operand` out over `values` and `storage` (64-byte aligned, mica_operand_bytes of as many tokens or more; NULL if 0). */

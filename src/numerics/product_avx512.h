@@ -10,9 +10,6 @@ int mica_plain_avx512(const mica_matrix *matrix);
 
 /* product_few_avx512.c */
 mica_product_few *mica_product_few_avx512(const mica_matrix *matrix, mica_precision precision);
-/* product_pairs_avx512.c: only where the processor has AVX512_BF16 */
-mica_product_few *mica_product_few_bf16_avx512(const mica_matrix *matrix, mica_precision precision);
-void mica_prepare_bf16_avx512(mica_operand *x, uint64_t row);
 /* product_strip_avx512.c */
 mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix);
 void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,

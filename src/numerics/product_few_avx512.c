@@ -13,136 +13,82 @@ enum { TOGETHER = 4 }; /* tokens */
 
 /* ---- grouped */
 
-/* How an encoding is taken apart: constants, all of them, to each kernel. */
-typedef struct layout {
-    unpack_unit *unpack;
-    uint64_t columns, code_bytes, scale_bytes; /* of a unit */
-    int shared;
-    minima_kind minima;
-    float factor;
-} layout;
-
-INLINE uint64_t row_scale_bytes(const layout how, uint64_t columns) {
-    return how.scale_bytes ? (columns + 31) / 32 * (how.scale_bytes / 4) : 0;
-}
-
-/* Sums of four columns times the first digits, then 256 times that and the second ones': of one vector of codes, or of two whose lanes agree. */
-INLINE __m512i multiply_digits(const __m512i *codes, const int vectors, const int8_t (*digits)[2][64], __m512i sum) {
-    EACH (v, vectors)
-        sum = _mm512_dpbusd_epi32(sum, codes[v], _mm512_load_si512(digits[v][0]));
-    sum = _mm512_slli_epi32(sum, 8);
-    EACH (v, vectors)
-        sum = _mm512_dpbusd_epi32(sum, codes[v], _mm512_load_si512(digits[v][1]));
-    return sum;
-}
-
-/* The u-th unit of a chunk; `part` is what the units before it gave. */
-INLINE __m512 multiply_unit(const unit *w, const mica_few_chunk *x, const int u, const layout how, __m512 part) {
-    const int vectors = how.shared ? 2 : 1, first = u * (int)how.columns / 64 / vectors, count = (int)how.columns / 64 / vectors;
-    if (how.minima == TWICE_BY_LANE)
-        part = _mm512_fmadd_ps(w->least, _mm512_cvtepi32_ps(_mm512_load_si512(x->pair_sums[u])), part);
-    else if (how.minima != NO_MINIMA)
-        part = _mm512_mul_ps(w->least, _mm512_load_ps(how.minima == BY_BLOCK ? x->block_sums : x->wide_sums));
-    EACH (i, count) {
-        __m512i sum = how.minima != NO_MINIMA ? _mm512_setzero_si512() : _mm512_load_si512(how.shared ? x->pair_sums[first + i] : x->sums[first + i]);
-        sum = multiply_digits(w->codes + i * vectors, vectors, x->digits + (first + i) * vectors, sum);
-        __m512 product = _mm512_cvtepi32_ps(sum);
-        part = u + i == 0 && how.minima == NO_MINIMA ? _mm512_mul_ps(product, w->factors[i]) : _mm512_fmadd_ps(product, w->factors[i], part);
+/* One row, TOKENS tokens from `token` on. */
+INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_operand *x, uint64_t token, const int tokens, float *out,
+                        uint64_t stride, unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
+                        const float factor, uint64_t last_codes, uint64_t last_scales) {
+    const int8_t *digits[TOGETHER];
+    const int32_t *sums[TOGETHER];
+    const float *steps[TOGETHER], *wide_sums[TOGETHER];
+    __m512 totals[TOGETHER];
+    uint64_t chunks = x->padded / 256;
+    uint8_t tail[272 + 32];
+    for (int t = 0; t < tokens; t++) {
+        uint64_t row = mica_operand_row(x, token + (uint64_t)t);
+        digits[t] = x->digits + row * 2 * x->padded;
+        sums[t] = x->sums + row * x->padded / 4;
+        wide_sums[t] = x->wide_sums + row * x->padded / 16;
+        steps[t] = x->scales + row * chunks;
+        totals[t] = _mm512_setzero_ps();
     }
-    return part;
-}
-
-/* Some units of 256 columns, for some rows and some tokens: each row is taken apart once. */
-INLINE void add_chunk(const uint8_t *const codes[], const uint8_t *const scales[], const int units, const int rows, const mica_few_chunk *const x[],
-                      const int tokens, const layout how, __m512 totals[]) {
-    EACH (r, rows) {
-        __m512 parts[TOGETHER];
-        EACH (t, tokens)
-            parts[t] = _mm512_setzero_ps();
-        EACH (u, units) {
-            unit w;
-            how.unpack(codes[r] + (uint64_t)u * how.code_bytes, scales[r] + (uint64_t)u * how.scale_bytes, &w);
-            EACH (t, tokens)
-                parts[t] = multiply_unit(&w, x[t], u, how, parts[t]);
+    for (uint64_t chunk = 0; chunk < chunks; chunk++, codes += code_bytes, scales += scale_bytes) {
+        columns256 w;
+        if (chunk + 1 == chunks && last_codes) { /* not whole: zeros beyond its end, where the activations are zero too */
+            memset(tail, 0, sizeof tail);
+            memcpy(tail, codes, last_codes);
+            memcpy(tail + 272, scales, last_scales);
+            codes = tail;
+            scales = tail + 272;
         }
-        EACH (t, tokens)
-            totals[r * tokens + t] = _mm512_fmadd_ps(parts[t], _mm512_set1_ps(x[t]->scale), totals[r * tokens + t]);
-    }
-}
-
-/* `rows` rows from `codes` and `scales` on, `tokens` tokens from `token` on. */
-INLINE void grouped_tile(const mica_matrix *matrix, uint64_t row, const int rows, const mica_operand *x, uint64_t token, const int tokens, float *out,
-                         uint64_t stride, const layout how) {
-    uint64_t row_bytes = mica_matrix_row_bytes(matrix), row_scales = row_scale_bytes(how, matrix->columns), whole = matrix->columns / 256;
-    uint64_t count = whole + (matrix->columns % 256 != 0 && matrix->columns % 256 != how.columns);
-    const int units = 256 / (int)how.columns;
-    const uint64_t step = how.code_bytes * (256 / how.columns), scale_step = how.scale_bytes * (256 / how.columns);
-    const uint8_t *codes[2], *scales[2];
-    uint8_t tails[2][272 + 64];
-    const mica_few_chunk *chunks[TOGETHER];
-    __m512 totals[2 * TOGETHER];
-    EACH (r, rows) {
-        codes[r] = (const uint8_t *)matrix->codes + (row + (uint64_t)r) * row_bytes;
-        scales[r] = how.scale_bytes ? (const uint8_t *)matrix->scales + (row + (uint64_t)r) * row_scales : codes[r];
-    }
-    EACH (t, tokens)
-        chunks[t] = x->chunks + mica_operand_row(x, token + (uint64_t)t) * (x->padded / 256);
-    EACH (i, rows * tokens)
-        totals[i] = _mm512_setzero_ps();
-    for (uint64_t chunk = 0; chunk < count; chunk++) {
-        if (how.columns < 256 && __builtin_expect(chunk == whole, 0)) /* zeros beyond the end, where the activations are zero too */
-            EACH (r, rows) {
-                memset(tails[r], 0, sizeof tails[r]);
-                memcpy(tails[r], codes[r], row_bytes - whole * step);
-                memcpy(tails[r] + 272, scales[r], row_scales - whole * scale_step);
-                codes[r] = tails[r];
-                scales[r] = tails[r] + 272;
+        fetch(codes, code_bytes);
+        unpack(codes, scales, &w);
+        for (int t = 0; t < tokens; t++) {
+            __m512 part = minima ? _mm512_mul_ps(w.least, _mm512_loadu_ps(wide_sums[t] + chunk * 16)) : _mm512_setzero_ps();
+            for (int g = 0; g < 4; g++) {
+                const int8_t *digit = digits[t] + chunk * 512 + (uint64_t)g * 128;
+                __m512i product = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.codes[g], _mm512_loadu_si512(digit));
+                product = _mm512_dpbusd_epi32(_mm512_slli_epi32(product, 8), w.codes[g], _mm512_loadu_si512(digit + 64));
+                if (!minima)
+                    product = _mm512_add_epi32(product, _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16));
+                part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w.factors[g], part);
             }
-        EACH (r, rows)
-            fetch(codes[r], step);
-        add_chunk(codes, scales, units, rows, chunks, tokens, how, totals);
-        EACH (r, rows) {
-            codes[r] += step;
-            scales[r] += scale_step;
+            totals[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(steps[t][chunk]), totals[t]);
         }
-        EACH (t, tokens)
-            chunks[t]++;
     }
-    if (how.columns == 128 && matrix->columns % 256 == 128)
-        add_chunk(codes, scales, 1, rows, chunks, tokens, how, totals);
-    EACH (r, rows)
-        EACH (t, tokens)
-            out[(uint64_t)t * stride + (uint64_t)r] = _mm512_reduce_add_ps(totals[r * tokens + t]) * how.factor;
+    for (int t = 0; t < tokens; t++)
+        out[(uint64_t)t * stride] = _mm512_reduce_add_ps(totals[t]) * factor;
 }
 
-INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, const layout how) {
-    uint64_t t = 0;
-    for (; t + TOGETHER <= x->tokens; t += TOGETHER)
-        for (uint64_t r = 0; r < count; r++)
-            grouped_tile(matrix, row + r, 1, x, t, TOGETHER, out + t * stride + r, stride, how);
-    if (t + 2 <= x->tokens) {
-        for (uint64_t r = 0; r < count; r++)
-            grouped_tile(matrix, row + r, 1, x, t, 2, out + t * stride + r, stride, how);
-        t += 2;
+INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
+                         unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
+    uint64_t row_bytes = mica_matrix_row_bytes(matrix), whole = matrix->columns / 256;
+    uint64_t row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0;
+    uint64_t last_codes = row_bytes - whole * code_bytes, last_scales = row_scales - whole * scale_bytes;
+    for (uint64_t r = 0; r < count; r++) {
+        const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * row_bytes;
+        const uint8_t *scales = scale_bytes ? (const uint8_t *)matrix->scales + (row + r) * row_scales : codes;
+        uint64_t t = 0;
+        for (; t + TOGETHER <= x->tokens; t += TOGETHER)
+            grouped_row(codes, scales, x, t, TOGETHER, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes,
+                        last_scales);
+        if (t + 2 <= x->tokens) {
+            grouped_row(codes, scales, x, t, 2, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes, last_scales);
+            t += 2;
+        }
+        if (t < x->tokens)
+            grouped_row(codes, scales, x, t, 1, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes, last_scales);
     }
-    if (t == x->tokens)
-        return;
-    uint64_t r = 0;
-    for (; r + 2 <= count; r += 2) /* two rows share the loads of one token */
-        grouped_tile(matrix, row + r, 2, x, t, 1, out + t * stride + r, stride, how);
-    if (r < count)
-        grouped_tile(matrix, row + r, 1, x, t, 1, out + t * stride + r, stride, how);
 }
 
-#define X(name, unpack, columns, shared, minima, code_bytes, scale_bytes, factor)                                                      \
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                       \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride) {     \
-        grouped_rows(matrix, row, count, x, out, stride, (layout){unpack, columns, code_bytes, scale_bytes, shared, minima, factor});  \
+        grouped_rows(matrix, row, count, x, out, stride, unpack, minima, code_bytes, scale_bytes, factor);                             \
     }
 GROUPED_LIST(X)
 #undef X
 
 static mica_product_few *const grouped_few[GROUPED_COUNT] = {
-#define X(name, unpack, columns, shared, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
     GROUPED_LIST(X)
 #undef X
 };
@@ -155,7 +101,7 @@ INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t colu
     __m512 totals[TOGETHER];
     float tail[TOGETHER][64];
     uint8_t tail_codes[256];
-    EACH (t, tokens) {
+    for (int t = 0; t < tokens; t++) {
         values[t] = x->values + mica_operand_row(x, token + (uint64_t)t) * x->stride;
         totals[t] = _mm512_setzero_ps();
     }
@@ -166,7 +112,7 @@ INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t colu
             memset(tail_codes, 0, sizeof tail_codes);
             memcpy(tail_codes, codes, (columns - c) * bytes_each);
             codes = tail_codes;
-            EACH (t, tokens) {
+            for (int t = 0; t < tokens; t++) {
                 memcpy(tail[t], values[t] + c, (columns - c) * sizeof(float));
                 values[t] = tail[t];
             }
@@ -175,7 +121,7 @@ INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t colu
         __m512 w[4];
         fetch(codes, 64 * bytes_each);
         load(codes, w);
-        EACH (t, tokens) {
+        for (int t = 0; t < tokens; t++) {
             const float *v = values[t] + step;
             __m512 first = _mm512_mul_ps(w[0], _mm512_loadu_ps(v)), second = _mm512_mul_ps(w[1], _mm512_loadu_ps(v + 16));
             first = _mm512_fmadd_ps(w[2], _mm512_loadu_ps(v + 32), first);
@@ -185,7 +131,7 @@ INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t colu
                                             : _mm512_fmadd_ps(first, _mm512_set1_ps(scale(scales, c / block_columns)), totals[t]);
         }
     }
-    EACH (t, tokens)
+    for (int t = 0; t < tokens; t++)
         out[(uint64_t)t * stride] = _mm512_reduce_add_ps(totals[t]);
 }
 

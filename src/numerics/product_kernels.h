@@ -9,18 +9,6 @@
 #define MICA_STRIP_ROWS 64
 #define MICA_STRIP_PAD 32       /* elements between rows: a power of two would fill one set of the cache */
 
-/* 256 columns of a token of few: each value is an integer, 256 times its first digit plus its second, times the scale. The order of columns in
- * digits, sums and pair_sums is the kernels' (product_unpack_avx512.h). */
-typedef struct mica_few_chunk {
-    _Alignas(64) int8_t digits[4][2][64];
-    int32_t sums[4][16];      /* minus half the sum of four of these integers, which is even */
-    int32_t pair_sums[2][16]; /* the same of the eight that a pair of vectors has in a lane */
-    float wide_sums[16];      /* minus the sum of sixteen, in the columns' order */
-    float block_sums[16];     /* four zeros, minus the sums of four times 32, and the same again */
-    float scale;
-    _Alignas(64) uint16_t halves[4][2][2][32]; /* of each 64 columns, for fp8 where there is AVX512_BF16: the values as bf16, and what that left over */
-} mica_few_chunk;
-
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */
 typedef void mica_product_few(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride);
 /* Rows and columns of a weight to float32 or bf16; up to a multiple of 256 columns may be written. */

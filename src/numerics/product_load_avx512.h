@@ -37,27 +37,17 @@ INLINE void load_e5m2(const uint8_t *codes, __m512 values[4]) {
         values[i] = _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load16(codes + 16 * i)), 8));
 }
 
-/* 64 codes to bf16: in each 16 bytes, the first eight columns to one vector, the others to the second. */
-INLINE void order_e4m3(__m512i codes, __m512i pairs[2]) {
-    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_low), codes, _mm512_loadu_si512(e4m3_low + 64));
-    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_high), codes, _mm512_loadu_si512(e4m3_high + 64));
-    high = _mm512_ternarylogic_epi32(high, codes, bytes(0x80), 0xf8);
-    pairs[0] = _mm512_unpacklo_epi8(low, high);
-    pairs[1] = _mm512_unpackhi_epi8(low, high);
-}
-
-INLINE void pairs_of_e4m3(const uint8_t *codes, __m512i pairs[2]) {
-    order_e4m3(load64_at(codes), pairs);
-}
-
 INLINE void load_e4m3(const uint8_t *codes, __m512 values[4]) { /* unpacking works in lanes of 16 bytes: words transposed 4 x 4 beforehand */
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), zero = _mm512_setzero_si512();
-    __m512i pairs[2];
-    order_e4m3(_mm512_permutexvar_epi32(transpose, _mm512_loadu_si512(codes)), pairs);
-    for (int i = 0; i < 2; i++) {
-        values[2 * i] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, pairs[i]));
-        values[2 * i + 1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, pairs[i]));
-    }
+    __m512i v = _mm512_permutexvar_epi32(transpose, _mm512_loadu_si512(codes));
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_low), v, _mm512_loadu_si512(e4m3_low + 64));
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_high), v, _mm512_loadu_si512(e4m3_high + 64));
+    high = _mm512_ternarylogic_epi32(high, v, bytes(0x80), 0xf8);
+    __m512i first = _mm512_unpacklo_epi8(low, high), second = _mm512_unpackhi_epi8(low, high);
+    values[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, first));
+    values[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, first));
+    values[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, second));
+    values[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, second));
 }
 
 typedef float scale_at(const uint8_t *scales, uint64_t index);

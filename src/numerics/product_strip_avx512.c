@@ -60,9 +60,9 @@ INLINE void store_f32(void *strip, const __m512 values[4]) {
         _mm512_storeu_ps((float *)strip + 16 * i, values[i]);
 }
 
-#define X(name, unpack, unit_columns, shared, minima, code_bytes, scale_bytes, factor) \
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                             \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) { \
-        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, unit_columns, shared, minima, code_bytes, scale_bytes, factor,       \
+        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, minima, code_bytes, scale_bytes, factor,       \
                       store_f32);                                                                                                             \
     }
 GROUPED_LIST(X)
@@ -70,7 +70,7 @@ GROUPED_LIST(X)
 
 mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix) {
     static mica_strip_f32 *const strips[GROUPED_COUNT] = {
-#define X(name, unpack, columns, shared, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
         GROUPED_LIST(X)
 #undef X
     };
@@ -136,29 +136,8 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
 
 /* ---- preparation */
 
-/* 16 values to integers, each within one of its value. The sum of each four is even, so that half of it is no fraction: where it would not be,
- * the first of them goes to the integer on the value's other side. */
-INLINE __m512i to_integers(__m512 scaled, __m512i *fours) {
-    __m512i q = _mm512_cvtps_epi32(scaled);
-    __m512i sum = _mm512_add_epi32(q, _mm512_shuffle_epi32(q, _MM_PERM_BADC));
-    sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
-    __mmask16 odd = _mm512_test_epi32_mask(sum, _mm512_set1_epi32(1));
-    __mmask16 above = _mm512_cmp_ps_mask(scaled, _mm512_cvtepi32_ps(q), _CMP_GE_OQ);
-    __m512i step = _mm512_mask_mov_epi32(_mm512_set1_epi32(-1), above & 0x1111, _mm512_set1_epi32(1));
-    q = _mm512_mask_add_epi32(q, odd & 0x1111, q, step);
-    sum = _mm512_add_epi32(q, _mm512_shuffle_epi32(q, _MM_PERM_BADC));
-    *fours = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
-    return q;
-}
-
-/* Where the kernels look for 16 columns: product_unpack_avx512.h has the order of the vectors. */
-INLINE uint64_t place_of(uint64_t sixteen) {
-    uint64_t block = sixteen / 2, vector = block / 4 * 2 + sixteen % 2;
-    return vector * 4 + block % 4;
-}
-
 /* 256 values: their step is the largest magnitude / 32512, so that the two digits fit; what is not finite makes the step NaN. */
-static void prepare_chunk(const float *values, uint64_t count, mica_few_chunk *to) {
+static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, int32_t *sums, float *wide_sums, float *scale) {
     float padded[256];
     if (count < 256) {
         memset(padded, 0, sizeof padded);
@@ -172,26 +151,22 @@ static void prepare_chunk(const float *values, uint64_t count, mica_few_chunk *t
     float magnitude;
     memcpy(&magnitude, &bits, sizeof magnitude);
     bool finite = bits < 0x7f800000u, zero = magnitude < 1e-33f; /* its reciprocal would be infinite */
-    to->scale = finite ? magnitude / 32512 : NAN;
+    *scale = finite ? magnitude / 32512 : NAN;
     __m512 inverse = _mm512_set1_ps(finite && !zero ? 32512 / magnitude : 0);
-    for (uint64_t i = 0; i < 16; i++) {
-        __m512i fours, q = to_integers(finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), inverse) : _mm512_setzero_ps(), &fours);
-        __m512i first = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-        uint64_t place = place_of(i);
-        int8_t *digits = to->digits[place / 4][0] + place % 4 * 16;
-        _mm_storeu_si128((__m128i *)(void *)digits, _mm512_cvtepi32_epi8(first));
-        _mm_storeu_si128((__m128i *)(void *)(digits + 64), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(first, 8))));
-        __m128i four_sums = _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, fours));
-        _mm_storeu_si128((__m128i *)(void *)(to->sums[place / 4] + place % 4 * 4), _mm_sub_epi32(_mm_setzero_si128(), _mm_srai_epi32(four_sums, 1)));
-        to->wide_sums[i] = (float)-(_mm_extract_epi32(four_sums, 0) + _mm_extract_epi32(four_sums, 1) + _mm_extract_epi32(four_sums, 2) +
-                                   _mm_extract_epi32(four_sums, 3)); /* at most 16 * 32513 */
-    }
-    for (uint64_t i = 0; i < 2; i++)
-        _mm512_storeu_si512(to->pair_sums[i], _mm512_add_epi32(_mm512_loadu_si512(to->sums[2 * i]), _mm512_loadu_si512(to->sums[2 * i + 1])));
-    for (uint64_t i = 0; i < 8; i++) {
-        uint64_t lane = i / 4 * 8 + i % 4;
-        to->block_sums[lane] = 0;
-        to->block_sums[lane + 4] = to->wide_sums[2 * i] + to->wide_sums[2 * i + 1];
+    for (int g = 0; g < 4; g++, digits += 128, sums += 16, wide_sums += 4) {
+        for (int i = 0; i < 4; i++) {
+            __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 64 * g + 16 * i), inverse) : _mm512_setzero_ps();
+            __m512i q = _mm512_cvtps_epi32(scaled), first = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+            _mm_storeu_si128((__m128i *)(void *)(digits + 16 * i), _mm512_cvtepi32_epi8(first));
+            _mm_storeu_si128((__m128i *)(void *)(digits + 64 + 16 * i), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(first, 8))));
+        }
+        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits));
+        __m512i sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), bytes(1), _mm512_loadu_si512(digits + 64));
+        sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+        _mm512_storeu_si512(sums, sum);
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
+        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB)); /* at most 16 * 32512 * 128 */
+        _mm_storeu_ps(wide_sums, _mm_cvtepi32_ps(_mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, sum))));
     }
 }
 
@@ -202,8 +177,9 @@ void mica_prepare_avx512(mica_operand *x, uint64_t row) {
         mica_bf16_of_float(values, x->columns, x->bf16 + first);
         memset(x->bf16 + first + x->columns, 0, (x->padded - x->columns) * sizeof *x->bf16);
     }
-    for (uint64_t c = 0; x->chunks && c < x->padded; c += 256)
-        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->chunks + (first + c) / 256);
+    for (uint64_t c = 0; x->digits && c < x->padded; c += 256)
+        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->digits + 2 * (first + c), x->sums + (first + c) / 4,
+                      x->wide_sums + (first + c) / 16, x->scales + (first + c) / 256);
 }
 #else
 typedef int mica_product_strip_avx512_empty; /* a translation unit may not be empty */

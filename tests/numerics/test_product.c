@@ -243,12 +243,10 @@ static float *random_values(uint64_t count) {
 
 /* ---- bounds, with u = 2^-24, A = sum |amplitude x|, S = sum |w x|
  * EXACT: a value is decoded with two roundings at most, and 16 lanes or more add (columns / 16 + 6) products: (columns / 16 + 16) u A.
- * int16: besides, each activation is off by half a step, its 256 columns' largest / 32512 / 2 (0.51 with the roundings of that itself); the first
- *        of each four by a whole step, since their sum is made even.
- * pairs: an activation is a bf16 and the bf16 of what that left over: off by 2^-8 of 2^-8, 2^-16 S besides; sums as for bf16.
+ * int16: besides, each activation is off by half a step, its 256 columns' largest / 32512 / 2 (0.51 with the roundings of that itself).
  * bf16:  weight and activation are off by 2^-8 each: (2^-7 + 2^-16) S besides; a pair's product is added in two roundings: twice the lanes.
  * And 1e-30, since subnormal numbers may be flushed.  */
-typedef enum method { FLOAT32, INT16, PAIRS, BF16, METHODS } method;
+typedef enum method { FLOAT32, INT16, BF16, METHODS } method;
 
 typedef struct truth {
     double value, bounds[METHODS];
@@ -256,7 +254,7 @@ typedef struct truth {
 
 static truth truth_of(const double *weight, const double *amplitude, const float *x, uint64_t columns) {
     truth t = {0};
-    double whole = 0, products = 0, steps = 0, rounded = 0, largest = 0, u = 0x1p-24;
+    double whole = 0, products = 0, steps = 0, largest = 0, u = 0x1p-24;
     for (uint64_t c = 0; c < columns; c++) {
         if (c % 256 == 0) {
             largest = 0;
@@ -267,11 +265,9 @@ static truth truth_of(const double *weight, const double *amplitude, const float
         t.value += weight[c] * (double)x[c];
         products += fabs(weight[c] * (double)x[c]);
         steps += amplitude[c] * largest / 32512;
-        rounded += amplitude[c] * largest / 32512 * (c % 4 == 0 ? 1.01 : 0.51);
     }
     t.bounds[FLOAT32] = ((double)columns / 16 + 16) * u * whole + 1e-30;
-    t.bounds[INT16] = ((double)columns / 16 + 16) * u * (whole + steps) + rounded + 1e-30;
-    t.bounds[PAIRS] = ((double)columns / 8 + 32) * u * whole + (0x1p-16 + 0x1p-24) * products + 1e-30;
+    t.bounds[INT16] = ((double)columns / 16 + 16) * u * (whole + steps) + 0.51 * steps + 1e-30;
     t.bounds[BF16] = ((double)columns / 8 + 32) * u * whole + (0x1p-7 + 0x1p-16) * products + 1e-30;
     return t;
 }
@@ -292,7 +288,7 @@ static truth *truths_of(const kind *k, const sample *s, const float *values, uin
 
 static method method_of(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
     const char *name = mica_product_method(matrix, precision, tokens);
-    return strncmp(name, "int16", 5) == 0 ? INT16 : strncmp(name, "pairs", 5) == 0 ? PAIRS : strncmp(name, "bf16", 4) == 0 ? BF16 : FLOAT32;
+    return strncmp(name, "int16", 5) == 0 ? INT16 : strncmp(name, "bf16", 4) == 0 ? BF16 : FLOAT32;
 }
 
 /* Each set, and AVX-512 once more without bf16. */
