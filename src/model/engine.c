@@ -203,11 +203,25 @@ static uint64_t transposed_bytes(const transposition *plan) {
     return (codes + scale_bytes(plan) + 127) / 64 * 64;
 }
 
-/* out [columns][rows] from in [rows][stride], elements of `bytes` bytes. */
+/* out [columns][rows] from in [rows][stride], elements of `bytes` bytes; in tiles, whose lines stay in the first-level cache. */
+#define TILE 32
+#define TRANSPOSE(width)                                                                      \
+    for (uint64_t r = row; r < row_end; r++)                                                   \
+        for (uint64_t c = column; c < column_end; c++)                                          \
+            memcpy(out + (c * rows + r) * (width), in + (r * stride + c) * (width), width)
 static void transpose(const uint8_t *in, uint64_t rows, uint64_t columns, uint64_t stride, uint32_t bytes, uint8_t *out) {
-    for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t c = 0; c < columns; c++)
-            memcpy(out + (c * rows + r) * bytes, in + (r * stride + c) * bytes, bytes);
+    for (uint64_t row = 0; row < rows; row += TILE)
+        for (uint64_t column = 0; column < columns; column += TILE) {
+            uint64_t row_end = rows - row < TILE ? rows : row + TILE, column_end = columns - column < TILE ? columns : column + TILE;
+            if (bytes == 1)
+                TRANSPOSE(1);
+            else if (bytes == 2)
+                TRANSPOSE(2);
+            else if (bytes == 4)
+                TRANSPOSE(4);
+            else
+                TRANSPOSE(8);
+        }
 }
 
 static void transpose_layer(const transposition *plan, uint8_t *out, float *decoded, mica_matrix *matrix) {
@@ -242,33 +256,45 @@ static void transpose_layer(const transposition *plan, uint8_t *out, float *deco
     matrix->scales = scales;
 }
 
-static mica_status absorb_keys(mica_engine *engine, mica_error *error) {
-    uint64_t layers = engine->model->config.num_hidden_layers, at = 0;
-    if (!engine->sizes.rank)
-        return MICA_OK;
-    for (uint64_t i = 0; i < layers; i++)
-        if (engine->layers[i].parts[MICA_PART_KV_B]) {
-            transposition plan = plan_transposition(engine, engine->layers[i].parts[MICA_PART_KV_B]);
-            engine->transposed_bytes += transposed_bytes(&plan);
-        }
-    float *decoded = mica_reallocarray(NULL, engine->sizes.nope * engine->sizes.rank, sizeof *decoded);
-    engine->transposed = mica_alloc_aligned(engine->transposed_bytes);
-    if (!decoded || !engine->transposed) {
-        mica_free(decoded);
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the absorbed keys", engine->model->source->path);
-    }
-    for (uint64_t i = 0; i < layers; i++) {
+typedef struct absorbing {
+    mica_engine *engine;
+    uint64_t *places; /* [layers]: in engine->transposed */
+    float *decoded;   /* [threads][nope * rank] */
+} absorbing;
+
+static void absorb_layers(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    const absorbing *job = context;
+    mica_engine *engine = job->engine;
+    for (uint64_t i = first; i < last; i++) {
         engine_layer *layer = &engine->layers[i];
         if (!layer->parts[MICA_PART_KV_B]) { /* stored in two: the keys are transposed already */
             layer->absorbed = *layer->parts[MICA_PART_K_B];
             continue;
         }
         transposition plan = plan_transposition(engine, layer->parts[MICA_PART_KV_B]);
-        transpose_layer(&plan, engine->transposed + at, decoded, &layer->absorbed);
-        at += transposed_bytes(&plan);
+        transpose_layer(&plan, engine->transposed + job->places[i], job->decoded + thread * engine->sizes.nope * engine->sizes.rank, &layer->absorbed);
     }
-    mica_free(decoded);
-    return MICA_OK;
+}
+
+static mica_status absorb_keys(mica_engine *engine, mica_error *error) {
+    const uint64_t layers = engine->model->config.num_hidden_layers;
+    if (!engine->sizes.rank)
+        return MICA_OK;
+    absorbing job = {engine, mica_calloc(layers, sizeof *job.places),
+                     mica_reallocarray(NULL, engine->options.threads * engine->sizes.nope * engine->sizes.rank, sizeof *job.decoded)};
+    for (uint64_t i = 0; i < layers && job.places; i++)
+        if (engine->layers[i].parts[MICA_PART_KV_B]) {
+            transposition plan = plan_transposition(engine, engine->layers[i].parts[MICA_PART_KV_B]);
+            job.places[i] = engine->transposed_bytes;
+            engine->transposed_bytes += transposed_bytes(&plan);
+        }
+    engine->transposed = job.places ? mica_alloc_aligned(engine->transposed_bytes) : NULL;
+    bool made = job.decoded && engine->transposed;
+    if (made)
+        mica_pool_each(engine->pool, layers, 1, absorb_layers, &job);
+    mica_free(job.places);
+    mica_free(job.decoded);
+    return made ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the absorbed keys", engine->model->source->path);
 }
 
 static mica_status load_weights(mica_engine *engine, mica_error *error) {
@@ -385,13 +411,13 @@ static mica_status open_all(mica_engine *engine, const mica_engine_options *opti
     if (!mica_mul_u64(session->context, row, &session->layer_bytes) || session->layer_bytes > UINT64_MAX / 2 / session->layers)
         return mica_fail(error, MICA_USAGE, "%s: context: expected less than %llu positions", engine->model->source->path,
                          (unsigned long long)session->context);
-    status = load_weights(engine, error);
+    status = mica_pool_create(engine->options.threads, &engine->pool, error);
+    if (status == MICA_OK)
+        status = load_weights(engine, error);
     if (status == MICA_OK)
         status = mica_workspace_init(engine, error);
     if (status == MICA_OK)
         status = open_session(engine, error);
-    if (status == MICA_OK)
-        status = mica_pool_create(engine->options.threads, &engine->pool, error);
     return status == MICA_OK ? open_cache(engine, error) : status;
 }
 
