@@ -1,15 +1,17 @@
-/* bench_experts: decoding a model whose routed experts do not all fit into memory: the engine's cache against the page cache, each in a control group of the same
- * size. Not a test.
- *     bench_experts [--share 25,50,75] [--rounds 3] [--tokens 48] [--warm 48] [--threads 2] [--alone] [--llama LLAMA-BENCH] [--each COMMAND] FILE
- * For every share of the experts' bytes: the group's limit is the engine's --memory at which its cache holds that share (and 2 % for what the kernel counts
- * besides). In it run, one after the other, the file's pages dropped from the page cache before each:
+/* bench_experts: decoding a model whose routed experts do not all fit into memory: the engine's cache against the page cache, each in a control
+ * group of the same size. Not a test.
+ *     bench_experts [--share 25,50,75] [--rounds 3] [--tokens 48] [--warm 48] [--threads 2] [--readers N] [--policy NAME] [--lookahead] [--alone]
+ *                   [--llama LLAMA-BENCH] [--each COMMAND] FILE
+ * For every share of the experts' bytes: the group's limit is the engine's --memory at which its cache holds that share (and 2 % for what the
+ * kernel counts besides). In it run, one after the other, the file's pages dropped from the page cache before each:
  *     mica             as `mica run` has it: slots, O_DIRECT
  *     mmap             the same engine over mapped experts (bench/mapped_experts.c)
  *     mmap, WILLNEED   the same, each expert announced when it is chosen
  *     llama.cpp        llama-bench, mmap, as it is
  * The bound is the lesser of two rates that the same run measures: decoding with all experts in memory, and the disk's (O_DIRECT reads of whole
  * expert pieces at random, the best of several numbers of threads) over the bytes that a token did not find in the cache.
- * All decode tokens drawn evenly from the vocabulary. --each is put before every timed command (a lock, say). Needs the right to make a control group. */
+ * All decode tokens drawn evenly from the vocabulary. --each is put before every timed command ("chrt -r 1", say); --alone: without the peers.
+ * Needs the right to make a control group. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -93,8 +95,13 @@ static void run_child(void) {
     mica_engine *engine;
     check(mica_model_open(options.file, NULL, &model, &error));
     float *logits = calloc(model->config.vocab_size, sizeof *logits);
-    const mica_engine_options settings = {.threads = (uint32_t)options.threads, .context = CONTEXT, .batch = BATCH, .memory_bytes = options.memory,
-                                          .policy = options.policy, .lookahead = options.lookahead, .reading_threads = (uint32_t)options.readers};
+    const mica_engine_options settings = {.threads = (uint32_t)options.threads,
+                                          .context = CONTEXT,
+                                          .batch = BATCH,
+                                          .memory_bytes = options.memory,
+                                          .policy = options.policy,
+                                          .lookahead = options.lookahead,
+                                          .reading_threads = (uint32_t)options.readers};
     uint64_t state = 5;
     check(mica_engine_open(model, &settings, &engine, &error));
     double fixed = (double)mica_memory_resident_bytes();
@@ -106,8 +113,8 @@ static void run_child(void) {
     double seconds = mica_seconds_now() - begin, tokens = (double)options.tokens;
     mica_engine_meters after = mica_engine_meters_get(engine);
     double uses = (double)(after.experts.uses - before.experts.uses), read = (double)(after.experts.bytes_read - before.experts.bytes_read);
-    printf("%.6g %.6g %.9g %.6g %.9g %.9g %.9g\n", tokens / seconds, (double)(after.experts.hits - before.experts.hits) / uses, read / tokens,
-           (after.experts.seconds_stalled - before.experts.seconds_stalled) / seconds, (double)mica_memory_peak_bytes(),
+    printf("%.6g %.6g %.9g %.6g %.9g %.9g %.9g\n", tokens / seconds, (double)(after.experts.hits - before.experts.hits) / uses,
+           read / tokens, (after.experts.seconds_stalled - before.experts.seconds_stalled) / seconds, (double)mica_memory_peak_bytes(),
            (double)(after.expert_count * after.slot_bytes), fixed);
     free(logits);
     mica_engine_close(engine);
@@ -271,11 +278,15 @@ static outcome run(const char *suffix, const char *environment, uint64_t memory,
     char command[PATH_MAX * 3];
     outcome got = {0};
     pid_t child;
-    snprintf(command, sizeof command, "%s env %s '%s' --child decode --memory %" PRIu64 " --tokens %" PRIu64 " --warm %" PRIu64 " --threads %" PRIu64 " --readers %" PRIu64 "%s%s%s '%s'",
-             options.each, environment, own_program(suffix), memory, tokens, warm_tokens, options.threads, options.readers, options.policy ? " --policy " : "",
-             options.policy ? options.policy : "", options.lookahead ? " --lookahead" : "", options.file);
+    snprintf(command, sizeof command,
+             "%s env %s '%s' --child decode --memory %" PRIu64 " --tokens %" PRIu64 " --warm %" PRIu64 " --threads %" PRIu64
+             " --readers %" PRIu64 "%s%s%s '%s'",
+             options.each, environment, own_program(suffix), memory, tokens, warm_tokens, options.threads, options.readers,
+             options.policy ? " --policy " : "", options.policy ? options.policy : "", options.lookahead ? " --lookahead" : "",
+             options.file);
     FILE *out = begin(command, limit, &child);
-    if (fscanf(out, "%lf %lf %lf %lf %lf %lf %lf", &got.rate, &got.hits, &got.read_bytes, &got.stalled, &got.peak, &got.experts_bytes, &got.fixed_bytes) != 7)
+    if (fscanf(out, "%lf %lf %lf %lf %lf %lf %lf", &got.rate, &got.hits, &got.read_bytes, &got.stalled, &got.peak, &got.experts_bytes,
+               &got.fixed_bytes) != 7)
         got.rate = 0;
     finish(out, child, command);
     return got;
@@ -284,8 +295,8 @@ static outcome run(const char *suffix, const char *environment, uint64_t memory,
 static double run_llama(uint64_t limit, uint64_t tokens) {
     char command[PATH_MAX * 3];
     pid_t child;
-    snprintf(command, sizeof command, "%s '%s' -m '%s' -p 0 -n %" PRIu64 " -t %" PRIu64 " -r 1 -ngl 0 -lm mmap -o csv 2>/dev/null", options.each, options.llama,
-             options.file, tokens, options.threads);
+    snprintf(command, sizeof command, "%s '%s' -m '%s' -p 0 -n %" PRIu64 " -t %" PRIu64 " -r 1 -ngl 0 -lm mmap -o csv 2>/dev/null",
+             options.each, options.llama, options.file, tokens, options.threads);
     FILE *out = begin(command, limit, &child);
     double rate = llama_bench_rate(out);
     finish(out, child, command);
@@ -319,7 +330,8 @@ static double median(double *values, uint64_t count) {
 /* Each round: the disk, everything in memory, ours; so that the bound and what is held against it saw the same machine. The peers, which are slow, once. */
 static void measure(uint64_t share, const outcome *sizes) {
     uint64_t slow = options.tokens / 4 > 8 ? options.tokens / 4 : 8;
-    uint64_t memory = (uint64_t)(sizes->fixed_bytes + sizes->experts_bytes * (double)share / 100) + (UINT64_C(8) << 20), limit = memory + memory / 50;
+    uint64_t memory = (uint64_t)(sizes->fixed_bytes + sizes->experts_bytes * (double)share / 100) + (UINT64_C(8) << 20),
+             limit = memory + memory / 50;
     double rates[ROUNDS_MAX], reads[ROUNDS_MAX], wholes[ROUNDS_MAX], of_bound[ROUNDS_MAX];
     outcome ours = {0};
     for (uint64_t r = 0; r < options.rounds; r++) {
@@ -330,17 +342,23 @@ static void measure(uint64_t share, const outcome *sizes) {
         wholes[r] = whole.rate;
         reads[r] = disk / fmax(ours.read_bytes, 1);
         of_bound[r] = ours.rate / fmin(reads[r], wholes[r]);
-        fprintf(stderr, "%2" PRIu64 " %%: disk %.2f GB/s; in memory %.2f tok/s (%.1f %% found); mica %.2f tok/s, %.1f %% found, %.0f MB a token, %.0f %% stalled, peak %.3f of %.3f GB\n", share,
-                disk / 1e9, whole.rate, 100 * whole.hits, ours.rate, 100 * ours.hits, ours.read_bytes / 1e6, 100 * ours.stalled, ours.peak / 1e9, (double)memory / 1e9);
+        fprintf(
+            stderr,
+            "%2" PRIu64
+            " %%: disk %.2f GB/s; in memory %.2f tok/s (%.1f %% found); mica %.2f tok/s, %.1f %% found, %.0f MB a token, %.0f %% stalled, peak %.3f of %.3f GB\n",
+            share, disk / 1e9, whole.rate, 100 * whole.hits, ours.rate, 100 * ours.hits, ours.read_bytes / 1e6, 100 * ours.stalled,
+            ours.peak / 1e9, (double)memory / 1e9);
     }
-    double rate = median(rates, options.rounds), read = median(reads, options.rounds), whole = median(wholes, options.rounds), bound = median(of_bound, options.rounds);
-    printf("%4" PRIu64 " %%   %5.2f GB   %5.1f %%   %6.0f   %7.2f   %9.2f   %7.2f   %6.0f %%", share, (double)limit / 1e9, 100 * ours.hits, ours.read_bytes / 1e6, read, whole, rate,
-           100 * bound);
+    double rate = median(rates, options.rounds), read = median(reads, options.rounds), whole = median(wholes, options.rounds),
+           bound = median(of_bound, options.rounds);
+    printf("%4" PRIu64 " %%   %5.2f GB   %5.1f %%   %6.0f   %7.2f   %9.2f   %7.2f   %6.0f %%", share, (double)limit / 1e9, 100 * ours.hits,
+           ours.read_bytes / 1e6, read, whole, rate, 100 * bound);
     if (options.peers) {
         outcome announced = run("_mapped", "MICA_BENCH_WILLNEED=1", 4 * memory, limit, options.tokens, options.warm / 4);
         outcome mapped = run("_mapped", "", 4 * memory, limit, slow, slow);
         double llama = options.llama ? run_llama(limit, slow) : 0;
-        printf("   %7.2f (%.1f)   %7.2f (%.1f)   %7.2f (%.1f)", announced.rate, rate / announced.rate, mapped.rate, rate / mapped.rate, llama, llama > 0 ? rate / llama : 0);
+        printf("   %7.2f (%.1f)   %7.2f (%.1f)   %7.2f (%.1f)", announced.rate, rate / announced.rate, mapped.rate, rate / mapped.rate,
+               llama, llama > 0 ? rate / llama : 0);
     }
     printf("\n");
     fflush(stdout);
@@ -354,8 +372,13 @@ static uint64_t parse_list(const char *text, uint64_t list[SHARES_MAX]) {
 }
 
 int main(int count, char **arguments) {
-    static const struct option known[] = {{"share", 1, 0, 's'}, {"tokens", 1, 0, 'n'}, {"warm", 1, 0, 'w'},   {"threads", 1, 0, 't'}, {"llama", 1, 0, 'l'}, {"each", 1, 0, 'e'},
-                                          {"child", 1, 0, 'c'}, {"memory", 1, 0, 'm'}, {"readers", 1, 0, 'r'}, {"policy", 1, 0, 'p'}, {"lookahead", 0, 0, 'a'}, {"rounds", 1, 0, 'R'}, {"alone", 0, 0, 'A'}, {0}};
+    static const struct option known[] = {{"share", 1, 0, 's'},     {"tokens", 1, 0, 'n'},
+                                          {"warm", 1, 0, 'w'},      {"threads", 1, 0, 't'},
+                                          {"llama", 1, 0, 'l'},     {"each", 1, 0, 'e'},
+                                          {"child", 1, 0, 'c'},     {"memory", 1, 0, 'm'},
+                                          {"readers", 1, 0, 'r'},   {"policy", 1, 0, 'p'},
+                                          {"lookahead", 0, 0, 'a'}, {"rounds", 1, 0, 'R'},
+                                          {"alone", 0, 0, 'A'},     {0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;)
         switch (option) {
         case 's': options.share_count = parse_list(optarg, options.shares); break;
@@ -374,7 +397,9 @@ int main(int count, char **arguments) {
         default: return 2;
         }
     if (optind + 1 != count || options.rounds < 1 || options.rounds > ROUNDS_MAX)
-        fail("usage: bench_experts [--share 25,50,75] [--tokens N] [--warm N] [--threads N] [--rounds N] [--readers N] [--policy NAME] [--lookahead] [--alone] [--llama LLAMA-BENCH] [--each COMMAND] FILE");
+        fail(
+            "usage: bench_experts [--share 25,50,75] [--tokens N] [--warm N] [--threads N] [--rounds N] [--readers N] [--policy NAME]\n"
+            "       [--lookahead] [--alone] [--llama LLAMA-BENCH] [--each COMMAND] FILE");
     options.file = arguments[optind];
     if (options.child) {
         strcmp(options.child, "disk") == 0 ? run_disk() : run_child();
@@ -382,7 +407,8 @@ int main(int count, char **arguments) {
     }
     make_group();
     outcome sizes = run("", "", 0, 0, 0, 0);
-    printf("%s: decode, %" PRIu64 " threads, medians of %" PRIu64 " rounds of %" PRIu64 " tokens; routed experts %.2f GB, all else %.2f GB; tok/s (and how many times the peer's)\n\n"
+    printf("%s: decode, %" PRIu64 " threads, medians of %" PRIu64 " rounds of %" PRIu64
+           " tokens; routed experts %.2f GB, all else %.2f GB; tok/s (and how many times the peer's)\n\n"
            "cached      limit     found   MB/tok   by disk   in memory      mica   of bound   %s\n",
            options.file, options.threads, options.rounds, options.tokens, sizes.experts_bytes / 1e9, sizes.fixed_bytes / 1e9,
            options.peers ? "mmap, WILLNEED   mmap            llama.cpp" : "");

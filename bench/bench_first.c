@@ -1,8 +1,9 @@
-/* bench_first: from nothing to the first token, of a checkpoint with as many tensors as Kimi-K2: what of that time is reading the resident weights, and how
- * fast they are read beside what the disk gives in the same run. Not a test.
+/* bench_first: from nothing to the first token, of a checkpoint with as many tensors as Kimi-K2: what of that time is reading the resident
+ * weights, and how fast they are read beside what the disk gives in the same run. Not a test.
  *     bench_first [--rounds 5] [--threads N] CHECKPOINT...
- * Each round of each checkpoint is a process of its own, the checkpoint's pages dropped from the page cache before it, 5 GiB of memory touched and given back: open the model, open the engine
- * (which reads what every token needs), one token and its logits. The disk: the same ranges, O_DIRECT, pieces of 8 MiB, the best of 2 to 16 threads. Medians. */
+ * Each round of each checkpoint is a process of its own, the checkpoint's pages dropped from the page cache before it, 5 GiB of memory touched
+ * and given back: open the model, open the engine (which reads what every token needs), one token and its logits. The disk: attention's
+ * weights, O_DIRECT, pieces of 8 MiB, the best of 2 to 16 threads. Medians. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -67,7 +68,8 @@ static bool take(disk_job *job, const mica_tensor **tensor, uint64_t *offset, ui
     const mica_weight *weight;
     uint64_t looked = 0, all = MICA_PART_COUNT * (job->model->config.num_hidden_layers + 1);
     pthread_mutex_lock(&job->mutex);
-    while (!(weight = job->model->layers[job->layer].parts[job->part]) || weight->data->bytes < PIECE / 8 || job->done >= weight->data->bytes) {
+    while (!(weight = job->model->layers[job->layer].parts[job->part]) || weight->data->bytes < PIECE / 8 ||
+           job->done >= weight->data->bytes) {
         if (looked++ > all)
             check(mica_fail(&error, MICA_FAILED, "expected weights of a MiB or more"));
         job->done = 0;
@@ -92,7 +94,8 @@ static void read_pieces(void *context, uint32_t index) {
     mica_error own;
     (void)index;
     uint8_t *buffer = mica_alloc_aligned(mica_file_window_bytes(PIECE));
-    while (buffer && take(job, &tensor, &offset, &bytes) && mica_file_read_window(mica_model_file(job->model, tensor), offset, bytes, buffer, &data, &own) == MICA_OK)
+    while (buffer && take(job, &tensor, &offset, &bytes) &&
+           mica_file_read_window(mica_model_file(job->model, tensor), offset, bytes, buffer, &data, &own) == MICA_OK)
         sum += bytes;
     pthread_mutex_lock(&job->mutex);
     job->bytes += sum;
@@ -189,10 +192,12 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: bench_first [--rounds N] [--threads N] CHECKPOINT...\n");
         return 2;
     }
-    printf("seconds, medians of %" PRIu64 "\n\n   model  resident  its rest   token   in all   resident GB    GB/s    disk   of disk   disk's part of all\n", options.rounds);
+    printf("seconds, medians of %" PRIu64
+           "\n\n   model  resident  its rest   token   in all   resident GB    GB/s    disk   of disk   disk's part of all\n",
+           options.rounds);
     for (int i = optind; i < count; i++) {
-        double open[ROUNDS_MAX], rest[ROUNDS_MAX], resident[ROUNDS_MAX], token[ROUNDS_MAX], all[ROUNDS_MAX], rate[ROUNDS_MAX], disk[ROUNDS_MAX], of_disk[ROUNDS_MAX],
-            part[ROUNDS_MAX], bytes = 0;
+        double open[ROUNDS_MAX], rest[ROUNDS_MAX], resident[ROUNDS_MAX], token[ROUNDS_MAX], all[ROUNDS_MAX], rate[ROUNDS_MAX],
+            disk[ROUNDS_MAX], of_disk[ROUNDS_MAX], part[ROUNDS_MAX], bytes = 0;
         for (uint64_t r = 0; r < options.rounds; r++) {
             timing got = run_apart(arguments[i]);
             open[r] = got.open;
@@ -206,9 +211,10 @@ int main(int count, char **arguments) {
             part[r] = got.bytes / got.disk / all[r];
             bytes = got.bytes;
         }
-        printf("%8.3f  %8.3f  %8.3f  %6.3f  %7.3f   %11.3f  %6.2f  %6.2f  %6.0f %%   %16.0f %%   %s\n", median(open, options.rounds), median(resident, options.rounds),
-               median(rest, options.rounds), median(token, options.rounds), median(all, options.rounds), bytes / 1e9, median(rate, options.rounds) / 1e9,
-               median(disk, options.rounds) / 1e9, 100 * median(of_disk, options.rounds), 100 * median(part, options.rounds), arguments[i]);
+        printf("%8.3f  %8.3f  %8.3f  %6.3f  %7.3f   %11.3f  %6.2f  %6.2f  %6.0f %%   %16.0f %%   %s\n", median(open, options.rounds),
+               median(resident, options.rounds), median(rest, options.rounds), median(token, options.rounds), median(all, options.rounds),
+               bytes / 1e9, median(rate, options.rounds) / 1e9, median(disk, options.rounds) / 1e9, 100 * median(of_disk, options.rounds),
+               100 * median(part, options.rounds), arguments[i]);
     }
     return 0;
 }

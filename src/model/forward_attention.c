@@ -192,7 +192,8 @@ static void attend_absorbed(attention_job *job) {
         attend(job);
         mica_operand_init(&x, engine->options.precision, work->latent_out, sizes->rank, queries, sizes->rank, work->latent_storage);
         mica_operand_prepare_all(engine, &x);
-        multiply_heads(engine, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, &x, job->tokens, work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width,
+        multiply_heads(engine, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, &x, job->tokens,
+                       work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width,
                        sizes->heads * sizes->value_width);
     }
 }
