@@ -13,6 +13,23 @@ enum { TOGETHER = 4 }; /* tokens */
 
 /* ---- grouped */
 
+/* What `groups` times 64 columns of a chunk add to each token's total. */
+INLINE void add_groups(const columns256 *w, const int groups, const int8_t *const digits[], const int32_t *const sums[], const float *const wide_sums[],
+                       const float *const steps[], uint64_t chunk, const int tokens, const int minima, __m512 totals[]) {
+    for (int t = 0; t < tokens; t++) {
+        __m512 part = minima ? _mm512_mul_ps(w->least, _mm512_loadu_ps(wide_sums[t] + chunk * 16)) : _mm512_setzero_ps();
+        for (int g = 0; g < groups; g++) {
+            const int8_t *digit = digits[t] + chunk * 512 + (uint64_t)g * 128;
+            __m512i product = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w->codes[g], _mm512_loadu_si512(digit));
+            product = _mm512_dpbusd_epi32(_mm512_slli_epi32(product, 8), w->codes[g], _mm512_loadu_si512(digit + 64));
+            if (!minima)
+                product = _mm512_add_epi32(product, _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16));
+            part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w->factors[g], part);
+        }
+        totals[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(steps[t][chunk]), totals[t]);
+    }
+}
+
 /* One row, TOKENS tokens from `token` on. */
 INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_operand *x, uint64_t token, const int tokens, float *out,
                         uint64_t stride, unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
@@ -31,7 +48,10 @@ INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_
         steps[t] = x->scales + row * chunks;
         totals[t] = _mm512_setzero_ps();
     }
-    for (uint64_t chunk = 0; chunk < chunks; chunk++, codes += code_bytes, scales += scale_bytes) {
+    /* 128 columns, as an absorbed key has, are taken apart where they are */
+    const bool half = scale_bytes == 0 && !minima && code_bytes % 8 == 0 && last_codes == code_bytes / 2;
+    const uint64_t whole = chunks - half;
+    for (uint64_t chunk = 0; chunk < whole; chunk++, codes += code_bytes, scales += scale_bytes) {
         columns256 w;
         if (chunk + 1 == chunks && last_codes) { /* not whole: zeros beyond its end, where the activations are zero too */
             memset(tail, 0, sizeof tail);
@@ -41,19 +61,13 @@ INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_
             scales = tail + 272;
         }
         fetch(codes, code_bytes);
-        unpack(codes, scales, &w);
-        for (int t = 0; t < tokens; t++) {
-            __m512 part = minima ? _mm512_mul_ps(w.least, _mm512_loadu_ps(wide_sums[t] + chunk * 16)) : _mm512_setzero_ps();
-            for (int g = 0; g < 4; g++) {
-                const int8_t *digit = digits[t] + chunk * 512 + (uint64_t)g * 128;
-                __m512i product = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.codes[g], _mm512_loadu_si512(digit));
-                product = _mm512_dpbusd_epi32(_mm512_slli_epi32(product, 8), w.codes[g], _mm512_loadu_si512(digit + 64));
-                if (!minima)
-                    product = _mm512_add_epi32(product, _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16));
-                part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w.factors[g], part);
-            }
-            totals[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(steps[t][chunk]), totals[t]);
-        }
+        unpack(codes, scales, &w, 4);
+        add_groups(&w, 4, digits, sums, wide_sums, steps, chunk, tokens, minima, totals);
+    }
+    if (half) {
+        columns256 w;
+        unpack(codes, scales, &w, 2);
+        add_groups(&w, 2, digits, sums, wide_sums, steps, whole, tokens, minima, totals);
     }
     for (int t = 0; t < tokens; t++)
         out[(uint64_t)t * stride] = _mm512_reduce_add_ps(totals[t]) * factor;

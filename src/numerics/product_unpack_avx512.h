@@ -22,7 +22,8 @@ typedef struct columns256 {
     __m512 least; /* what is subtracted from each 16 columns, / 128 */
 } columns256;
 
-typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *to);
+/* `groups`: 4, or where scales lie in blocks of 32 columns 2 for the first 128 of them; nothing is read of the others. */
+typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups);
 
 /* ---- parts */
 
@@ -137,46 +138,50 @@ INLINE void unpack_planes(const uint8_t *codes, __m512 factors, __m128i table, c
     }
 }
 
-INLINE void unpack_mxfp4_planes(const uint8_t *codes, const uint8_t *scales, columns256 *to) {
+INLINE void unpack_mxfp4_planes(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
+    (void)groups;
     unpack_planes(codes, eight_e8m0(scales), E2M1_CODES, to);
 }
 
-INLINE void unpack_int4_bf16(const uint8_t *codes, const uint8_t *scales, columns256 *to) {
+INLINE void unpack_int4_bf16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
+    (void)groups;
     unpack_planes(codes, eight_bf16(scales), INT4_CODES, to);
 }
 
-INLINE void unpack_int4_f16(const uint8_t *codes, const uint8_t *scales, columns256 *to) {
+INLINE void unpack_int4_f16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
+    (void)groups;
     unpack_planes(codes, eight_f16(scales), INT4_CODES, to);
 }
 
-INLINE void unpack_int4_f32(const uint8_t *codes, const uint8_t *scales, columns256 *to) {
+INLINE void unpack_int4_f32(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
+    (void)groups;
     unpack_planes(codes, eight_f32(scales), INT4_CODES, to);
 }
 
 /* ---- ggml's blocks of 32: eight of them */
 
-INLINE void unpack_q8_0(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q8_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     const __m512i words = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17));
     (void)none;
-    for (int g = 0; g < 4; g++, p += 68) {
+    for (int g = 0; g < groups; g++, p += 68) {
         __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(load32(p + 2)), load32(p + 36), 1);
         to->codes[g] = _mm512_xor_si512(codes, bytes(128));
         to->factors[g] = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(words, _mm512_loadu_si512(p))));
     }
 }
 
-INLINE void unpack_q4_0(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q4_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     (void)none;
-    for (int g = 0; g < 4; g++, p += 36) {
+    for (int g = 0; g < groups; g++, p += 36) {
         to->codes[g] = _mm512_and_si512(two_blocks(p + 2, p + 20, 4, 0), bytes(0xf0));
         to->factors[g] = two_halves(p, 18);
     }
 }
 
-INLINE void unpack_q4_1(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q4_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     __m512 least = _mm512_setzero_ps();
     (void)none;
-    for (int g = 0; g < 4; g++, p += 40) {
+    for (int g = 0; g < groups; g++, p += 40) {
         to->codes[g] = _mm512_and_si512(two_blocks(p + 4, p + 24, 0, 28), bytes(0x0f));
         to->factors[g] = two_halves(p, 20);
         least = set_two_halves(least, g, p + 2, 20);
@@ -191,19 +196,19 @@ INLINE __mmask64 high_bits(const uint8_t *first, const uint8_t *second) {
     return (uint64_t)high << 32 | low;
 }
 
-INLINE void unpack_q5_0(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q5_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     (void)none;
-    for (int g = 0; g < 4; g++, p += 44) {
+    for (int g = 0; g < groups; g++, p += 44) {
         __m512i low = _mm512_and_si512(two_blocks(p + 6, p + 28, 3, 31), bytes(0x78));
         to->codes[g] = _mm512_mask_add_epi8(low, high_bits(p + 2, p + 24), low, bytes(0x80));
         to->factors[g] = two_halves(p, 22);
     }
 }
 
-INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     __m512 least = _mm512_setzero_ps();
     (void)none;
-    for (int g = 0; g < 4; g++, p += 48) {
+    for (int g = 0; g < groups; g++, p += 48) {
         __m512i low = _mm512_and_si512(two_blocks(p + 8, p + 32, 0, 28), bytes(0x0f));
         to->codes[g] = _mm512_mask_add_epi8(low, high_bits(p + 4, p + 28), low, bytes(0x10));
         to->factors[g] = two_halves(p, 24);
@@ -212,18 +217,18 @@ INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to) {
     to->least = _mm512_mul_ps(least, _mm512_set1_ps(-0x1p-7f));
 }
 
-INLINE void unpack_iq4_nl(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_iq4_nl(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     (void)none;
-    for (int g = 0; g < 4; g++, p += 36) {
+    for (int g = 0; g < groups; g++, p += 36) {
         to->codes[g] = lookup16(two_blocks(p + 2, p + 20, 0, 28), IQ4_CODES);
         to->factors[g] = two_halves(p, 18);
     }
 }
 
-INLINE void unpack_mxfp4_blocks(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_mxfp4_blocks(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
     const __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17);
     (void)none;
-    for (int g = 0; g < 4; g++, p += 34) {
+    for (int g = 0; g < groups; g++, p += 34) {
         to->codes[g] = lookup16(two_blocks(p + 1, p + 18, 0, 28), E2M1_CODES);
         __m512i exponents = _mm512_maskz_permutexvar_epi8(0x1111111111111111u, from, _mm512_castsi256_si512(load32(p)));
         to->factors[g] = _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23));
@@ -248,7 +253,8 @@ INLINE __m512 minima_of(__m512 scales) {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15), scales);
 }
 
-INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     __m512 scales = scales_and_minima(p);
     (void)none;
     for (int g = 0; g < 4; g++) {
@@ -258,7 +264,8 @@ INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
     to->least = minima_of(scales);
 }
 
-INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     __m512 scales = scales_and_minima(p);
     __m256i high = load32(p + 16);
     (void)none;
@@ -270,7 +277,8 @@ INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
     to->least = minima_of(scales);
 }
 
-INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p + 192))), _mm512_set1_ps(half_at(p + 208)));
     (void)none;
     for (int h = 0; h < 2; h++) {
@@ -284,7 +292,8 @@ INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
         to->factors[g] = of_sixteen(scales, g);
 }
 
-INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     __m128i packed = load16(p + 94); /* two bytes before the twelve, and two behind: the block's F16 */
     __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
     __m128i high = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
@@ -302,7 +311,8 @@ INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
     }
 }
 
-INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     __m128i both = load16(p), mask = _mm_set1_epi8(0x0f);
     __m512 scales = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(both, mask)));
     __m512 minima = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(both, 4), mask)));
@@ -317,7 +327,8 @@ INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to) {
     to->least = minima;
 }
 
-INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to) {
+INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+    (void)groups;
     const __m512i order = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
     const __m512i rotation = _mm512_setr_epi32(0, 0, 0, 0, 28, 28, 28, 28, 0, 0, 0, 0, 28, 28, 28, 28);
     uint32_t low;
@@ -379,7 +390,7 @@ INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t coun
                 scale = tail + 272;
             }
             fetch(from, code_bytes);
-            unpack(from, scale, &w);
+            unpack(from, scale, &w, 4);
             for (int g = 0; g < 4; g++) {
                 __m512 values[4];
                 values_of(&w, g, minima, factor, values);
