@@ -40,7 +40,8 @@ static void write_novel(const char *path, uint64_t split_bytes) {
         memcpy(tensors[count].shape, shape[count % 4], sizeof shape[0]);
         count++;
     }
-    tensors[count++] = (mica_gguf_tensor){.name = "blk.1.ffn_up_exps.weight", .dtype = MICA_F32, .rank = 3, .shape = {3, 4, 256}, .number = count};
+    tensors[count] = (mica_gguf_tensor){.name = "blk.1.ffn_up_exps.weight", .dtype = MICA_F32, .rank = 3, .shape = {3, 4, 256}, .number = count};
+    count++;
     assert_int_equal(mica_gguf_layout_make(tensors, count, &metadata, split_bytes, &layout, NULL), MICA_OK);
     assert_int_equal(mica_gguf_writer_open(path, &layout, true, &writer, NULL), MICA_OK);
     for (uint64_t i = 0; i < count; i++) {
