@@ -334,11 +334,15 @@ static mica_status attempt(mica_svd_workspace *w, const mica_wide *wide, double 
 static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, const mica_svd_options *options, mica_svd_result *result,
                                 const char **why, mica_error *error) {
     mica_krylov_result krylov;
-    mica_svd_plan plan = options->plan ? *options->plan : (mica_svd_plan){0};
+    mica_svd_plan given = options->plan ? *options->plan : (mica_svd_plan){0};
     double squares, tolerance = RITZ_TOLERANCE;
     mica_gram_compute(w->gram, w->kernels, wide, w->packed, &squares);
     result->frobenius = sqrt(squares);
-    mica_status status = attempt(w, wide, squares, &plan, tolerance, &krylov, result, why, error);
+    mica_status status = options->ask_plan ? options->ask_plan(options->ask_context, &given, error) : MICA_OK;
+    if (status != MICA_OK)
+        return status;
+    mica_svd_plan plan = given;
+    status = attempt(w, wide, squares, &plan, tolerance, &krylov, result, why, error);
     if (status == MICA_OK && *why && !krylov.converged && plan.degree) { /* the plan does not fit: learn one of its own */
         plan = (mica_svd_plan){0};
         status = attempt(w, wide, squares, &plan, tolerance, &krylov, result, why, error);
@@ -353,7 +357,7 @@ static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, co
         return status;
     if (*why)
         return MICA_OK;
-    result->plan = options->plan && options->plan->degree ? *options->plan : krylov.plan;
+    result->plan = given.degree ? given : krylov.plan;
     result->basis = krylov.basis;
     result->sum_fourth = mica_packed_sum_squares(w->packed, wide->padded_rows);
     if (options->check_count) {

@@ -28,6 +28,10 @@ typedef struct mica_svd_options {
     bool full_spectrum;          /* every singular value as well */
     bool check_count;            /* establish by inertia that no larger singular value was missed */
     const mica_svd_plan *plan;   /* NULL or degree 0: learn one (result.plan) */
+    /* Instead of `plan`, one that may not be there yet: asked for when it is needed, which is after the Gram matrix, half of the work. A status
+     * that is not OK ends the decomposition. */
+    mica_status (*ask_plan)(void *context, mica_svd_plan *plan, mica_error *error);
+    void *ask_context;
 } mica_svd_options;
 
 typedef struct mica_svd_result {

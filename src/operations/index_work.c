@@ -36,6 +36,7 @@ typedef struct index_context {
     mica_index_run *run;
     index_worker *workers; /* [threads] */
     pthread_mutex_t large; /* held while a workspace above the share is alive */
+    mica_stream *stream;
 } index_context;
 
 static uint64_t smaller_side(const mica_weight *weight) {
@@ -89,6 +90,7 @@ static mica_status need_workspace(index_context *context, index_worker *worker, 
     worker->options = *options;
     worker->options.check_count = true;
     worker->options.plan = NULL;
+    worker->options.ask_plan = NULL;
     const bool large = above_share(context, worker);
     if (large)
         pthread_mutex_lock(&context->large);
@@ -204,6 +206,24 @@ static mica_status examine_unit(const mica_index_run *run, const mica_index_unit
     return status;
 }
 
+typedef struct lesson { /* the plan of the unit that this one comes after */
+    index_context *context;
+    uint64_t teacher;
+    double waited_seconds;
+} lesson;
+
+static mica_status learn(void *opaque, mica_svd_plan *plan, mica_error *error) {
+    lesson *asked = opaque;
+    double waited = 0;
+    const bool taught = mica_stream_await(asked->context->stream, asked->teacher, &waited);
+    asked->waited_seconds += waited;
+    if (!taught)
+        return mica_fail(error, MICA_INTERRUPTED, "the matrix before was not decomposed");
+    const mica_index_record *record = &asked->context->run->outcomes[asked->teacher].record;
+    *plan = (mica_svd_plan){record->plan_degree, record->plan_basis, record->plan_bound};
+    return MICA_OK;
+}
+
 static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, const uint8_t *const *data, void *memory, mica_error *error) {
     index_context *context = opaque;
     const mica_index_run *run = context->run;
@@ -216,11 +236,10 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
 
     mica_svd_options options;
     mica_index_unit_svd(run->plan, unit, &options);
-    mica_svd_plan learnt;
+    lesson asked = {.context = context, .teacher = unit->after};
     if (unit->after != MICA_STREAM_NONE) {
-        const mica_index_record *teacher = &run->outcomes[unit->after].record;
-        learnt = (mica_svd_plan){teacher->plan_degree, teacher->plan_basis, teacher->plan_bound};
-        options.plan = &learnt;
+        options.ask_plan = learn;
+        options.ask_context = &asked;
     }
     mica_matrix matrix;
     int exponent;
@@ -236,13 +255,13 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
         svd.vectors = result_vectors(result, &options, unit);
     const double svd_begin = mica_seconds_now();
     status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
-    result->svd_seconds = mica_seconds_now() - svd_begin;
+    result->svd_seconds = mica_seconds_now() - svd_begin - asked.waited_seconds;
     done_with_workspace(context, worker);
     if (status != MICA_OK)
         return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
     result->record.warning_bytes = (uint32_t)strlen(result->warning);
-    result->seconds = mica_seconds_now() - begin;
+    result->seconds = mica_seconds_now() - begin - asked.waited_seconds;
     return MICA_OK;
 }
 
@@ -349,6 +368,7 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
     const mica_stream_job job = {
         .context = &context,
+        .eager = &context.stream,
         .first_unit = run->units_done,
         .unit_count = end,
         .threads = run->resources.threads,

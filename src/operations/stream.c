@@ -29,7 +29,7 @@ typedef struct stream_slot {
     const uint8_t *data[MICA_STREAM_RANGES_MAX]; /* into buffer */
 } stream_slot;
 
-typedef struct mica_stream {
+struct mica_stream {
     const mica_stream_job *job;
     uint64_t capacity; /* of a slot's buffer */
     stream_slot *slots;
@@ -46,7 +46,7 @@ typedef struct mica_stream {
     uint32_t waiting; /* compute threads without work */
     double started, accounted;
     mica_stream_stats stats;
-} mica_stream;
+};
 
 /* ---- reading one unit */
 
@@ -145,10 +145,22 @@ static stream_slot *slot_of(const mica_stream *stream, uint64_t unit) {
     return &stream->slots[unit % stream->slot_count];
 }
 
+/* May an eager unit that comes after this one begin: is it, and all that is committed before it, in the hands of threads? (Else the thread
+ * that waits for its commit could be the one that should do them.) */
+static bool is_under_way(const mica_stream *stream, uint64_t unit) {
+    for (uint64_t i = stream->committed; i <= unit; i++) {
+        const stream_slot *slot = slot_of(stream, i);
+        if (slot->unit != i || slot->status != MICA_OK || (slot->state != SLOT_WORKING && slot->state != SLOT_DONE))
+            return false;
+    }
+    return true;
+}
+
 /* May compute threads begin it, once it is read? */
 static bool is_startable(const mica_stream *stream, const stream_slot *slot) {
     return slot->unit < stream->job->unit_count && slot->unit <= stream->failed &&
-           (slot->after == MICA_STREAM_NONE || slot->after < stream->committed);
+           (slot->after == MICA_STREAM_NONE || slot->after < stream->committed ||
+            (stream->job->eager && is_under_way(stream, slot->after)));
 }
 
 /* Charges the time since the last change to starvation: to as many of the idle compute threads as there were units that lacked only
@@ -248,6 +260,18 @@ static stream_slot *claim_work(mica_stream *stream) {
         stream->waiting--;
     }
     return NULL;
+}
+
+bool mica_stream_await(mica_stream *stream, uint64_t after, double *waited_seconds) {
+    const double begun = mica_seconds_now();
+    pthread_mutex_lock(&stream->mutex);
+    while (stream->committed <= after && stream->failed > after && !stream->stopping)
+        pthread_cond_wait(&stream->changed, &stream->mutex);
+    const bool committed = stream->committed > after;
+    *waited_seconds = mica_seconds_now() - begun;
+    stream->stats.work_seconds -= *waited_seconds;
+    pthread_mutex_unlock(&stream->mutex);
+    return committed;
 }
 
 static void work_units(mica_stream *stream, uint32_t thread) {
@@ -394,6 +418,8 @@ mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats
     }
     mica_stream stream = {.job = job, .next_read = job->first_unit, .committed = job->first_unit, .failed = UINT64_MAX};
     stream.started = stream.accounted = mica_seconds_now();
+    if (job->eager)
+        *job->eager = &stream;
     mica_status status = MICA_OK;
     if (job->first_unit < job->unit_count) {
         pthread_condattr_t monotonic;

@@ -4,7 +4,8 @@
  * Invariants: 1. commit sees units 0, 1, 2, … in order, each once; 2. at most `threads + ahead` units are in memory; 3. results and order
  * do not depend on the number of threads; 4. the error returned is that of the smallest unit that failed, all units before it are committed
  * and none after it, whatever the timing; after a stop nothing more is committed; either way everything is joined and freed; 5. a unit
- * for which `after` names another one starts only when that one is committed. Test: tests/operations/test_stream.c. */
+ * for which `after` names another one starts only when that one is committed, or, where the job is `eager`, when another thread works on it:
+ * then it awaits it where it needs it. Test: tests/operations/test_stream.c. */
 #ifndef MICA_OPERATIONS_STREAM_H
 #define MICA_OPERATIONS_STREAM_H
 
@@ -29,8 +30,11 @@ typedef struct mica_stream_progress { /* as the caller of a long verb sees it */
     double seconds, seconds_left; /* seconds_left < 0: not known yet */
 } mica_stream_progress;
 
+typedef struct mica_stream mica_stream;
+
 typedef struct mica_stream_job {
     void *context;
+    mica_stream **eager; /* NULL: not eager. Where the stream puts itself before any work, for mica_stream_await. */
     uint64_t first_unit, unit_count; /* units first_unit … unit_count - 1 are done now */
     uint32_t threads;                /* compute threads, at least 1 */
     uint32_t readers;                /* I/O threads, at least 1 */
@@ -57,6 +61,11 @@ typedef struct mica_stream_stats { /* filled on failure too */
     double seconds, work_seconds; /* wall; sum over compute threads */
     double starved_seconds;       /* sum over compute threads of waiting for input that was not there: what reading did not hide */
 } mica_stream_stats;
+
+/* In the work of an eager job: waits until `after` of the unit is committed, and what commit wrote is seen. False: it never will be, as
+ * something failed or the stream stops; the work then ends with a status of its own, of which nobody is told. The time that it waits is
+ * no work_seconds; *waited_seconds tells it. */
+bool mica_stream_await(mica_stream *stream, uint64_t after, double *waited_seconds);
 
 /* `stats` may be NULL. Errors: those of work and commit, reading's (IO, with the range's `what`), INTERRUPTED, NO_MEMORY, FAILED. */
 mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats, mica_error *error) MICA_CHECKED;

@@ -42,15 +42,18 @@ typedef struct stream_probe {
     uint64_t fail_work, fail_work_too, fail_commit, stop_at; /* NOBODY: never */
     uint64_t group;                                          /* after: the first unit of each group of so many; 0: none */
     bool chain;                                              /* after: the unit before */
-    bool zero_meets_two;                                     /* unit 0 ends only when unit 2 has begun */
+    bool eager;                                              /* begun before that one is committed, and awaiting it */
+    uint64_t zero_meets;                                     /* unit 0 ends only when this one has begun; 0: at once */
     useconds_t sleep_max, work_sleep, zero_sleep; /* the last: of unit 0's work */
     const mica_stream_range *fixed; /* every unit reads these, not random ones */
     uint32_t fixed_count;
 
     pthread_mutex_t mutex; /* of all below */
-    bool two_begun;
+    bool met;
     uint64_t begun_last;
     uint64_t alive, alive_max;
+    uint64_t early; /* units begun before the one they come after was committed */
+    mica_stream *stream;
     uint64_t committed, commits, tells, tells_before_commit, last_tell_units, last_tell_bytes;
     uint64_t wrong; /* whatever was not as it must be: asserts do not work on other threads */
     bool busy[16];
@@ -119,12 +122,12 @@ static uint64_t after(void *context, uint64_t unit) {
     return probe->group == 0 || unit % probe->group == 0 ? MICA_STREAM_NONE : unit - unit % probe->group;
 }
 
-static void await_two(stream_probe *probe) {
+static void await_meeting(stream_probe *probe) {
     bool begun = false;
     for (int i = 0; i < 5000 && !begun; i++) {
         usleep(1000);
         pthread_mutex_lock(&probe->mutex);
-        begun = probe->two_begun;
+        begun = probe->met;
         pthread_mutex_unlock(&probe->mutex);
     }
     if (!begun)
@@ -134,14 +137,23 @@ static void await_two(stream_probe *probe) {
 static mica_status work(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *output, mica_error *error) {
     stream_probe *probe = context;
     uint64_t needed = after(probe, unit);
+    if (probe->eager && needed != MICA_STREAM_NONE) {
+        double waited = 0;
+        pthread_mutex_lock(&probe->mutex);
+        probe->early += needed >= probe->committed;
+        probe->met |= probe->early > 0; /* whichever was read first */
+        pthread_mutex_unlock(&probe->mutex);
+        if (!mica_stream_await(probe->stream, needed, &waited))
+            return mica_fail(error, MICA_INTERRUPTED, "nobody is told this");
+    }
     pthread_mutex_lock(&probe->mutex);
     probe->wrong += thread >= probe->threads || probe->busy[thread] || (needed != MICA_STREAM_NONE && needed >= probe->committed);
     probe->busy[thread] = true;
-    probe->two_begun |= unit == 2;
+    probe->met |= unit > 0 && unit == probe->zero_meets;
     probe->begun_last = unit > probe->begun_last ? unit : probe->begun_last;
     pthread_mutex_unlock(&probe->mutex);
-    if (unit == 0 && probe->zero_meets_two)
-        await_two(probe);
+    if (unit == 0 && probe->zero_meets)
+        await_meeting(probe);
     mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
     uint32_t count = ranges_of(probe, unit, ranges);
     for (uint32_t i = 0; i < count; i++) {
@@ -207,6 +219,7 @@ static mica_stream_job job_new(stream_probe *probe, uint64_t units, uint32_t thr
     probe->threads = threads;
     return (mica_stream_job){
         .context = probe,
+        .eager = probe->eager ? &probe->stream : NULL,
         .unit_count = units,
         .threads = threads,
         .readers = readers,
@@ -367,12 +380,55 @@ static void a_unit_waits_for_the_one_it_names(void **state) {
     }
 }
 
+/* The same of an eager job, whose units begin earlier and wait in their work; and whatever ends it wakes those that wait. */
+static void an_eager_unit_awaits_the_one_it_names(void **state) {
+    (void)state;
+    enum { WORK, COMMIT, STOP, WAYS };
+    static const mica_status outcomes[WAYS] = {MICA_BAD_INPUT, MICA_IO, MICA_INTERRUPTED};
+    for (size_t s = 0; s < SHAPES; s++) {
+        for (uint64_t group = 0; group <= 5; group += 5) {
+            stream_probe probe = probe_new();
+            probe.group = group;
+            probe.chain = group == 0;
+            probe.eager = true;
+            probe.sleep_max = 200;
+            mica_stream_stats stats;
+            mica_stream_job job = job_new(&probe, 40, shapes[s].threads, shapes[s].readers, shapes[s].ahead);
+            assert_int_equal(mica_stream_run(&job, &stats, NULL), MICA_OK);
+            assert_done(&probe, &stats, 0, 40);
+            assert_true(stats.work_seconds >= 0);
+            for (uint64_t trial = 0; s % FAULT_SHAPE_STEP == 0 && trial < (uint64_t)WAYS * 6; trial++) {
+                const uint64_t unit = 1 + trial / WAYS, way = trial % WAYS;
+                stream_probe failing = probe_new();
+                failing.group = group;
+                failing.chain = group == 0;
+                failing.eager = true;
+                failing.sleep_max = 100;
+                *(way == WORK ? &failing.fail_work : way == COMMIT ? &failing.fail_commit : &failing.stop_at) = unit;
+                job = job_new(&failing, 12, shapes[s].threads, shapes[s].readers, shapes[s].ahead);
+                assert_int_equal(mica_stream_run(&job, NULL, NULL), outcomes[way]);
+                assert_int_equal(failing.commits, unit);
+                assert_int_equal(failing.wrong, 0);
+            }
+        }
+    }
+    stream_probe probe = probe_new();
+    probe.group = 4;
+    probe.eager = true;
+    probe.zero_meets = 1;
+    mica_stream_stats stats;
+    mica_stream_job job = job_new(&probe, 4, 2, 2, 2);
+    assert_int_equal(mica_stream_run(&job, &stats, NULL), MICA_OK);
+    assert_done(&probe, &stats, 0, 4);
+    assert_true(probe.early >= 1);
+}
+
 /* A unit that may start passes one that waits: unit 2 begins while 0 is at work, though 1 waits for 0. */
 static void a_waiting_unit_does_not_hold_the_others(void **state) {
     (void)state;
     stream_probe probe = probe_new();
     probe.group = 2;
-    probe.zero_meets_two = true;
+    probe.zero_meets = 2;
     mica_stream_stats stats;
     mica_stream_job job = job_new(&probe, 4, 2, 1, 2);
     assert_int_equal(mica_stream_run(&job, &stats, NULL), MICA_OK);
@@ -692,6 +748,7 @@ int main(void) {
         cmocka_unit_test(a_unit_waits_for_the_one_it_names),
         cmocka_unit_test(a_waiting_unit_does_not_hold_the_others),
         cmocka_unit_test(the_smallest_failing_unit_is_told),
+        cmocka_unit_test(an_eager_unit_awaits_the_one_it_names),
         cmocka_unit_test(nothing_is_begun_after_a_failure),
         cmocka_unit_test(a_failing_commit_ends_it),
         cmocka_unit_test(a_stop_is_obeyed_at_each_unit),
