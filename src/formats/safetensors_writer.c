@@ -1,5 +1,5 @@
 /* formats/safetensors_writer.c: the files of a layout while they are written, and their names at the end. Declared in safetensors_write.h.
- * Judged by tests/formats/test_safetensors_write.c and tests/faults/kill_export.sh. */
+ * Judged by tests/formats/test_safetensors_write.c and tests/faults/kill_export_safetensors.sh. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* operations/export_gguf.h: what the files of `mica export --format gguf` share: the plan (which tensor, from which weights, in which type,
  * at which place), the stream's units and the run. A plan is a function of the model and the options; no weight is read for it.
- * Judged by tests/operations/test_export_gguf.c, tests/faults/export_kill.sh and tests/interop/export_gguf.py. */
+ * Judged by tests/operations/test_export_gguf.c, tests/faults/kill_export_gguf.sh and tests/interop/export_gguf.py. */
 #ifndef MICA_OPERATIONS_EXPORT_GGUF_H
 #define MICA_OPERATIONS_EXPORT_GGUF_H
 

@@ -1,7 +1,7 @@
 /* operations/export_gguf_files.c: the files while they are written: PATH.journal beside the writer's partial files (formats/gguf_write).
  * Invariants: 1. the journal stands before a partial file is made; 2. a unit is recorded only after its bytes were synced; 3. the journal goes
  * when every file has its name. What a kill leaves is what --resume takes up.
- * Judged by tests/operations/test_export_gguf.c and tests/faults/export_kill.sh. */
+ * Judged by tests/operations/test_export_gguf.c and tests/faults/kill_export_gguf.sh. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* operations/export_safetensors.h: what the files of `mica export --format safetensors` share: the plan (which tensor becomes what, and where it
  * goes), the units of the stream, the run. A plan is a function of the checkpoint and the options; no tensor's data is read for it.
- * Judged by tests/operations/test_export_safetensors.c, tests/faults/kill_export.sh and tests/interop/safetensors_files.py. */
+ * Judged by tests/operations/test_export_safetensors.c, tests/faults/kill_export_safetensors.sh and tests/interop/safetensors_files.py. */
 #ifndef MICA_OPERATIONS_EXPORT_SAFETENSORS_H
 #define MICA_OPERATIONS_EXPORT_SAFETENSORS_H
 

@@ -2,7 +2,7 @@
  * Invariants: 1. the journal stands before any other file is made or removed; 2. units are recorded only after their bytes were synced; 3. what
  * a reader opens first gets its name when everything else is there; 4. no file is removed that an export of this checkpoint does not have, and
  * none that is the source's own. What a kill leaves is what --resume takes up.
- * Judged by tests/operations/test_export_safetensors.c and tests/faults/kill_export.sh. */
+ * Judged by tests/operations/test_export_safetensors.c and tests/faults/kill_export_safetensors.sh. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

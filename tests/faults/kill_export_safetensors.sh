@@ -1,9 +1,9 @@
 #!/bin/bash
-# tests/faults/kill_export.sh PROGRAM: mica export --format safetensors killed (SIGKILL) at random moments, resumed, killed again …: the result is byte
+# tests/faults/kill_export_safetensors.sh PROGRAM: mica export --format safetensors killed (SIGKILL) at random moments, resumed, killed again …: the result is byte
 # for byte that of an uninterrupted run, as stored, decoded to bf16, and from a GGUF, and no file has its name before all is there.
 # Environment: KILLS (default 20), SEED.
 set -u
-program=${1:?usage: kill_export.sh PROGRAM}
+program=${1:?usage: kill_export_safetensors.sh PROGRAM}
 model=$(cd "$(dirname "$0")/../.." && pwd)/models/tiny-k2
 kills=${KILLS:-20}
 RANDOM=${SEED:-$$}

@@ -1,8 +1,8 @@
 #!/bin/bash
-# tests/faults/export_kill.sh PROGRAM: mica export killed (SIGKILL) at random moments, resumed, killed again …: no file has its final name before
+# tests/faults/kill_export_gguf.sh PROGRAM: mica export killed (SIGKILL) at random moments, resumed, killed again …: no file has its final name before
 # all is whole, and then they are byte for byte those of an uninterrupted run. Single, split, and from a GGUF. Environment: KILLS (default 21), SEED.
 set -u
-program=${1:?usage: export_kill.sh PROGRAM}
+program=${1:?usage: kill_export_gguf.sh PROGRAM}
 model=$(cd "$(dirname "$0")/../.." && pwd)/models/tiny-k2
 kills=${KILLS:-21}
 RANDOM=${SEED:-$$}
