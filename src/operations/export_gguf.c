@@ -110,7 +110,7 @@ static mica_status check_not_source(const mica_export_run *run, mica_error *erro
 }
 
 static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_error *error) {
-    export_action action;
+    export_action action = ACTION_START;
     mica_status status = check_not_source(run, error);
     if (status == MICA_OK)
         status = choose_action(run, &action, error);

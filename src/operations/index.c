@@ -39,7 +39,7 @@ static mica_status choose_action(const char *directory, const mica_index_options
 }
 
 static mica_status run_in_directory(mica_index_run *run, const char **outcome, mica_error *error) {
-    index_action action;
+    index_action action = ACTION_START;
     mica_status status = choose_action(run->directory, run->options, &action, error);
     if (status != MICA_OK)
         return status;

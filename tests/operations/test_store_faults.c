@@ -312,7 +312,7 @@ static void test_no_memory(void **state) {
     snprintf(path, sizeof path, "%s", store);
     copy_store(one, path);
     mica_import_options options = more;
-    options.threads = 2; /* how many there are needs memory too, and what cannot be asked is one */
+    options.threads = 2;
     for (no_memory trial = {.stride = 24}; no_memory_next(&trial);) {
         (void)mica_remove(path, "more", NULL, NULL, NULL); /* there if no more than the report was left to make */
         no_memory_begin(&trial);
