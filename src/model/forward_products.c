@@ -3,8 +3,12 @@
 #include "model/engine_internal.h"
 #include "numerics/elementwise.h"
 
-#define PIECE_ROWS 64 /* a strip of the many-token kernels; enough bytes for a linear stream */
+#define PIECE_ROWS 64 /* a strip of the many-token kernels */
 #define PIECE_ROWS_SMALL 16
+/* Of few tokens the weights are a stream that starts anew with each piece: two threads read Q4_K 17 % faster in pieces of 256 rows than of 64,
+ * and slower again in pieces of 512, of which the last makes others wait. */
+#define PIECE_ROWS_LARGE 256
+#define PIECES_PER_THREAD 16
 
 typedef struct phase {
     mica_engine *engine;
@@ -37,14 +41,24 @@ static void run_pieces(void *context, uint64_t first, uint64_t last, uint32_t th
     }
 }
 
+static uint64_t piece_rows(const product_task *tasks, uint64_t count, uint64_t threads) {
+    uint64_t rows = 0, tokens = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        rows += tasks[i].rows;
+        tokens = tasks[i].x->tokens > tokens ? tasks[i].x->tokens : tokens;
+    }
+    if (rows < PIECE_ROWS * 4 * threads)
+        return PIECE_ROWS_SMALL;
+    const uint64_t share = rows / (PIECES_PER_THREAD * threads) / PIECE_ROWS * PIECE_ROWS;
+    if (tokens > MICA_PRODUCT_SOME || share < PIECE_ROWS)
+        return PIECE_ROWS;
+    return threads == 1 || share < PIECE_ROWS_LARGE ? share : PIECE_ROWS_LARGE;
+}
+
 void mica_products_run(mica_engine *engine, uint64_t count) {
     product_task *tasks = engine->work.tasks;
-    uint64_t rows = 0, pieces = 0;
-    for (uint64_t i = 0; i < count; i++)
-        rows += tasks[i].rows;
-    phase work = {engine, tasks, count, PIECE_ROWS};
-    if (rows < (uint64_t)PIECE_ROWS * 4 * engine->options.threads)
-        work.rows = PIECE_ROWS_SMALL;
+    uint64_t pieces = 0;
+    phase work = {engine, tasks, count, piece_rows(tasks, count, engine->options.threads)};
     for (uint64_t i = 0; i < count; i++) {
         tasks[i].piece = pieces;
         pieces += (tasks[i].rows + work.rows - 1) / work.rows;
