@@ -10,11 +10,8 @@ import sysconfig
 import tempfile
 import time
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
-PYTHON = os.path.join(ROOT, "build", "peers", "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.dirname(os.path.dirname(PYTHON))):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
-sys.path.insert(0, os.path.join(ROOT, "tests", "interop"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "interop"))
+from peers import ROOT  # noqa: E402: and goes on under their Python
 import texts  # noqa: E402
 import tokenizer_peers  # noqa: E402
 

@@ -11,15 +11,11 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
-PYTHON = os.path.join(ROOT, "build", "peers", "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.dirname(os.path.dirname(PYTHON))):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
-import numpy as np  # noqa: E402
-
-sys.path.insert(0, os.path.join(ROOT, "tests", "interop"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "interop"))
+from peers import ROOT  # noqa: E402: and goes on under their Python
 import gguf  # noqa: E402
 import llama  # noqa: E402
+import numpy as np  # noqa: E402
 
 OTHER = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in ("--budget", "--covariance") else None
 MICA, WINDOWS, WINDOW = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32, 256
@@ -27,7 +23,7 @@ TINY = os.path.join(ROOT, "models", "tiny-k2")
 ALL = {"q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_0": 2, "q4_1": 3, "q4_k_s": 14, "q4_k_m": 15, "iq4_nl": 25, "iq4_xs": 30,
          "mxfp4_moe": 38, "q5_0": 8, "q5_1": 9, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "q8_0": 7}
 TYPES = {kind: ALL[kind] for kind in sys.argv[3:] or ALL}
-library = llama.open_library(ROOT)
+library = llama.open_library()
 scratch = tempfile.TemporaryDirectory()
 
 

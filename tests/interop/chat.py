@@ -10,21 +10,14 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT, PEERS
 
-try:
+with peers.needed():
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
-sys.path.insert(0, os.path.dirname(__file__))
-import texts  # noqa: E402
+import texts
 
 judge = texts.Judge(sys.argv[1])
 RENDER = os.path.join(os.path.dirname(os.path.abspath(sys.argv[1])), "tests", "render_chats")

@@ -9,39 +9,22 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
-sys.path.insert(0, os.path.dirname(__file__))
-
-try:
+import peers
+from peers import ROOT, check
+with peers.needed():
     import gguf
     import numpy as np
     import tokenizers
     from safetensors import deserialize
     from tokenizer_peers import tiktoken_of
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
-import llama  # noqa: E402
-import texts  # noqa: E402
+import llama
+import texts
 
 MICA = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 scratch = tempfile.TemporaryDirectory()
-library = llama.open_library(ROOT)
-failures = checks = 0
-
-
-def check(holds, what):
-    global failures, checks
-    checks += 1
-    if not holds:
-        failures += 1
-        print(f"failed: {what}", flush=True)
+library = llama.open_library()
 
 
 def path(name):
@@ -255,5 +238,4 @@ if os.path.isdir(real):
     check_vocabulary(real, "real", 2)
 else:
     print(f"without the real vocabulary: {real} is not there")
-print(f"{checks} checks, {failures} failed")
-sys.exit(1 if failures else 0)
+peers.finish()

@@ -7,39 +7,20 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT, check
 
-try:
+with peers.needed():
     import gguf
     import numpy as np
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
-sys.path.insert(0, os.path.dirname(__file__))
-import llama  # noqa: E402
+import llama
 
-library = llama.open_library(ROOT)
-if library is None:
-    print("skipped: no llama.cpp (scripts/setup-peers)")
-    sys.exit(77)
+library = llama.needed_library()
 
 MICA = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 scratch = tempfile.TemporaryDirectory()
-failures = checks = 0
-
-
-def check(holds, what):
-    global failures, checks
-    checks += 1
-    if not holds:
-        failures += 1
-        print(f"failed: {what}", flush=True)
 
 
 def export(checkpoint, name, *options):
@@ -287,5 +268,4 @@ check_loading()
 check_mixtures(TINY, "tiny")
 for kind in ("kimi-vl", "qwen3-dense", "llama-dense"):
     check_mixtures(os.path.join(FIXTURES, kind), kind)
-print(f"{checks} checks, {failures} failed")
-sys.exit(1 if failures else 0)
+peers.finish()

@@ -9,19 +9,13 @@ import os
 import subprocess
 import sys
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import PEERS
 
-try:
+with peers.needed():
     import gguf
     import numpy as np
     from gguf import quants
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
 QUANTISER = os.path.join(os.path.dirname(os.path.abspath(sys.argv[1])), "tests", "quantise_blocks")
 HELPER = os.path.join(os.path.dirname(os.path.abspath(sys.argv[1])), "tests", "decode_blocks")

@@ -9,19 +9,13 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT, PEERS, check
 
-try:
+with peers.needed():
     import gguf
     import numpy as np
     from gguf import GGMLQuantizationType as Type, quants
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
 import make_gguf
 
@@ -30,14 +24,6 @@ BUILD = os.path.dirname(os.path.abspath(sys.argv[1]))
 DUMP = os.path.join(BUILD, "tests", "dump_source")
 BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
 PLAIN = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
-failures = 0
-
-
-def check(holds, what):
-    global failures
-    if not holds:
-        print(f"failed: {what}")
-        failures += 1
 
 
 def dump(path):
@@ -240,7 +226,7 @@ def main():
         inspect(os.path.join(directory, "aligned-None.gguf"))
         models(directory)
         forward(directory)
-    sys.exit(failures != 0)
+    sys.exit(peers.failures != 0)
 
 
 main()

@@ -14,21 +14,15 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT, check
 
-try:
+with peers.needed():
     import gguf
     import numpy as np
     from gguf import quants
 
     import llama
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
 PROGRAM = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
@@ -37,14 +31,6 @@ TOKENS = 300
 # llama_ftype
 TYPES = {"BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18,
          "IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38}
-failures = 0
-
-
-def check(holds, what):
-    global failures
-    if not holds:
-        print(f"failed: {what}")
-        failures += 1
 
 
 def run(*words):
@@ -174,16 +160,13 @@ def fixture(library, directory, kind):
 
 
 def main():
-    library = llama.open_library(ROOT)
-    if library is None:
-        print("skipped: llama.cpp's library is absent (scripts/setup-peers)")
-        sys.exit(77)
+    library = llama.needed_library()
     with tempfile.TemporaryDirectory() as directory:
         tiny(library, directory)
         for kind in ("k2-thinking", "qwen3-dense"):
             if os.path.isdir(os.path.join(FIXTURES, kind)):
                 fixture(library, directory, kind)
-    sys.exit(failures != 0)
+    sys.exit(peers.failures != 0)
 
 
 main()

@@ -7,18 +7,12 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import PEERS, check
 
-try:
+with peers.needed():
     import gguf
     import numpy as np
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
 BUILD = os.path.dirname(os.path.abspath(sys.argv[1]))
 WRITE = os.path.join(BUILD, "tests", "write_gguf")
@@ -27,14 +21,6 @@ TYPES = ["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "Q4_0", "Q4_1",
 METADATA = {"general.architecture": "test", "test.u8": 250, "test.u16": 65000, "test.u32": 4000000000, "test.i32": -2000000000,
             "test.u64": 2 ** 63 + 5, "test.f32": float(np.float32(0.1)), "test.bool": True, "test.ints": [1, -2, 3],
             "test.floats": [0.5, -1.25], "test.strings": ["a", "", "ü€𐍈 \n"]}
-failures = 0
-
-
-def check(holds, what):
-    global failures
-    if not holds:
-        print(f"failed: {what}")
-        failures += 1
 
 
 def expected_bytes(number, size):
@@ -112,4 +98,4 @@ for split, alignment in ((0, 32), (0, 256), (8000, 32), (8000, 128), (1, 32)):
         print(f"split {split}, alignment {alignment}: {len(files)} files")
         if split == 8000 and alignment == 32:
             merge(directory, files[0])
-sys.exit(failures != 0)
+sys.exit(peers.failures != 0)

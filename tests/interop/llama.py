@@ -6,6 +6,8 @@ import os
 
 import numpy as np
 
+import peers
+
 BLOB = 512
 
 
@@ -35,9 +37,9 @@ def keep_message(level, text, _):
         messages.append(text.decode(errors="replace"))
 
 
-def open_library(root):
+def open_library():
     """The library, or None where the package is not there."""
-    directories = glob.glob(os.path.join(root, "build/peers/node_modules/@node-llama-cpp/linux-*/bins/linux-*"))
+    directories = glob.glob(os.path.join(peers.PEERS, "node_modules/@node-llama-cpp/linux-*/bins/linux-*"))
     directories = [d for d in directories if glob.glob(os.path.join(d, "libllama.*so*"))]
     machine = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}.get(os.uname().machine, "")
     directories = [d for d in directories if os.path.basename(d) == machine]
@@ -67,6 +69,14 @@ def open_library(root):
             ("llama_model_quantize", ctypes.c_uint32, [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(Blob)])):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    return library
+
+
+def needed_library():
+    """The library; where it is not there the script is skipped."""
+    library = open_library()
+    if library is None:
+        peers.skip("no llama.cpp")
     return library
 
 

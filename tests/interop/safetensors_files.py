@@ -12,19 +12,13 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT, check
 
-try:
+with peers.needed():
     import numpy as np
     import safetensors
     from safetensors import TensorSpec, deserialize, safe_open, serialize
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
 PROGRAM = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
@@ -32,14 +26,6 @@ FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 KINDS = ["v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense", "llama-dense"]
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
          "F8_E8M0": "float8_e8m0fnu", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
-failures = 0
-
-
-def check(holds, what):
-    global failures
-    if not holds:
-        print(f"failed: {what}")
-        failures += 1
 
 
 def export(checkpoint, directory, *options):
@@ -163,6 +149,6 @@ with tempfile.TemporaryDirectory() as place:
             check_bf16(kind, os.path.join(FIXTURES, kind), place)
     else:
         print("skipped: the fixtures beside the repository are absent")
-if failures:
+if peers.failures:
     sys.exit(1)
 print(f"passed: safetensors {safetensors.__version__} and numpy agree")

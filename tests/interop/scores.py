@@ -5,22 +5,14 @@ import os
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
 
-sys.path.insert(0, os.path.dirname(__file__))
-try:
+with peers.needed():
     import gguf
     import numpy as np
 
     import llama
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
-import texts  # noqa: E402
+import texts
 
 judge = texts.Judge(sys.argv[1])
 
@@ -60,10 +52,7 @@ def write(path, settings, prefix):
 
 
 def main():
-    library, generator = llama.open_library(ROOT), texts.generator(6)
-    if not library:
-        print("skipped: node-llama-cpp is not there (scripts/setup-peers)")
-        sys.exit(77)
+    library, generator = llama.needed_library(), texts.generator(6)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(4):
             path = os.path.join(directory, f"{number}.gguf")

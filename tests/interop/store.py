@@ -14,15 +14,11 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PYTHON = os.path.join(ROOT, "build", "peers", "venv", "bin", "python")
-try:
+import peers
+from peers import ROOT
+
+with peers.needed():
     import safetensors
-except ImportError as missing:
-    if os.path.exists(PYTHON) and os.path.abspath(sys.executable) != PYTHON:
-        os.execv(PYTHON, [PYTHON, *sys.argv])
-    print(f"skipped: {missing}")
-    sys.exit(77)
 
 PROGRAM = os.path.abspath(sys.argv[1])
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")

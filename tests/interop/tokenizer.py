@@ -9,21 +9,14 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
+from peers import ROOT
 
-sys.path.insert(0, os.path.dirname(__file__))
-try:
+with peers.needed():
     from tokenizer_peers import tiktoken_of
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
-import llama  # noqa: E402
-import texts  # noqa: E402
+import llama
+import texts
 
 MICA = os.path.abspath(sys.argv[1])
 WRITER = os.path.join(os.path.dirname(MICA), "tests", "write_vocabulary")
@@ -95,7 +88,7 @@ def check_gguf(checkpoint, peer, generator, whole):
         strings = [whole] + [texts.text(generator, generator.randrange(1, 60)) for _ in range(1000)]
         expected = [peer.encode_ordinary(string) for string in strings]
         judge.compare(path, "GGUF", [(0, string.encode()) for string in strings], expected)
-        library = llama.open_library(ROOT)
+        library = llama.open_library()
         if not library:
             print("without llama.cpp: node-llama-cpp is not there")
             return

@@ -7,20 +7,12 @@ import sys
 import tempfile
 import unicodedata
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PEERS = os.path.join(ROOT, "build", "peers")
-PYTHON = os.path.join(PEERS, "venv", "bin", "python")
-if os.path.exists(PYTHON) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(PEERS, "venv")):
-    os.execv(PYTHON, [PYTHON, *sys.argv])
+import peers
 
-try:
+with peers.needed():
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-except ImportError as missing:
-    print(f"skipped: {missing} (scripts/setup-peers)")
-    sys.exit(77)
 
-sys.path.insert(0, os.path.dirname(__file__))
-import texts  # noqa: E402
+import texts
 
 judge = texts.Judge(sys.argv[1])
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
