@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "numerics/attention_soften.h"
+#include "numerics/sums_avx512.h"
 
 enum { TILE = 4, GROUP = 8 /* queries whose means are summed together */ };
 
@@ -34,16 +35,6 @@ INLINE __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
 
 INLINE __mmask32 first_of(uint64_t count) {
     return count >= 32 ? 0xffffffffu : (1u << count) - 1;
-}
-
-/* Four sums over lanes. */
-INLINE __m128 sums_of_four(const __m512 v[TILE]) {
-    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    a = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
-                      _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /* Scores of up to TILE positions (rows beyond the last are its repetition) with `count` queries; fetches the same rows of the next block. */

@@ -5,18 +5,9 @@
 
 #include "numerics/product_kernels.h"
 #include "numerics/product_unpack_avx512.h"
+#include "numerics/sums_avx512.h"
 
 enum { TILE_ROWS = 4, TILE_TOKENS = 6 };
-
-/* Four sums over lanes. */
-INLINE __m128 sums_of_four(const __m512 v[4]) {
-    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    a = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
-                      _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
 
 /* A token's sums of the tile's rows, to `out`, or onto what is there. */
 INLINE void store_sums(const __m512 sums[TILE_ROWS], __mmask8 rows, bool add, float *out) {
