@@ -140,6 +140,9 @@ char *mica_token_file_path(const mica_token_files *files, const char *name); /* 
 /* ---- the kinds */
 mica_status mica_tokenizer_from_ranks(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                       mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
+/* A tokenizer for as many tokens as a GGUF has, 1 to MICA_TOKENS_MAX, none of them set yet; and the tokens. */
+mica_status mica_tokenizer_for_tokens(const mica_gguf *gguf, const mica_gguf_entry **tokens, mica_tokenizer **tokenizer,
+                                      mica_error *error) MICA_CHECKED;
 /* tokenizer.ggml.model "llama": scores instead of merges (tokenizer_scores.c). */
 mica_status mica_tokenizer_from_scores(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) MICA_CHECKED;

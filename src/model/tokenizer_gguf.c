@@ -168,6 +168,16 @@ static mica_status fill(const mica_gguf *gguf, const mica_split_row *row, const 
     return status;
 }
 
+mica_status mica_tokenizer_for_tokens(const mica_gguf *gguf, const mica_gguf_entry **tokens, mica_tokenizer **tokenizer, mica_error *error) {
+    const mica_status status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, tokens, error);
+    if (status != MICA_OK)
+        return status;
+    if ((*tokens)->count == 0 || (*tokens)->count > MICA_TOKENS_MAX)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("tokens") ": expected 1 to %u tokens, got %" PRIu64, gguf->name,
+                         MICA_TOKENS_MAX, (*tokens)->count);
+    return mica_tokenizer_new(gguf->name, (uint32_t)(*tokens)->count, tokenizer, error);
+}
+
 mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) {
     const mica_split_row *row = NULL;
     const mica_gguf_entry *tokens;
@@ -179,13 +189,7 @@ mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tok
         return mica_tokenizer_from_scores(gguf, tokenizer, error);
     mica_status status = find_row(gguf, &row, error);
     if (status == MICA_OK)
-        status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, &tokens, error);
-    if (status == MICA_OK && (tokens->count == 0 || tokens->count > MICA_TOKENS_MAX)) {
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("tokens") ": expected 1 to %u tokens, got %" PRIu64, gguf->name,
-                           MICA_TOKENS_MAX, tokens->count);
-    }
-    if (status == MICA_OK)
-        status = mica_tokenizer_new(gguf->name, (uint32_t)tokens->count, &made, error);
+        status = mica_tokenizer_for_tokens(gguf, &tokens, &made, error);
     if (status == MICA_OK)
         status = fill(gguf, row, tokens, made, error);
     if (status == MICA_OK)

@@ -117,13 +117,7 @@ static mica_status fill(const mica_gguf *gguf, const mica_gguf_entry *tokens, mi
 mica_status mica_tokenizer_from_scores(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) {
     const mica_gguf_entry *tokens;
     mica_tokenizer *made = NULL;
-    mica_status status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, &tokens, error);
-    if (status == MICA_OK && (tokens->count == 0 || tokens->count > MICA_TOKENS_MAX)) {
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("tokens") ": expected 1 to %u tokens, got %" PRIu64, gguf->name,
-                           MICA_TOKENS_MAX, tokens->count);
-    }
-    if (status == MICA_OK)
-        status = mica_tokenizer_new(gguf->name, (uint32_t)tokens->count, &made, error);
+    mica_status status = mica_tokenizer_for_tokens(gguf, &tokens, &made, error);
     if (status == MICA_OK)
         status = fill(gguf, tokens, made, error);
     if (status == MICA_OK)
