@@ -1,7 +1,6 @@
 /* mica_export_safetensors of a GGUF: the tensors are those that the checkpoint had, under their names, bit for bit; config.json, read again, says what the
  * metadata said; the tokenizer's files give the same ids. llama's rows and llama3's scaling are judged by files made by hand here; other programs read
  * the result in tests/interop/export_back.py. */
-#include <errno.h>
 #include <math.h>
 
 #include "export_helpers.h"
@@ -309,15 +308,6 @@ static void test_resume(void **state) {
     back_to(scratch("r.gguf"), scratch("stopped"), &(mica_export_safetensors_options){.resume = true});
     assert_true(same_bytes(scratch("stopped/model.safetensors"), scratch("straight/model.safetensors")));
     assert_true(same_bytes(scratch("stopped/tokenizer.json"), scratch("straight/tokenizer.json")));
-}
-
-/* A disk with room for `room` bytes of a file. */
-static const uint64_t room = 3000000;
-static ssize_t pwrite_on_full_disk(int fd, const void *bytes, size_t length, off_t offset) {
-    if ((uint64_t)offset + length <= room)
-        return pwrite(fd, bytes, length, offset);
-    errno = ENOSPC;
-    return -1;
 }
 
 static void test_full_disk(void **state) {

@@ -1,6 +1,5 @@
 /* mica_export_gguf: what is in the files, against the weights it read; the same bytes whatever the threads, the instruction set and the
  * interruptions; nothing under a final name before it is whole; refusals. llama.cpp and gguf judge the files in tests/interop/export_gguf.py. */
-#include <errno.h>
 
 #include "export_helpers.h"
 
@@ -186,15 +185,6 @@ static void test_split(void **state) {
 }
 
 /* ---- faults */
-
-/* A disk with room for `room` bytes of a file: the system's own pwrite refuses the rest. The count is read by several threads. */
-static const uint64_t room = 3000000;
-static ssize_t pwrite_on_full_disk(int fd, const void *bytes, size_t length, off_t offset) {
-    if ((uint64_t)offset + length <= room)
-        return pwrite(fd, bytes, length, offset);
-    errno = ENOSPC;
-    return -1;
-}
 
 static void test_full_disk(void **state) {
     (void)state;
