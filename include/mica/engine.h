@@ -105,11 +105,14 @@ typedef struct mica_route_options {
     const char *prompts;          /* a file, one prompt a line; NULL: 256 that the library carries */
     const char *ids;              /* instead: token ids of prompts, one a line; needs no tokenizer */
     bool bos, force;              /* each prompt begins with BOS; replace what is there */
+    bool resume;                  /* go on where an interrupted pass ended; start when there is nothing, compare when it is finished */
 } mica_route_options;
 
 /* One pass over the prompts, layer by layer, every weight read once; writes `directory`/phase3_routing_stats.json (schema
  * docs/schemas/phase3_routing_stats.schema.json, definitions docs/statistics.md) and phase3_coactivation.u32. *text (may be NULL): a summary, mica_string_free.
- * CONFLICT when the file is there. */
+ * A pass that ended in a layer, in whatever way, leaves what `resume` takes up: the result has the same bytes (phase3_routing_stats.json.journal and
+ * .activations.partial, which go when it is whole).
+ * CONFLICT when the file is there, or what is to be resumed was another job. */
 mica_status mica_route(const char *checkpoint, const char *directory, const mica_route_options *options, char **text, mica_error *error);
 
 #ifdef __cplusplus

@@ -15,7 +15,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 
-/* Makes a new or changed name in the directory of `path` durable. File systems that cannot sync a directory say EINVAL. */
+/* File systems that cannot sync a directory say EINVAL. */
 mica_status mica_directory_sync(const char *path, mica_error *error) {
     const mica_io *io = mica_io_current();
     mica_status status = MICA_OK;
@@ -28,7 +28,7 @@ mica_status mica_directory_sync(const char *path, mica_error *error) {
     return status;
 }
 
-static mica_status sync_parent(const char *path, mica_error *error) {
+mica_status mica_directory_sync_parent(const char *path, mica_error *error) {
     const char *slash = strrchr(path, '/');
     char *parent = !slash ? mica_strdup(".") : mica_strndup(path, slash == path ? 1 : (size_t)(slash - path));
     if (!parent)
@@ -41,7 +41,7 @@ static mica_status sync_parent(const char *path, mica_error *error) {
 mica_status mica_file_rename(const char *from, const char *to, mica_error *error) {
     if (mica_io_current()->rename(from, to) != 0)
         return mica_fail_errno(error, errno, "%s: cannot rename it to %s", from, to);
-    return sync_parent(to, error);
+    return mica_directory_sync_parent(to, error);
 }
 
 mica_status mica_file_remove(const char *path, mica_error *error) {
@@ -107,17 +107,17 @@ char *mica_path_link_target(const char *path) {
 
 mica_status mica_directory_create(const char *path, mica_error *error) {
     if (mkdir(path, 0777) == 0)
-        return sync_parent(path, error);
+        return mica_directory_sync_parent(path, error);
     int failure = errno;
     if (failure == EEXIST && mica_path_is_directory(path))
         return MICA_OK;
     return mica_fail_errno(error, failure, "%s: cannot create the directory", path);
 }
 
-mica_status mica_directory_lock(const char *path, const char *busy, int *lock, mica_error *error) {
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+mica_status mica_path_lock(const char *path, const char *busy, int *lock, mica_error *error) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return mica_fail_errno(error, errno, "%s: cannot open the directory", path);
+        return mica_fail_errno(error, errno, "%s: cannot open", path);
     *lock = fd;
     if (flock(fd, LOCK_EX | LOCK_NB) == 0)
         return MICA_OK;
@@ -127,7 +127,7 @@ mica_status mica_directory_lock(const char *path, const char *busy, int *lock, m
     return taken ? mica_fail(error, MICA_CONFLICT, "%s: %s", path, busy) : MICA_OK;
 }
 
-void mica_directory_unlock(int lock) {
+void mica_path_unlock(int lock) {
     if (lock >= 0)
         close(lock);
 }

@@ -63,15 +63,6 @@ static mica_status open_one(mica_partial_files *set, uint32_t index, bool fresh,
     return status;
 }
 
-/* Of the directory that holds `path`. */
-static mica_status sync_directory(const char *path, mica_error *error) {
-    const char *slash = strrchr(path, '/');
-    char *directory = slash ? mica_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : mica_strdup(".");
-    mica_status status = directory ? mica_directory_sync(directory, error) : no_memory(path, error);
-    mica_free(directory);
-    return status;
-}
-
 static void free_files(mica_partial_file *files, uint32_t count) {
     for (uint32_t i = 0; files && i < count; i++)
         mica_free(files[i].path);
@@ -92,7 +83,7 @@ mica_status mica_partial_files_open(mica_partial_file *files, uint32_t count, bo
     for (uint32_t i = 0; status == MICA_OK && i < count; i++)
         status = open_one(opened, i, fresh, error);
     if (status == MICA_OK && fresh && count > 0)
-        status = sync_directory(files[0].path, error);
+        status = mica_directory_sync_parent(files[0].path, error);
     if (status == MICA_OK)
         *set = opened;
     else

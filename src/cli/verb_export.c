@@ -61,10 +61,8 @@ static mica_status run_export(const mica_option_values *values, char **output, m
         const mica_status status = formats[i].run(values, &text, &json, error);
         mica_progress_end();
         *output = mica_verb_choose(values->json, text, json);
-        if (status == MICA_INTERRUPTED && !values->dry_run) {
-            const size_t length = strlen(error->message);
-            snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
-        }
+        if (!values->dry_run)
+            mica_verb_tell_resume(status, error);
         return status;
     }
     snprintf(error->message, sizeof error->message, "--format: expected " FORMATS ", got '%s'", values->format);

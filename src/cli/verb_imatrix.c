@@ -25,11 +25,13 @@ static mica_status run_imatrix(const mica_option_values *values, char **output, 
                                       .covariance = values->covariance,
                                       .sensitivity = values->sensitivity,
                                       .own_bytes = values->covariance_bytes,
-                                      .force = values->force};
+                                      .force = values->force,
+                                      .resume = values->resume};
     mica_progress_begin();
     if (status == MICA_OK)
         status = mica_imatrix_collect(values->operand, values->output, &options, &own, &prompt, &text, &json, error);
     mica_progress_end();
+    mica_verb_tell_resume(status, error);
     free(file);
     *output = mica_verb_choose(values->json, text, json);
     return status;
@@ -42,6 +44,7 @@ static const mica_option imatrix_options[] = {
     {"covariance", 0, MICA_OPTION_FLAG, FIELD(covariance), NULL, "also how columns go together, for `export`'s search of levels:\n\"scale_optimization\": \"trellis\", or --effort max", NULL},
     {"sensitivity", 0, MICA_OPTION_FLAG, FIELD(sensitivity), NULL, "also what an error in each weight does to the output, for\n`export --budget`; reads every weight a second time", NULL},
     {"own-size", 0, MICA_OPTION_SIZE, FIELD(covariance_bytes), "SIZE", "of the file, for covariances of single experts (default 8GiB)", NULL},
+    {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
     COMPUTE_OPTIONS("tokens of a window (default 512)"),
     JSON_OPTION(NULL),
@@ -51,6 +54,7 @@ static const mica_option imatrix_options[] = {
 const mica_verb mica_verb_imatrix = {
     "imatrix", "measure what a model's weights see, for `export --imatrix`", "CHECKPOINT -f TEXT --output FILE.gguf [options]",
     "Computes a text in windows and writes, for every weight and column, the sum of the squared\n"
-    "inputs, per expert with how often it was chosen: a GGUF as llama.cpp's llama-imatrix has it.\n",
+    "inputs, per expert with how often it was chosen: a GGUF as llama.cpp's llama-imatrix has it.\n"
+    "A run that was ended in any way goes on with --resume, behind its last whole layer.\n",
     {imatrix_options, "CHECKPOINT", NULL, false}, run_imatrix,
 };

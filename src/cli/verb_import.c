@@ -1,7 +1,5 @@
 /* cli/verb_import.c: the verb `import`: its options, its help, its call into the library. Judged by tests/cli/transcripts. */
 #include <mica/store.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "progress.h"
 #include "verbs.h"
@@ -26,10 +24,7 @@ static mica_status run_import(const mica_option_values *values, char **output, m
     mica_status status = mica_import(values->operand, values->output, &options, &text, &json, error);
     mica_progress_end();
     *output = mica_verb_choose(values->json, text, json);
-    if (status == MICA_INTERRUPTED) {
-        size_t length = strlen(error->message);
-        snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
-    }
+    mica_verb_tell_resume(status, error);
     return status;
 }
 

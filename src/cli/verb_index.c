@@ -1,8 +1,6 @@
 /* cli/verb_index.c: the verb `index`: its options, its help, its call into the library. Judged by tests/cli/transcripts. */
 #include <mica/checkpoint.h>
 #include <mica/vindex.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "progress.h"
 #include "verbs.h"
@@ -26,10 +24,8 @@ static mica_status run_index(const mica_option_values *values, char **output, mi
     mica_status status = mica_index(values->operand, values->output, &options, &text, &json, error);
     mica_progress_end();
     *output = mica_verb_choose(values->json, text, json);
-    if (status == MICA_INTERRUPTED && !values->dry_run) {
-        size_t length = strlen(error->message);
-        snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
-    }
+    if (!values->dry_run)
+        mica_verb_tell_resume(status, error);
     return status;
 }
 

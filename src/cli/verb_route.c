@@ -7,7 +7,7 @@
 static mica_status run_route(const mica_option_values *values, char **output, mica_error *error) {
     if (!values->output)
         return mica_verb_refuse(error, "expected --output DIR");
-    mica_route_options options = {.prompts = values->file, .bos = values->bos, .force = values->force};
+    mica_route_options options = {.prompts = values->file, .bos = values->bos, .force = values->force, .resume = values->resume};
     mica_verb_compute_options(values, &options.compute);
     options.ids = values->ids && values->ids[0] == '@' ? values->ids + 1 : NULL;
     if (values->ids && !options.ids)
@@ -15,6 +15,7 @@ static mica_status run_route(const mica_option_values *values, char **output, mi
     mica_progress_begin();
     mica_status status = mica_route(values->operand, values->output, &options, output, error);
     mica_progress_end();
+    mica_verb_tell_resume(status, error);
     return status;
 }
 
@@ -22,6 +23,7 @@ static const mica_option route_options[] = {
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "DIR", "where phase3_routing_stats.json goes; made if it is not there", NULL},
     {"file", 'f', MICA_OPTION_TEXT, FIELD(file), "PROMPTS", "one prompt a line (default: 256 that the program carries)", "ids"},
     PROMPT_OPTIONS,
+    {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace the statistics that are there", NULL},
     COMPUTE_OPTIONS("tokens at which a prompt is cut (default 512)"),
     {0},

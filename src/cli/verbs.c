@@ -35,6 +35,12 @@ char *mica_verb_choose(bool json, char *text_form, char *json_form) {
     return json ? json_form : text_form;
 }
 
+void mica_verb_tell_resume(mica_status status, mica_error *error) {
+    const size_t length = strlen(error->message);
+    if (status == MICA_INTERRUPTED)
+        snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
+}
+
 mica_status mica_verb_refuse(mica_error *error, const char *message) {
     snprintf(error->message, sizeof error->message, "%s", message);
     error->status = MICA_USAGE;

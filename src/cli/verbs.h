@@ -46,6 +46,8 @@ mica_status mica_verb_read_text(const char *path, char **bytes, uint64_t *length
 
 /* Keeps the one of a report's two forms that was asked for, frees the other. */
 char *mica_verb_choose(bool json, char *text_form, char *json_form);
+/* Behind the sentence of a run that was interrupted: how it goes on. */
+void mica_verb_tell_resume(mica_status status, mica_error *error);
 /* A command line that the table of options cannot refuse. */
 mica_status mica_verb_refuse(mica_error *error, const char *message);
 

@@ -183,7 +183,7 @@ static mica_status make_directories(mica_store *store, bool create, mica_error *
             status = check_directory(store, error);
     }
     if (status == MICA_OK)
-        status = mica_directory_lock(store->path, "another process is writing to this store", &store->lock, error);
+        status = mica_path_lock(store->path, "another process is writing to this store", &store->lock, error);
     if (status == MICA_OK)
         status = mica_directory_create(packs, error);
     mica_free(packs);
@@ -258,7 +258,7 @@ void mica_store_close(mica_store *store) {
         return;
     mica_catalogue_close(store->catalogue); /* before the lock is given back */
     (void)mica_file_close(store->file, NULL); /* what mattered was synced */
-    mica_directory_unlock(store->lock);
+    mica_path_unlock(store->lock);
     mica_free(store->path);
     mica_free(store);
 }

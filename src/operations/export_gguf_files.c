@@ -2,13 +2,9 @@
  * Invariants: 1. the journal stands before a partial file is made; 2. a unit is recorded only after its bytes were synced; 3. the journal goes
  * when every file has its name. What a kill leaves is what --resume takes up.
  * Judged by tests/operations/test_export_gguf.c and tests/faults/kill_export_gguf.sh. */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -21,14 +17,8 @@ static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
 }
 
-/* One run at a time; a killed one leaves no lock. */
 static mica_status lock_journal(mica_export_run *run, mica_error *error) {
-    run->lock = open(run->journal_path, O_RDONLY | O_CLOEXEC);
-    if (run->lock < 0)
-        return mica_fail_errno(error, errno, "%s: cannot open", run->journal_path);
-    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        return mica_fail(error, MICA_CONFLICT, "%s: another export is being written there", run->path);
-    return MICA_OK; /* also on a file system without locks */
+    return mica_path_lock(run->journal_path, "another export is being written there", &run->lock, error);
 }
 
 void mica_export_files_close(mica_export_run *run) {
@@ -36,8 +26,7 @@ void mica_export_files_close(mica_export_run *run) {
     run->writer = NULL;
     mica_journal_close(run->journal);
     run->journal = NULL;
-    if (run->lock >= 0)
-        close(run->lock);
+    mica_path_unlock(run->lock);
     run->lock = -1;
 }
 

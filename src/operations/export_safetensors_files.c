@@ -25,7 +25,7 @@ void mica_shards_close(mica_shards_run *run) {
     run->writer = NULL;
     mica_journal_close(run->journal);
     run->journal = NULL;
-    mica_directory_unlock(run->lock);
+    mica_path_unlock(run->lock);
     run->lock = -1;
 }
 
@@ -243,7 +243,7 @@ mica_status mica_shards_open(mica_shards_run *run, bool *finished, mica_error *e
         return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
     mica_status status = mica_directory_create(run->directory, error);
     if (status == MICA_OK)
-        status = mica_directory_lock(run->directory, "another export is being written there", &run->lock, error);
+        status = mica_path_lock(run->directory, "another export is being written there", &run->lock, error);
     if (status == MICA_OK)
         status = mica_directory_list(run->directory, &names, &count, error);
     if (status == MICA_OK)

@@ -1,158 +1,65 @@
-/* operations/imatrix_collect.c: sums of squared inputs of every weight that an export may quantise, per column and expert, over a text; as llama.cpp's
- * llama-imatrix writes them. The gate and up projections have one input and one sum. attn_v_b gets the latent that every head of it is multiplied
- * with; attn_k_b, whose input depends on how attention is computed, has no entry. Judged by tests/operations/test_imatrix_collect.c and
- * tests/interop/export_gguf.py (llama-quantize reads it; its own sums are the same within rounding). */
+/* operations/imatrix_collect.c: an importance matrix: a text in windows, computed layer by layer (layer_pass), what its collectors give (imatrix_sums,
+ * _covariance, _sensitivity) in one GGUF file, and the report. The file is OUTPUT.partial until it is whole, its layers written as they end.
+ * Judged by tests/operations/test_imatrix_collect.c, test_layer_pass.c and tests/interop/imatrix.py. */
 #include <mica/imatrix.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "formats/gguf.h"
+#include "formats/imatrix.h"
 #include "operations/export_gguf.h"
 #include "operations/imatrix_covariance.h"
 #include "operations/imatrix_sensitivity.h"
+#include "operations/imatrix_sums.h"
 #include "operations/layer_pass.h"
 #include "operations/output.h"
 
 #define WINDOW_DEFAULT 512u
-#define SUMS_SUFFIX ".in_sum2"
-#define COUNTS_SUFFIX ".counts"
-#define NO_TENSOR UINT64_MAX           /* of the layout: a covariance */
-#define SENSITIVITY ((uint64_t)1 << 32) /* and the number of a tensor of the plan */
-
-typedef struct place { /* where a weight's inputs go */
-    const mica_weight *weight;
-    uint64_t tensor, matrix;
-} place;
+#define JOB_KEY "mica.imatrix.job"
 
 typedef struct collection {
+    const char *output;
+    const mica_imatrix_options *options;
+    const mica_compute_options *settings;
     mica_compute compute;
     mica_export_plan plan;
-    float **sums;  /* [tensor][matrices x columns]; NULL: not collected; gate's is up's as well */
-    float **counts; /* [tensor][matrices] */
-    place *places; /* sorted by weight */
-    uint64_t place_count, windows, window;
+    uint64_t windows, window;
     mica_layer_pass pass;
+    mica_sums_collector sums;
     mica_covariance_collector covariance; /* without inputs: not wanted */
     mica_sensitivity sensitivity;         /* without a model: not wanted */
     mica_gguf_layout layout;
     mica_gguf_writer *writer;
-    const char *output, *dataset;
-    char *names, *directory; /* owned: the layout's names; where the output goes */
+    char *names, *partial, *noise; /* owned: the layout's names; the file before it has its name; what the second pass keeps */
+    char *job;                     /* owned: JSON */
+    uint64_t job_bytes;
+    bool written; /* by the run before: the file lacks its name, at most */
+    bool finished; /* there was nothing to do */
     double seconds;
 } collection;
 
-static int compare_places(const void *a, const void *b) {
-    const uintptr_t left = (uintptr_t)((const place *)a)->weight, right = (uintptr_t)((const place *)b)->weight;
-    return left < right ? -1 : left > right;
-}
-
-static bool is_collected(const mica_export_tensor *tensor) {
-    return tensor->weights && !tensor->fixed && tensor->layer >= 0 && tensor->form != MICA_GGUF_KEY_PART;
-}
-
-static bool has_gates_input(const mica_export_tensor *tensor) {
-    return strstr(tensor->name, ".ffn_up") != NULL;
-}
-
-/* Of attention's latent values all heads see the same. */
-static uint64_t collected_matrices(const mica_export_tensor *tensor) {
-    return tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
-}
-
+/* Without a layer to resume from, nothing is left. */
 static void release(collection *c) {
     mica_gguf_writer_close(c->writer);
+    if (c->pass.journal.journal && c->pass.layers_done == 0) {
+        (void)mica_file_remove(c->noise, NULL);
+        (void)mica_file_remove(c->partial, NULL);
+    }
     mica_gguf_layout_release(&c->layout);
     mica_layer_pass_release(&c->pass);
+    mica_sums_collector_release(&c->sums);
     mica_covariance_collector_release(&c->covariance);
     mica_sensitivity_release(&c->sensitivity);
     mica_free(c->names);
-    mica_free(c->directory);
-    for (uint64_t i = 0; i < c->plan.tensor_count; i++) {
-        if (c->sums)
-            mica_free(c->sums[i]);
-        if (c->counts)
-            mica_free(c->counts[i]);
-    }
-    mica_free(c->sums);
-    mica_free(c->counts);
-    mica_free(c->places);
+    mica_free(c->partial);
+    mica_free(c->noise);
+    mica_free(c->job);
     mica_export_plan_release(&c->plan);
     mica_compute_close(&c->compute);
 }
 
-static mica_status prepare(collection *c, mica_error *error) {
-    const mica_export_plan *plan = &c->plan;
-    uint64_t weights = 0;
-    for (uint64_t i = 0; i < plan->tensor_count; i++)
-        weights += plan->tensors[i].weight_count;
-    c->sums = mica_calloc(plan->tensor_count + 1, sizeof *c->sums);
-    c->counts = mica_calloc(plan->tensor_count + 1, sizeof *c->counts);
-    c->places = mica_calloc(weights + 1, sizeof *c->places);
-    bool enough = c->sums && c->counts && c->places;
-    for (uint64_t i = 0; enough && i < plan->tensor_count; i++) {
-        const mica_export_tensor *tensor = &plan->tensors[i];
-        const uint64_t matrices = collected_matrices(tensor);
-        if (!is_collected(tensor) || has_gates_input(tensor))
-            continue;
-        c->sums[i] = mica_calloc(matrices * tensor->columns, sizeof **c->sums);
-        c->counts[i] = mica_calloc(matrices, sizeof **c->counts);
-        enough = c->sums[i] && c->counts[i];
-        for (uint64_t m = 0; m < matrices; m++)
-            c->places[c->place_count++] = (place){tensor->weights[tensor->weight_count > 1 ? m : 0], i, m};
-    }
-    if (!enough)
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the sums", plan->model->source->path);
-    qsort(c->places, c->place_count, sizeof *c->places, compare_places);
-    return MICA_OK;
-}
-
-/* The observer's: on the calling thread. */
-static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
-    collection *c = context;
-    mica_covariance_collector_see(&c->covariance, weight, x, stride, selection, tokens);
-    const place key = {.weight = weight}, *found = bsearch(&key, c->places, c->place_count, sizeof key, compare_places);
-    if (!found)
-        return;
-    const uint64_t columns = c->plan.tensors[found->tensor].columns;
-    float *sums = c->sums[found->tensor] + found->matrix * columns;
-    for (uint64_t t = 0; t < tokens; t++) {
-        const float *row = x + (selection ? selection[t] : t) * stride;
-        for (uint64_t i = 0; i < columns; i++)
-            sums[i] += row[i] * row[i];
-    }
-    c->counts[found->tensor][found->matrix] += (float)tokens;
-}
-
 /* ---- the text */
-
-static mica_status begin_layer(void *context, uint64_t layer, mica_error *error) {
-    (void)error;
-    mica_covariance_collector_begin(&((collection *)context)->covariance, layer);
-    return MICA_OK;
-}
-
-static mica_status see_choices(void *context, uint64_t layer, const uint32_t *chosen, mica_error *error) {
-    collection *c = context;
-    (void)layer;
-    (void)error;
-    mica_covariance_collector_routed(&c->covariance, chosen, c->pass.tokens * c->plan.model->config.num_experts_per_tok);
-    return MICA_OK;
-}
-
-static mica_status end_layer(void *context, uint64_t layer, mica_error *error) {
-    collection *c = context;
-    (void)layer;
-    return mica_covariance_collector_end(&c->covariance, c->writer, &c->layout, error);
-}
-
-static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
-                       const float *outputs) {
-    (void)tokens;
-    (void)gated;
-    mica_sensitivity_see_expert(&((collection *)context)->sensitivity, layer, expert, count, weights, outputs);
-}
 
 /* Windows of whole length, each with its BOS. */
 static mica_status cut_windows(collection *c, const int64_t *ids, uint64_t count, int64_t bos, mica_error *error) {
@@ -169,13 +76,13 @@ static mica_status cut_windows(collection *c, const int64_t *ids, uint64_t count
     return status;
 }
 
-static mica_status take_text(collection *c, const mica_compute_options *options, const mica_prompt *prompt, mica_error *error) {
+static mica_status take_text(collection *c, const mica_prompt *prompt, mica_error *error) {
     int64_t *ids = NULL, bos = -1;
     uint64_t count = 0;
     mica_status status = mica_compute_ids(&c->compute, prompt, false, &ids, &count, error);
     if (status == MICA_OK)
         status = mica_compute_bos(&c->compute, prompt, &bos, error);
-    c->window = options->context ? options->context : WINDOW_DEFAULT;
+    c->window = c->settings->context ? c->settings->context : WINDOW_DEFAULT;
     if (status == MICA_OK && (c->window < 2 || count < c->window - (bos >= 0)))
         status = mica_fail(error, MICA_USAGE, "expected a text of at least one window of %llu tokens, got %llu (--context makes windows shorter)",
                            (unsigned long long)c->window, (unsigned long long)count);
@@ -185,85 +92,41 @@ static mica_status take_text(collection *c, const mica_compute_options *options,
     return status;
 }
 
-static mica_status compute_text(collection *c, const mica_compute_options *options, mica_error *error) {
-    mica_compute_options settings = *options;
-    mica_layer_pass *pass = &c->pass;
-    pass->compute = &c->compute;
-    pass->what = "computing";
-    pass->progress = options->progress;
-    pass->progress_context = options->progress_context;
-    pass->context = c;
-    if (c->covariance.input_count > 0) {
-        pass->begin = begin_layer;
-        pass->routed = see_choices;
-        pass->end = end_layer;
-    }
-    mica_status status = mica_layer_pass_prepare(pass, options->memory_bytes, c->directory, error);
-    settings.context = c->window;
-    if (status == MICA_OK)
-        status = mica_compute_open_engine(&c->compute, &settings, 0, pass->batch, error);
-    if (status != MICA_OK)
-        return status;
-    const mica_observer observer = {.context = c, .input = see_input, .expert = c->sensitivity.model ? see_expert : NULL};
-    const double begin = mica_seconds_now();
-    mica_engine_observe(c->compute.engine, &observer);
-    status = mica_layer_pass_run(pass, error);
-    mica_engine_observe(c->compute.engine, NULL);
-    if (status == MICA_OK && c->sensitivity.model)
-        status = mica_sensitivity_measure(&c->sensitivity, c->compute.engine, pass->ids, c->window, options, error);
-    c->seconds = mica_seconds_now() - begin;
-    return status;
+/* ---- the job: in the journal's head, and, without the source's files, in the result */
+
+static mica_status make_job(const collection *c, bool shards, char **job, uint64_t *length, mica_error *error) {
+    const mica_imatrix_options *options = c->options;
+    mica_json_writer writer;
+    mica_json_begin(&writer);
+    mica_json_open_object(&writer, NULL);
+    mica_json_string(&writer, "format", "mica-imatrix");
+    mica_json_u64(&writer, "format_version", 1);
+    mica_json_string(&writer, "dataset", options->dataset ? options->dataset : "");
+    mica_json_u64(&writer, "window", c->window);
+    mica_json_u64(&writer, "covariance_bytes", !options->covariance ? 0 : options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES);
+    mica_json_bool(&writer, "covariance", options->covariance);
+    mica_json_bool(&writer, "sensitivity", options->sensitivity);
+    const mica_status status = mica_layer_pass_describe(&c->pass, c->settings->exact, shards, &writer, error);
+    mica_json_close_object(&writer);
+    *job = mica_json_finish(&writer, length);
+    return status == MICA_OK && !*job ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the job") : status;
 }
 
 /* ---- the file */
 
-/* The tensor whose sums are this one's. */
-static uint64_t sums_of(const collection *c, uint64_t index) {
-    const mica_export_tensor *tensors = c->plan.tensors;
-    char name[MICA_GGUF_NAME_BYTES];
-    if (!has_gates_input(&tensors[index]))
-        return index;
-    const char *at = strstr(tensors[index].name, ".ffn_up");
-    snprintf(name, sizeof name, "%.*s.ffn_gate%s", (int)(at - tensors[index].name), tensors[index].name, at + strlen(".ffn_up"));
-    for (uint64_t i = 0; i < c->plan.tensor_count; i++)
-        if (strcmp(tensors[i].name, name) == 0)
-            return i;
-    return index;
-}
-
-static mica_status write_sums(const collection *c, mica_error *error) {
-    mica_status status = MICA_OK;
-    for (uint64_t i = 0; status == MICA_OK && i < c->layout.tensor_count && c->layout.tensors[i].number < SENSITIVITY; i += 2) {
-        const mica_gguf_tensor *sums = &c->layout.tensors[i], *counts = &c->layout.tensors[i + 1];
-        const mica_export_tensor *tensor = &c->plan.tensors[sums->number];
-        const uint64_t from = sums_of(c, sums->number), bytes = collected_matrices(tensor) * tensor->columns * sizeof(float);
-        for (uint64_t at = 0; status == MICA_OK && at < sums->bytes; at += bytes) /* once per head, where there are heads */
-            status = mica_gguf_writer_put(c->writer, sums, at, c->sums[from], bytes, error);
-        if (status == MICA_OK)
-            status = mica_gguf_writer_put(c->writer, counts, 0, c->counts[from], counts->bytes, error);
-    }
-    return status;
-}
-
-static bool is_sensitive(const mica_export_tensor *tensor) {
-    return tensor->weights && !tensor->fixed;
-}
-
-static uint64_t sensitive_matrices(const mica_export_tensor *tensor) {
-    return tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
-}
-
-static mica_status write_sensitivities(const collection *c, mica_error *error) {
-    mica_status status = MICA_OK;
-    for (uint64_t i = c->layout.tensor_count; status == MICA_OK && i-- > 0 && c->layout.tensors[i].number >= SENSITIVITY;) {
-        if (c->layout.tensors[i].number == NO_TENSOR)
-            break;
-        const mica_export_tensor *tensor = &c->plan.tensors[c->layout.tensors[i].number - SENSITIVITY];
-        for (uint64_t m = 0; status == MICA_OK && m < sensitive_matrices(tensor); m++) {
-            const float value = (float)mica_sensitivity_of(&c->sensitivity, tensor, m);
-            status = mica_gguf_writer_put(c->writer, &c->layout.tensors[i], m * sizeof value, &value, sizeof value, error);
-        }
-    }
+static mica_status add_metadata(const collection *c, mica_gguf_metadata *metadata, mica_error *error) {
+    const char *dataset = c->options->dataset ? c->options->dataset : "";
+    char *job = NULL;
+    uint64_t length = 0;
+    const mica_status status = make_job(c, false, &job, &length, error);
+    mica_gguf_add_string(metadata, "general.type", "imatrix");
+    mica_gguf_add_strings(metadata, "imatrix.datasets", 1);
+    mica_gguf_add_element(metadata, dataset, strlen(dataset));
+    mica_gguf_add_u32(metadata, "imatrix.chunk_count", (uint32_t)c->windows);
+    mica_gguf_add_u32(metadata, "imatrix.chunk_size", (uint32_t)c->window);
+    if (status == MICA_OK)
+        mica_gguf_add_text(metadata, JOB_KEY, job, length);
+    mica_free(job);
     return status;
 }
 
@@ -272,38 +135,18 @@ static mica_status make_layout(collection *c, mica_error *error) {
     mica_gguf_tensor *tensors = mica_calloc(3 * c->plan.tensor_count + 2 * c->covariance.input_count + 1, sizeof *tensors);
     mica_text text = MICA_TEXT_INIT;
     uint64_t count = 0;
-    mica_gguf_add_string(&metadata, "general.type", "imatrix");
-    mica_gguf_add_strings(&metadata, "imatrix.datasets", 1);
-    mica_gguf_add_element(&metadata, c->dataset, strlen(c->dataset));
-    mica_gguf_add_u32(&metadata, "imatrix.chunk_count", (uint32_t)c->windows);
-    mica_gguf_add_u32(&metadata, "imatrix.chunk_size", (uint32_t)c->window);
-    for (uint64_t i = 0; tensors && i < c->plan.tensor_count; i++) {
-        const mica_export_tensor *tensor = &c->plan.tensors[i];
-        const uint64_t matrices = collected_matrices(tensor), heads = tensor->form == MICA_GGUF_VALUE_PART ? tensor->matrices : 1;
-        if (!is_collected(tensor) || !c->sums[sums_of(c, i)])
-            continue;
-        tensors[count++] = (mica_gguf_tensor){.dtype = MICA_F32, .rank = 2, .shape = {matrices, tensor->columns * heads}, .number = i};
-        mica_text_printf(&text, "%s" SUMS_SUFFIX "%c", tensor->name, 0);
-        tensors[count++] = (mica_gguf_tensor){.dtype = MICA_F32, .rank = 2, .shape = {matrices, 1}, .number = i};
-        mica_text_printf(&text, "%s" COUNTS_SUFFIX "%c", tensor->name, 0);
-    }
-    const uint64_t own = count;
-    if (tensors)
+    if (tensors) {
+        mica_sums_collector_layout(&c->sums, tensors, &count, &text);
         mica_covariance_collector_layout(&c->covariance, tensors, &count, &text);
-    const uint64_t covariances = count;
-    for (uint64_t i = 0; tensors && c->sensitivity.model && i < c->plan.tensor_count; i++)
-        if (is_sensitive(&c->plan.tensors[i])) {
-            tensors[count++] = (mica_gguf_tensor){
-                .dtype = MICA_F32, .rank = 2, .shape = {1, sensitive_matrices(&c->plan.tensors[i])}, .number = SENSITIVITY + i};
-            mica_text_printf(&text, "%s" MICA_IMATRIX_SENSITIVITY_SUFFIX "%c", c->plan.tensors[i].name, 0);
-        }
+        mica_sensitivity_layout(&c->sensitivity, &c->plan, tensors, &count, &text);
+    }
     c->names = mica_text_take(&text);
     mica_status status = tensors && c->names ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the table of tensors");
+    if (status == MICA_OK)
+        status = add_metadata(c, &metadata, error);
     const char *name = c->names;
-    for (uint64_t i = 0; status == MICA_OK && i < count; i++, name += strlen(name) + 1) {
+    for (uint64_t i = 0; status == MICA_OK && i < count; i++, name += strlen(name) + 1)
         tensors[i].name = name;
-        tensors[i].number = i < own || i >= covariances ? tensors[i].number : NO_TENSOR;
-    }
     if (status == MICA_OK)
         status = mica_gguf_layout_make(tensors, count, &metadata, 0, &c->layout, error);
     else
@@ -312,28 +155,119 @@ static mica_status make_layout(collection *c, mica_error *error) {
     return status;
 }
 
-/* The partial file is there while the text is computed: covariances are written as layers end. What fails leaves none. */
-static mica_status collect_to_file(collection *c, const mica_compute_options *options, mica_error *error) {
-    mica_status status = mica_gguf_writer_open(c->output, &c->layout, true, &c->writer, error);
+/* ---- the work */
+
+static mica_status sync_file(void *context, mica_error *error) {
+    return mica_gguf_writer_sync(((collection *)context)->writer, error);
+}
+
+static mica_status replay(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    collection *c = context;
+    if (kind == MICA_PASS_NOISE)
+        return mica_sensitivity_replay(&c->sensitivity, c->pass.journal.path, payload, bytes, error);
+    c->written = kind == MICA_PASS_WRITTEN;
+    return c->written ? MICA_OK
+                      : mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", c->pass.journal.path, kind);
+}
+
+static void attach(collection *c) {
+    mica_layer_pass *pass = &c->pass;
+    pass->what = "computing";
+    pass->progress = c->settings->progress;
+    pass->progress_context = c->settings->progress_context;
+    pass->sync = sync_file;
+    pass->replay = replay;
+    pass->context = c;
+    pass->collectors[pass->collector_count++] = mica_sums_collector_attach(&c->sums);
+    if (c->covariance.input_count > 0)
+        pass->collectors[pass->collector_count++] = mica_covariance_collector_attach(&c->covariance);
+    if (c->sensitivity.model)
+        pass->collectors[pass->collector_count++] = mica_sensitivity_attach(&c->sensitivity);
+}
+
+static mica_status open_files(collection *c, bool fresh, mica_error *error) {
+    mica_status status = mica_layer_pass_open(&c->pass, c->output, fresh, c->job, c->job_bytes, error);
     if (status == MICA_OK)
-        status = compute_text(c, options, error);
+        status = mica_gguf_writer_open(c->output, &c->layout, c->pass.layers_done == 0, &c->writer, error);
+    c->sums.writer = c->covariance.writer = c->writer;
+    c->sums.layout = c->covariance.layout = &c->layout;
+    return status;
+}
+
+static mica_status compute(collection *c, mica_error *error) {
+    mica_compute_options settings = *c->settings;
+    const double begin = mica_seconds_now();
+    settings.context = c->window;
+    mica_status status = MICA_OK;
+    if (c->pass.layers_done < c->plan.model->config.num_hidden_layers || c->sensitivity.model)
+        status = mica_compute_open_engine(&c->compute, &settings, 0, c->pass.batch, error);
     if (status == MICA_OK)
-        status = write_sums(c, error);
+        status = mica_layer_pass_run(&c->pass, error);
+    if (status == MICA_OK && c->sensitivity.model)
+        status = mica_sensitivity_measure(&c->sensitivity, c->compute.engine, c->pass.ids, c->window, c->settings, c->noise, &c->pass.journal, error);
     if (status == MICA_OK)
-        status = write_sensitivities(c, error);
+        status = mica_sensitivity_write(&c->sensitivity, &c->plan, &c->layout, c->writer, error);
+    c->seconds = mica_seconds_now() - begin;
+    if (status == MICA_OK)
+        status = sync_file(c, error);
+    return status == MICA_OK ? mica_pass_journal_record(&c->pass.journal, MICA_PASS_WRITTEN, NULL, 0, error) : status;
+}
+
+static mica_status collect_to_file(collection *c, bool fresh, mica_error *error) {
+    mica_status status = mica_layer_pass_prepare(&c->pass, c->settings->memory_bytes, error);
+    attach(c);
+    if (status == MICA_OK)
+        status = open_files(c, fresh, error);
+    if (status == MICA_OK && !c->written)
+        status = compute(c, error);
     if (status == MICA_OK) {
         status = mica_gguf_writer_finish(c->writer, error);
         c->writer = NULL;
     }
     if (status == MICA_OK)
-        return MICA_OK;
-    mica_gguf_writer_close(c->writer);
-    c->writer = NULL;
-    mica_text partial = MICA_TEXT_INIT;
-    mica_text_printf(&partial, "%s.partial", c->output);
-    if (!mica_text_failed(&partial))
-        (void)mica_file_remove(partial.bytes, NULL);
-    mica_text_release(&partial);
+        status = mica_file_remove(c->noise, error);
+    return status == MICA_OK ? mica_layer_pass_finish(&c->pass, error) : status;
+}
+
+/* ---- a finished file */
+
+static mica_status compare_job(const collection *c, mica_error *error) {
+    mica_file *file = NULL;
+    mica_gguf gguf = {0};
+    mica_gguf_string job = {0};
+    json_t *recorded = NULL;
+    mica_status status = mica_file_open(c->output, false, &file, error);
+    if (status == MICA_OK)
+        status = mica_gguf_read(file, c->output, &gguf, error);
+    if (status == MICA_OK)
+        status = mica_gguf_text_if_present(&gguf, JOB_KEY, &job, error);
+    if (status == MICA_OK && job.length > 0)
+        status = mica_json_parse(c->output, job.bytes, job.length, &recorded, error);
+    if (status == MICA_OK)
+        status = mica_pass_compare_finished(c->output, recorded, c->job, c->job_bytes, error);
+    json_decref(recorded);
+    mica_gguf_release(&gguf);
+    (void)mica_file_close(file, NULL);
+    return status;
+}
+
+/* What the report tells of it. */
+static mica_status read_finished(collection *c, mica_error *error) {
+    mica_imatrix *imatrix = NULL;
+    mica_status status = compare_job(c, error);
+    if (status == MICA_OK)
+        status = mica_imatrix_open(c->output, &imatrix, error);
+    for (uint64_t i = 0; status == MICA_OK && i < c->plan.tensor_count; i++) {
+        const mica_export_tensor *tensor = &c->plan.tensors[i];
+        const mica_imatrix_entry *entry = mica_imatrix_find(imatrix, tensor->name);
+        for (uint64_t m = 0; entry && c->sums.tensors[i].counts && tensor->form == MICA_GGUF_EXPERTS && m < tensor->matrices; m++)
+            c->sums.tensors[i].counts[m] = mica_imatrix_count(entry, m);
+    }
+    for (uint64_t i = 0; status == MICA_OK && i < imatrix->covariance_count; i++)
+        for (uint64_t s = 0; s < imatrix->covariances[i].slots; s++)
+            c->covariance.own_inputs += imatrix->covariances[i].of[s][0] >= 0;
+    mica_imatrix_close(imatrix);
+    c->finished = status == MICA_OK;
     return status;
 }
 
@@ -348,12 +282,12 @@ static uint64_t never_chosen(const collection *c, int64_t layer, uint64_t *exper
             continue;
         *experts = tensor->matrices;
         for (uint64_t e = 0; e < tensor->matrices; e++)
-            never += !(c->counts[i][e] > 0);
+            never += !(c->sums.tensors[i].counts[e] > 0);
     }
     return never;
 }
 
-static mica_status give_report(const collection *c, const char *output, char **text, char **json, mica_error *error) {
+static mica_status give_report(const collection *c, char **text, char **json, mica_error *error) {
     mica_text words = MICA_TEXT_INIT;
     mica_json_writer writer;
     uint64_t experts, all = 0, never = 0;
@@ -361,8 +295,14 @@ static mica_status give_report(const collection *c, const char *output, char **t
         never += never_chosen(c, (int64_t)layer, &experts);
         all += experts;
     }
-    mica_text_printf(&words, "%s: %llu windows of %llu tokens in %.1f s\n", output, (unsigned long long)c->windows, (unsigned long long)c->window,
-                     c->seconds);
+    mica_text_printf(&words, "%s: %llu windows of %llu tokens", c->output, (unsigned long long)c->windows, (unsigned long long)c->window);
+    if (c->finished)
+        mica_text_puts(&words, ", already finished");
+    else
+        mica_text_printf(&words, " in %.1f s", c->seconds);
+    if (c->pass.layers_before > 0)
+        mica_text_printf(&words, ", %llu layers by the runs before", (unsigned long long)c->pass.layers_before);
+    mica_text_puts(&words, "\n");
     if (all > 0)
         mica_text_printf(&words, "  experts   %llu of %llu were never chosen\n", (unsigned long long)never, (unsigned long long)all);
     if (c->covariance.input_count > 0)
@@ -370,7 +310,9 @@ static mica_status give_report(const collection *c, const char *output, char **t
                          (unsigned long long)c->covariance.own_inputs);
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
-    mica_json_string(&writer, "output", output);
+    mica_json_string(&writer, "output", c->output);
+    mica_json_string(&writer, "outcome", c->finished ? "already finished" : c->pass.layers_before > 0 ? "resumed" : "written");
+    mica_json_u64(&writer, "layers_resumed", c->pass.layers_before);
     mica_json_u64(&writer, "windows", c->windows);
     mica_json_u64(&writer, "window_tokens", c->window);
     mica_json_double(&writer, "seconds", c->seconds);
@@ -395,41 +337,40 @@ static mica_status give_report(const collection *c, const char *output, char **t
     return mica_output_give(MICA_OK, &words, &writer, text, json, error);
 }
 
-static mica_status prepare_output(collection *c, mica_error *error) {
-    const char *slash = strrchr(c->output, '/');
-    mica_text text = MICA_TEXT_INIT;
-    if (slash)
-        mica_text_append(&text, c->output, slash == c->output ? 1 : (uint64_t)(slash - c->output));
-    else
-        mica_text_puts(&text, ".");
-    c->directory = mica_text_take(&text);
-    return c->directory ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a path");
+static mica_status prepare(collection *c, const mica_prompt *prompt, mica_error *error) {
+    const mica_imatrix_options *options = c->options;
+    mica_status status = mica_export_plan_tensors(c->compute.model, &c->plan, error);
+    c->partial = mica_pass_path(c->output, "partial");
+    c->noise = mica_pass_path(c->output, "noise.partial");
+    if (status == MICA_OK && (!c->partial || !c->noise))
+        status = mica_fail(error, MICA_NO_MEMORY, "out of memory for a path");
+    if (status == MICA_OK)
+        status = mica_sums_collector_init(&c->sums, &c->plan, error);
+    if (status == MICA_OK && options->covariance)
+        status = mica_covariance_collector_init(&c->covariance, &c->plan, options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
+    if (status == MICA_OK && options->sensitivity)
+        status = mica_sensitivity_init(&c->sensitivity, c->compute.model, error);
+    if (status == MICA_OK)
+        status = take_text(c, prompt, error);
+    if (status == MICA_OK)
+        status = make_job(c, true, &c->job, &c->job_bytes, error);
+    return status == MICA_OK ? make_layout(c, error) : status;
 }
 
 mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options, const mica_imatrix_options *imatrix,
                                  const mica_prompt *prompt, char **text, char **json, mica_error *error) {
-    collection c = {.output = output, .dataset = imatrix->dataset ? imatrix->dataset : ""};
-    if (!imatrix->force && mica_path_exists(output))
-        return mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", output);
-    mica_status status = mica_compute_open_model(checkpoint, &c.compute, error);
+    collection c = {.output = output, .options = imatrix, .settings = options};
+    mica_pass_action action;
+    mica_status status = mica_pass_choose(output, imatrix->resume, imatrix->force, &action, error);
     if (status == MICA_OK)
-        status = mica_export_plan_tensors(c.compute.model, &c.plan, error);
+        status = mica_compute_open_model(checkpoint, &c.compute, error);
+    c.pass.compute = &c.compute;
     if (status == MICA_OK)
-        status = prepare(&c, error);
-    if (status == MICA_OK && imatrix->covariance)
-        status = mica_covariance_collector_init(&c.covariance, &c.plan, imatrix->own_bytes ? imatrix->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
-    if (status == MICA_OK && imatrix->sensitivity)
-        status = mica_sensitivity_init(&c.sensitivity, c.compute.model, error);
+        status = prepare(&c, prompt, error);
     if (status == MICA_OK)
-        status = prepare_output(&c, error);
+        status = action == MICA_PASS_FINISHED ? read_finished(&c, error) : collect_to_file(&c, action == MICA_PASS_START, error);
     if (status == MICA_OK)
-        status = take_text(&c, options, prompt, error);
-    if (status == MICA_OK)
-        status = make_layout(&c, error);
-    if (status == MICA_OK)
-        status = collect_to_file(&c, options, error);
-    if (status == MICA_OK)
-        status = give_report(&c, output, text, json, error);
+        status = give_report(&c, text, json, error);
     release(&c);
     return status;
 }

@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "numerics/second_moments.h"
 
-
 static uint64_t triangle(uint64_t columns) {
     return columns * (columns + 1) / 2;
 }
@@ -122,7 +121,9 @@ void mica_covariance_collector_layout(mica_covariance_collector *c, mica_gguf_te
 
 /* ---- a layer */
 
-void mica_covariance_collector_begin(mica_covariance_collector *c, uint64_t layer) {
+static mica_status begin(void *context, uint64_t layer, mica_error *error) {
+    mica_covariance_collector *c = context;
+    (void)error;
     uint64_t slots = 0, floats = 0;
     for (c->first = c->end; c->first < c->input_count && c->inputs[c->first].layer < layer; c->first++) {
     }
@@ -136,6 +137,7 @@ void mica_covariance_collector_begin(mica_covariance_collector *c, uint64_t laye
         floats += input->slots * input->columns * input->columns;
     }
     memset(c->sums, 0, floats * sizeof *c->sums);
+    return MICA_OK;
 }
 
 /* The most chosen of those that saw enough tokens and have no slot yet; -1: none. */
@@ -147,7 +149,10 @@ static int64_t most_chosen(const uint64_t *counts, uint64_t experts, uint64_t en
     return most;
 }
 
-void mica_covariance_collector_routed(mica_covariance_collector *c, const uint32_t *chosen, uint64_t choices) {
+static mica_status give_slots(void *context, uint64_t layer, const uint32_t *chosen, uint64_t choices, mica_error *error) {
+    mica_covariance_collector *c = context;
+    (void)layer;
+    (void)error;
     const uint64_t experts = c->plan->model->config.n_routed_experts;
     int32_t(*of)[2] = c->of;
     for (uint64_t i = c->first; i < c->end; of += c->inputs[i].slots, i++) {
@@ -164,6 +169,7 @@ void mica_covariance_collector_routed(mica_covariance_collector *c, const uint32
             c->own_inputs++;
         }
     }
+    return MICA_OK;
 }
 
 /* The slot of a weight's input among those of `input`; -1: none. */
@@ -178,8 +184,8 @@ static int64_t slot_of(const mica_covariance_input *input, int32_t (*of)[2], con
     return -1;
 }
 
-void mica_covariance_collector_see(mica_covariance_collector *c, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection,
-                                   uint64_t tokens) {
+static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
+    mica_covariance_collector *c = context;
     float *sums = c->sums;
     int32_t(*of)[2] = c->of;
     for (uint64_t i = c->first; i < c->end; i++) {
@@ -204,7 +210,9 @@ static void pack_slot(float *sums, uint64_t columns, int32_t tokens) {
             *out++ = sums[i * columns + j] * factor;
 }
 
-mica_status mica_covariance_collector_end(mica_covariance_collector *c, mica_gguf_writer *writer, const mica_gguf_layout *layout, mica_error *error) {
+static mica_status end(void *context, uint64_t layer, mica_error *error) {
+    const mica_covariance_collector *c = context;
+    (void)layer;
     float *sums = c->sums;
     int32_t(*of)[2] = c->of;
     mica_status status = MICA_OK;
@@ -214,12 +222,33 @@ mica_status mica_covariance_collector_end(mica_covariance_collector *c, mica_ggu
         for (uint64_t s = 0; status == MICA_OK && s < input->slots; s++) {
             pack_slot(sums, input->columns, of[s][1]);
             if (of[s][1] > 0) /* others stay the zeros that the file was made of */
-                status = mica_gguf_writer_put(writer, &layout->tensors[input->entry], s * bytes, sums, bytes, error);
+                status = mica_gguf_writer_put(c->writer, &c->layout->tensors[input->entry], s * bytes, sums, bytes, error);
             sums += input->columns * input->columns;
         }
         if (status == MICA_OK)
-            status = mica_gguf_writer_put(writer, &layout->tensors[input->entry + 1], 0, of, input->slots * sizeof *of, error);
+            status = mica_gguf_writer_put(c->writer, &c->layout->tensors[input->entry + 1], 0, of, input->slots * sizeof *of, error);
         of += input->slots;
     }
     return status;
+}
+
+/* The moments are in the file: a resume lacks how many experts have some of their own. */
+static void save(void *context, uint64_t layer, mica_text *bytes) {
+    const mica_covariance_collector *c = context;
+    (void)layer;
+    mica_text_append(bytes, (const char *)&c->own_inputs, sizeof c->own_inputs);
+}
+
+static mica_status load(void *context, uint64_t layer, const uint8_t *bytes, uint64_t count, mica_error *error) {
+    mica_covariance_collector *c = context;
+    if (count != sizeof c->own_inputs)
+        return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected a count of covariances from the run before, got %llu bytes",
+                         c->plan->model->source->path, (unsigned long long)layer, (unsigned long long)count);
+    memcpy(&c->own_inputs, bytes, sizeof c->own_inputs);
+    return MICA_OK;
+}
+
+mica_layer_collector mica_covariance_collector_attach(mica_covariance_collector *c) {
+    return (mica_layer_collector){
+        .observer = {.context = c, .input = see_input}, .begin = begin, .routed = give_slots, .end = end, .save = save, .load = load};
 }

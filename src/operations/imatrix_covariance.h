@@ -5,6 +5,7 @@
 #define MICA_OPERATIONS_IMATRIX_COVARIANCE_H
 
 #include "operations/export_gguf.h"
+#include "operations/layer_pass.h"
 
 #define MICA_COVARIANCE_OWN_BYTES ((uint64_t)8 << 30) /* of the file, for experts' own: the experts chosen most in each layer */
 #define MICA_COVARIANCE_TOKENS_PER_COLUMN 2u          /* an expert with fewer tokens gets none of its own */
@@ -28,6 +29,8 @@ typedef struct mica_covariance_collector {
     uint64_t *counts;              /* [experts]; owned */
     int32_t (*of)[2];              /* [slots of a layer]; owned */
     uint64_t own_inputs;           /* written: experts with one of their own, over all layers and inputs */
+    mica_gguf_writer *writer;      /* borrowed; set before the pass, as is the layout */
+    const mica_gguf_layout *layout;
 } mica_covariance_collector;
 
 /* Plans the inputs (`own_bytes`: MICA_COVARIANCE_OWN_BYTES) and takes the memory of the largest layer. */
@@ -38,12 +41,6 @@ void mica_covariance_collector_release(mica_covariance_collector *collector);
 /* Names and shapes behind `count` tensors of a file's layout that is being made; names go to `text`, each with its NUL. */
 void mica_covariance_collector_layout(mica_covariance_collector *collector, mica_gguf_tensor *tensors, uint64_t *count, mica_text *text);
 
-/* The calls of a pass (operations/layer_pass.h); `see` is an observer's. */
-void mica_covariance_collector_begin(mica_covariance_collector *collector, uint64_t layer);
-void mica_covariance_collector_routed(mica_covariance_collector *collector, const uint32_t *chosen, uint64_t choices);
-void mica_covariance_collector_see(mica_covariance_collector *collector, const mica_weight *weight, const float *x, uint64_t stride,
-                                   const uint32_t *selection, uint64_t tokens);
-mica_status mica_covariance_collector_end(mica_covariance_collector *collector, mica_gguf_writer *writer, const mica_gguf_layout *layout,
-                                          mica_error *error) MICA_CHECKED;
+mica_layer_collector mica_covariance_collector_attach(mica_covariance_collector *collector);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "formats/imatrix.h"
 
 #define TOKENS_MAX 256u
 #define TOKENS_MIN 32u
@@ -27,15 +28,41 @@ void mica_sensitivity_release(mica_sensitivity *s) {
     *s = (mica_sensitivity){0};
 }
 
-void mica_sensitivity_see_expert(mica_sensitivity *s, uint64_t layer, int64_t expert, uint64_t count, const float *weights, const float *outputs) {
+/* ---- energies, of one layer after the other */
+
+static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
+                       const float *outputs) {
+    const mica_sensitivity *s = context;
     const uint64_t experts = s->model->config.n_routed_experts, width = s->model->config.hidden_size;
     double *into = s->energy + layer * (experts + 1) + (expert >= 0 ? (uint64_t)expert : experts);
+    (void)tokens;
+    (void)gated;
     for (uint64_t t = 0; t < count; t++) {
         double sum = 0;
         for (uint64_t i = 0; i < width; i++)
             sum += (double)outputs[t * width + i] * (double)outputs[t * width + i];
         *into += weights ? (double)weights[t] * (double)weights[t] * sum : sum;
     }
+}
+
+static void save(void *context, uint64_t layer, mica_text *bytes) {
+    const mica_sensitivity *s = context;
+    const uint64_t count = s->model->config.n_routed_experts + 1;
+    mica_text_append(bytes, (const char *)(s->energy + layer * count), count * sizeof *s->energy);
+}
+
+static mica_status load(void *context, uint64_t layer, const uint8_t *bytes, uint64_t length, mica_error *error) {
+    mica_sensitivity *s = context;
+    const uint64_t count = s->model->config.n_routed_experts + 1;
+    if (length != count * sizeof *s->energy)
+        return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected %llu energies from the run before, got %llu bytes", s->model->source->path,
+                         (unsigned long long)layer, (unsigned long long)count, (unsigned long long)length);
+    memcpy(s->energy + layer * count, bytes, length);
+    return MICA_OK;
+}
+
+mica_layer_collector mica_sensitivity_attach(mica_sensitivity *s) {
+    return (mica_layer_collector){.observer = {.context = s, .expert = see_expert}, .save = save, .load = load};
 }
 
 /* ---- carrying noise */
@@ -50,12 +77,14 @@ typedef struct carrier {
     uint32_t *ids;   /* [1 + sites][tokens][top_k] */
     float *gates;
     float *before;   /* [tokens][width]: the first copy before what is being added */
-    uint64_t random;
+    uint64_t layers_before; /* done by the runs before */
     double begin;
+    mica_states kept; /* x, in its file */
+    mica_pass_journal *journal;
 } carrier;
 
 static double uniform(carrier *c) { /* splitmix64 */
-    uint64_t z = c->random += 0x9e3779b97f4a7c15u;
+    uint64_t z = c->of->random += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return ((double)((z ^ z >> 31) >> 11) + 0.5) * 0x1p-53;
@@ -85,14 +114,16 @@ static void begin_copy(carrier *c, const float *before) {
 
 static mica_status go_on(const carrier *c, uint64_t layer, mica_error *error) {
     const uint64_t layers = c->of->model->config.num_hidden_layers;
+    const uint64_t layers_now = layer - c->layers_before;
+    const double seconds = mica_seconds_now() - c->begin;
     const mica_progress progress = {.what = "measuring",
                                     .units_done = layer,
                                     .units_total = layers,
-                                    .seconds = mica_seconds_now() - c->begin,
-                                    .seconds_left = layer ? (mica_seconds_now() - c->begin) / (double)layer * (double)(layers - layer) : -1};
+                                    .seconds = seconds,
+                                    .seconds_left = layers_now ? seconds / (double)layers_now * (double)(layers - layer) : -1};
     if (!c->options->progress || c->options->progress(c->options->progress_context, &progress))
         return MICA_OK;
-    return mica_fail(error, MICA_INTERRUPTED, "interrupted in layer %llu of %llu; nothing was written", (unsigned long long)layer,
+    return mica_fail(error, MICA_INTERRUPTED, "stopped after %llu of %llu layers of the second pass", (unsigned long long)layer,
                      (unsigned long long)layers);
 }
 
@@ -147,27 +178,74 @@ static double response_of(const carrier *c, uint64_t copy) {
     return sum / (double)c->tokens / (NOISE * NOISE);
 }
 
-static mica_status carry(carrier *c, const int64_t *ids, mica_error *error) {
-    const uint64_t layers = c->of->model->config.num_hidden_layers;
-    mica_status status = mica_engine_embed(c->engine, ids, c->tokens, c->x, error);
+/* ---- kept for a resume: copies in two places by turns, the noise's state in the journal */
+
+static mica_status keep_layer(carrier *c, uint64_t layer, mica_error *error) {
+    const uint64_t plane = (layer + 1) % MICA_STATES_KEPT, record[2] = {layer, c->of->random};
+    mica_status status = mica_states_write(&c->kept, plane, 0, c->copies * c->tokens, c->x, error);
+    if (status == MICA_OK)
+        status = mica_states_keep(&c->kept, plane, error);
+    if (status == MICA_OK)
+        status = mica_pass_journal_record(c->journal, MICA_PASS_NOISE, record, sizeof record, error);
+    c->of->layers_done += status == MICA_OK;
+    return status;
+}
+
+mica_status mica_sensitivity_replay(mica_sensitivity *s, const char *journal, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    uint64_t record[2] = {UINT64_MAX, 0};
+    if (bytes == sizeof record)
+        memcpy(record, payload, sizeof record);
+    if (!s->model || record[0] != s->layers_done || record[0] >= s->model->config.num_hidden_layers)
+        return mica_fail(error, MICA_CORRUPT, "%s: expected layer %llu of the second pass, got a record of %llu bytes that says otherwise", journal,
+                         (unsigned long long)s->layers_done, (unsigned long long)bytes);
+    s->layers_done++;
+    s->random = record[1];
+    return MICA_OK;
+}
+
+static mica_status begin_copies(carrier *c, const int64_t *ids, mica_error *error) {
+    c->copies = 1;
+    c->of->random = 1;
+    const mica_status status = mica_engine_embed(c->engine, ids, c->tokens, c->x, error);
     if (status == MICA_OK)
         begin_copy(c, NULL);
-    for (uint64_t layer = 0; status == MICA_OK && layer < layers; layer++)
+    return status;
+}
+
+static mica_status take_up_copies(carrier *c, mica_error *error) {
+    c->copies = 2 + 2 * c->layers_before;
+    return mica_states_read(&c->kept, c->layers_before % MICA_STATES_KEPT, 0, c->copies * c->tokens, c->x, error);
+}
+
+static mica_status carry(carrier *c, const int64_t *ids, const char *path, mica_error *error) {
+    const uint64_t layers = c->of->model->config.num_hidden_layers;
+    c->layers_before = c->of->layers_done;
+    mica_status status = mica_states_open(&c->kept, MICA_STATES_KEPT, (2 + 2 * layers) * c->tokens, c->width, 0, error);
+    if (status == MICA_OK)
+        status = mica_states_attach(&c->kept, path, c->layers_before == 0, error);
+    if (status == MICA_OK)
+        status = c->layers_before ? take_up_copies(c, error) : begin_copies(c, ids, error);
+    while (status == MICA_OK && c->of->layers_done < layers) {
+        const uint64_t layer = c->of->layers_done;
         status = run_layer(c, layer, error);
+        if (status == MICA_OK)
+            status = keep_layer(c, layer, error);
+    }
     if (status == MICA_OK)
         status = mica_engine_check_finite(c->engine, (int64_t)layers - 1, c->x, c->copies * c->tokens, c->width, error);
     for (uint64_t site = 0; status == MICA_OK && site < 1 + 2 * layers; site++)
         c->of->response[site] = response_of(c, site + 1);
     c->of->tokens = c->tokens;
+    mica_states_close(&c->kept);
     return status;
 }
 
 mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, const int64_t *ids, uint64_t count, const mica_compute_options *options,
-                                     mica_error *error) {
+                                     const char *path, mica_pass_journal *journal, mica_error *error) {
     const mica_config *config = &s->model->config;
     const uint64_t copies = 2 + 2 * config->num_hidden_layers, top_k = config->num_experts_per_tok;
-    carrier c = {.of = s, .engine = engine, .options = options, .tokens = count < TOKENS_MAX ? count : TOKENS_MAX, .width = config->hidden_size, .copies = 1,
-                 .batch = mica_engine_batch(engine), .random = 1, .begin = mica_seconds_now()};
+    carrier c = {.of = s, .engine = engine, .options = options, .tokens = count < TOKENS_MAX ? count : TOKENS_MAX, .width = config->hidden_size,
+                 .batch = mica_engine_batch(engine), .begin = mica_seconds_now(), .journal = journal};
     while (c.tokens > TOKENS_MIN && copies * c.tokens > COPIES_TOKENS)
         c.tokens /= 2;
     const uint64_t all = copies * c.tokens;
@@ -177,7 +255,7 @@ mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, c
     c.gates = mica_calloc(all * top_k + 1, sizeof *c.gates);
     c.before = mica_reallocarray(NULL, c.tokens * c.width, sizeof *c.before);
     const mica_status status = c.x && c.normed && c.ids && c.gates && c.before
-                                   ? carry(&c, ids, error)
+                                   ? carry(&c, ids, path, error)
                                    : mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu copies of %llu tokens", (unsigned long long)copies,
                                                (unsigned long long)c.tokens);
     void *owned[] = {c.x, c.normed, c.ids, c.gates, c.before};
@@ -216,4 +294,40 @@ double mica_sensitivity_of(const mica_sensitivity *s, const mica_export_tensor *
     for (uint64_t e = 0; e <= experts; e++)
         all += energy[e];
     return all > 0 ? response[1] * kind * energy[weight->role == MICA_ROLE_EXPERT ? matrix : experts] / all : 0;
+}
+
+/* ---- the file */
+
+static bool is_sensitive(const mica_export_tensor *tensor) {
+    return tensor->weights && !tensor->fixed;
+}
+
+static uint64_t sensitive_matrices(const mica_export_tensor *tensor) {
+    return tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
+}
+
+void mica_sensitivity_layout(mica_sensitivity *s, const mica_export_plan *plan, mica_gguf_tensor *tensors, uint64_t *count, mica_text *text) {
+    s->entry = *count;
+    for (uint64_t i = 0; s->model && i < plan->tensor_count; i++)
+        if (is_sensitive(&plan->tensors[i])) {
+            tensors[(*count)++] = (mica_gguf_tensor){.dtype = MICA_F32, .rank = 2, .shape = {1, sensitive_matrices(&plan->tensors[i])}};
+            mica_text_printf(text, "%s" MICA_IMATRIX_SENSITIVITY_SUFFIX "%c", plan->tensors[i].name, 0);
+        }
+}
+
+mica_status mica_sensitivity_write(const mica_sensitivity *s, const mica_export_plan *plan, const mica_gguf_layout *layout, mica_gguf_writer *writer,
+                                   mica_error *error) {
+    mica_status status = MICA_OK;
+    const mica_gguf_tensor *entry = &layout->tensors[s->entry];
+    for (uint64_t i = 0; s->model && status == MICA_OK && i < plan->tensor_count; i++) {
+        const mica_export_tensor *tensor = &plan->tensors[i];
+        if (!is_sensitive(tensor))
+            continue;
+        for (uint64_t m = 0; status == MICA_OK && m < sensitive_matrices(tensor); m++) {
+            const float value = (float)mica_sensitivity_of(s, tensor, m);
+            status = mica_gguf_writer_put(writer, entry, m * sizeof value, &value, sizeof value, error);
+        }
+        entry++;
+    }
+    return status;
 }

@@ -6,6 +6,7 @@
 
 #include "operations/compute.h"
 #include "operations/export_gguf.h"
+#include "operations/layer_pass.h"
 
 typedef struct mica_sensitivity {
     const mica_model *model;
@@ -13,18 +14,29 @@ typedef struct mica_sensitivity {
     double *response;  /* [1 + 2 layers]: relative change squared of the last residual over that of what was added: embedding, then attention and
                         * feed-forward part of each layer; owned */
     uint64_t tokens;   /* that carried noise; 0: it was not measured */
+    uint64_t entry;    /* the first of its tensors in the file's layout */
+    uint64_t layers_done, random; /* of the second pass: on the disk, and the noise's state behind them */
 } mica_sensitivity;
 
 mica_status mica_sensitivity_init(mica_sensitivity *sensitivity, const mica_model *model, mica_error *error) MICA_CHECKED;
 void mica_sensitivity_release(mica_sensitivity *sensitivity);
 
-/* An observer's `expert`. */
-void mica_sensitivity_see_expert(mica_sensitivity *sensitivity, uint64_t layer, int64_t expert, uint64_t count, const float *weights, const float *outputs);
+/* Names and shapes behind `count` tensors of a file's layout that is being made, names to `text`; and the values of those tensors, at the end. Without a model
+ * there are none. */
+void mica_sensitivity_layout(mica_sensitivity *sensitivity, const mica_export_plan *plan, mica_gguf_tensor *tensors, uint64_t *count, mica_text *text);
+mica_status mica_sensitivity_write(const mica_sensitivity *sensitivity, const mica_export_plan *plan, const mica_gguf_layout *layout, mica_gguf_writer *writer,
+                                   mica_error *error) MICA_CHECKED;
 
-/* The responses, over the first tokens of `ids` [count]: one more pass over the weights. The engine is open layer at a time, for at least `count` positions;
- * `go_on` as in mica_layer_pass. INTERRUPTED when the progress says so. */
+/* The energies, in the pass over the text. */
+mica_layer_collector mica_sensitivity_attach(mica_sensitivity *sensitivity);
+
+/* The responses, over the first tokens of `ids` [count]: one more pass over the weights. The engine is open layer at a time, for at least `count` positions.
+ * When a layer ends, what a resume needs is on the disk: the residual streams in the file `path`, a record in the journal; `replay` takes the record back,
+ * and the measurement goes on behind that layer. INTERRUPTED when the progress says so. */
 mica_status mica_sensitivity_measure(mica_sensitivity *sensitivity, mica_engine *engine, const int64_t *ids, uint64_t count,
-                                     const mica_compute_options *options, mica_error *error) MICA_CHECKED;
+                                     const mica_compute_options *options, const char *path, mica_pass_journal *journal, mica_error *error) MICA_CHECKED;
+mica_status mica_sensitivity_replay(mica_sensitivity *sensitivity, const char *journal, const uint8_t *payload, uint64_t bytes,
+                                    mica_error *error) MICA_CHECKED;
 
 /* By the kind of its weight alone. */
 double mica_sensitivity_of_kind(const mica_export_tensor *tensor);

@@ -19,7 +19,7 @@ static mica_status no_memory(mica_error *error) {
 
 /* One run at a time in a directory; a killed one leaves no lock. */
 static mica_status lock_directory(mica_index_run *run, mica_error *error) {
-    return run->lock >= 0 ? MICA_OK : mica_directory_lock(run->directory, "another index is being written there", &run->lock, error);
+    return run->lock >= 0 ? MICA_OK : mica_path_lock(run->directory, "another index is being written there", &run->lock, error);
 }
 
 void mica_index_close(mica_index_run *run) {
@@ -31,7 +31,7 @@ void mica_index_close(mica_index_run *run) {
         }
     mica_journal_close(run->journal);
     run->journal = NULL;
-    mica_directory_unlock(run->lock);
+    mica_path_unlock(run->lock);
     run->lock = -1;
 }
 

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -107,11 +108,8 @@ static void see_expert(void *context, uint64_t number, int64_t expert, uint64_t 
     }
 }
 
-mica_observer mica_route_statistics_observer(mica_route_statistics *statistics) {
-    return (mica_observer){.context = statistics, .routing = see_routing, .expert = see_expert};
-}
-
-void mica_route_statistics_residual(mica_route_statistics *statistics, uint64_t layer, const float *before, const float *after, uint64_t count) {
+static void see_residual(void *context, uint64_t layer, const float *before, const float *after, uint64_t count) {
+    mica_route_statistics *statistics = context;
     uint64_t width = statistics->model->config.hidden_size;
     for (uint64_t t = 0; t < count; t++) {
         double product = 0;
@@ -119,7 +117,56 @@ void mica_route_statistics_residual(mica_route_statistics *statistics, uint64_t 
             product += (double)before[t * width + i] * (double)after[t * width + i];
         tally(&statistics->layers[layer].cosine, product / (norm_of(before + t * width, width) * norm_of(after + t * width, width)));
     }
-    statistics->tokens += layer == 0 ? count : 0;
+}
+
+/* ---- kept for a resume: the parts of a layer's tally as they are in memory */
+
+typedef struct part {
+    void *bytes;
+    uint64_t length;
+} part;
+
+enum { PARTS = 5 };
+static void list_parts(mica_route_statistics *statistics, uint64_t number, part parts[PARTS]) {
+    mica_layer_tally *layer = &statistics->layers[number];
+    const uint64_t experts = layer->experts ? statistics->model->config.n_routed_experts : 0;
+    const part all[PARTS] = {{&layer->entropy, sizeof layer->entropy},
+                             {&layer->cosine, sizeof layer->cosine},
+                             {&layer->block, sizeof layer->block},
+                             {layer->experts, experts * sizeof *layer->experts},
+                             {layer->together, experts * experts * sizeof *layer->together}};
+    memcpy(parts, all, sizeof all);
+}
+
+static void save(void *context, uint64_t layer, mica_text *bytes) {
+    part parts[PARTS];
+    list_parts(context, layer, parts);
+    for (int i = 0; i < PARTS; i++)
+        if (parts[i].length > 0)
+            mica_text_append(bytes, parts[i].bytes, parts[i].length);
+}
+
+static mica_status load(void *context, uint64_t layer, const uint8_t *bytes, uint64_t count, mica_error *error) {
+    const mica_route_statistics *statistics = context;
+    part parts[PARTS];
+    uint64_t expected = 0;
+    list_parts(context, layer, parts);
+    for (int i = 0; i < PARTS; i++)
+        expected += parts[i].length;
+    if (count != expected)
+        return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected routing statistics of %llu bytes from the run before, got %llu",
+                         statistics->model->source->path, (unsigned long long)layer, (unsigned long long)expected, (unsigned long long)count);
+    for (int i = 0; i < PARTS; bytes += parts[i].length, i++)
+        if (parts[i].length > 0)
+            memcpy(parts[i].bytes, bytes, parts[i].length);
+    return MICA_OK;
+}
+
+mica_layer_collector mica_route_statistics_collector(mica_route_statistics *statistics) {
+    return (mica_layer_collector){.observer = {.context = statistics, .routing = see_routing, .expert = see_expert},
+                                  .residual = see_residual,
+                                  .save = save,
+                                  .load = load};
 }
 
 /* ---- the report */
@@ -186,7 +233,6 @@ static void write_expert(mica_json_writer *writer, const mica_layer_tally *layer
 
 void mica_route_statistics_json(const mica_route_statistics *statistics, const mica_route_facts *facts, mica_json_writer *writer) {
     const mica_config *config = &statistics->model->config;
-    mica_json_open_object(writer, NULL);
     mica_json_u64(writer, "format", 1);
     mica_json_string(writer, "checkpoint", facts->checkpoint);
     mica_json_string(writer, "model_type", config->model_type);
@@ -195,7 +241,7 @@ void mica_route_statistics_json(const mica_route_statistics *statistics, const m
     mica_json_u64(writer, "prompt_count", facts->prompt_count);
     mica_json_u64(writer, "prompts_truncated", facts->truncated);
     mica_json_u64(writer, "window", facts->window);
-    mica_json_u64(writer, "tokens", statistics->tokens);
+    mica_json_u64(writer, "tokens", facts->tokens);
     mica_json_u64(writer, "experts", config->n_routed_experts);
     mica_json_u64(writer, "experts_per_token", config->num_experts_per_tok);
     mica_json_string(writer, "scoring_func", config->n_routed_experts ? config->scoring_func : NULL);
@@ -218,7 +264,6 @@ void mica_route_statistics_json(const mica_route_statistics *statistics, const m
         mica_json_close_object(writer);
     }
     mica_json_close_array(writer);
-    mica_json_close_object(writer);
 }
 
 static void write_layer_line(const mica_layer_tally *layer, uint64_t number, uint64_t experts, uint64_t tokens, mica_text *text) {
@@ -240,10 +285,10 @@ static void write_layer_line(const mica_layer_tally *layer, uint64_t number, uin
 void mica_route_statistics_text(const mica_route_statistics *statistics, const mica_route_facts *facts, mica_text *text) {
     const mica_config *config = &statistics->model->config;
     mica_text_printf(text, "%s\n\nprompts   %llu (%s), %llu tokens\n", facts->checkpoint, (unsigned long long)facts->prompt_count, facts->prompts,
-                     (unsigned long long)statistics->tokens);
+                     (unsigned long long)facts->tokens);
     if (facts->truncated)
         mica_text_printf(text, "          %llu prompts were cut at %llu tokens\n", (unsigned long long)facts->truncated, (unsigned long long)facts->window);
     mica_text_puts(text, "\n  layer     cosine   entropy      never     most chosen   sparsity\n");
     for (uint64_t i = 0; i < config->num_hidden_layers; i++)
-        write_layer_line(&statistics->layers[i], i, config->n_routed_experts, statistics->tokens, text);
+        write_layer_line(&statistics->layers[i], i, config->n_routed_experts, facts->tokens, text);
 }

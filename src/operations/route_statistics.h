@@ -3,8 +3,7 @@
 #define MICA_OPERATIONS_ROUTE_STATISTICS_H
 
 #include "base/json.h"
-#include "base/text.h"
-#include "model/engine.h"
+#include "operations/layer_pass.h"
 
 /* A mean in the making. */
 typedef struct mica_tally {
@@ -26,19 +25,17 @@ typedef struct mica_layer_tally {
 typedef struct mica_route_statistics {
     const mica_model *model;
     mica_layer_tally *layers; /* [num_hidden_layers] */
-    uint64_t tokens;
 } mica_route_statistics;
 
 mica_status mica_route_statistics_init(mica_route_statistics *statistics, const mica_model *model, mica_error *error) MICA_CHECKED;
 void mica_route_statistics_release(mica_route_statistics *statistics);
-mica_observer mica_route_statistics_observer(mica_route_statistics *statistics);
-/* The residual stream before and after a layer, [count][hidden]. */
-void mica_route_statistics_residual(mica_route_statistics *statistics, uint64_t layer, const float *before, const float *after, uint64_t count);
+mica_layer_collector mica_route_statistics_collector(mica_route_statistics *statistics);
 
 typedef struct mica_route_facts { /* of the pass, for the report */
     const char *checkpoint, *precision, *prompts;
-    uint64_t prompt_count, truncated, window;
+    uint64_t prompt_count, truncated, window, tokens;
 } mica_route_facts;
+/* Members of an object that is being written. */
 void mica_route_statistics_json(const mica_route_statistics *statistics, const mica_route_facts *facts, mica_json_writer *writer);
 void mica_route_statistics_text(const mica_route_statistics *statistics, const mica_route_facts *facts, mica_text *text);
 

@@ -203,14 +203,14 @@ static void test_direct_writes(void **state) {
 static void test_lock(void **state) {
     (void)state;
     int lock = -1, second = -1;
-    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &lock, &error), MICA_OK);
+    assert_int_equal(mica_path_lock(scratch_directory, "busy", &lock, &error), MICA_OK);
     assert_true(lock >= 0);
-    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &second, &error), MICA_CONFLICT);
+    assert_int_equal(mica_path_lock(scratch_directory, "busy", &second, &error), MICA_CONFLICT);
     assert_non_null(strstr(error.message, ": busy"));
-    mica_directory_unlock(lock);
-    assert_int_equal(mica_directory_lock(scratch_directory, "busy", &second, &error), MICA_OK);
-    mica_directory_unlock(second);
-    mica_directory_unlock(-1);
+    mica_path_unlock(lock);
+    assert_int_equal(mica_path_lock(scratch_directory, "busy", &second, &error), MICA_OK);
+    mica_path_unlock(second);
+    mica_path_unlock(-1);
 }
 
 int main(void) {

@@ -1,0 +1,116 @@
+/* operations/pass_journal.c: see the header. */
+#include "operations/pass_journal.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "operations/source_identity.h"
+
+#define BUSY "another run is at work there"
+
+static mica_status no_memory(mica_error *error) {
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory for the journal");
+}
+
+char *mica_pass_path(const char *result, const char *suffix) {
+    mica_text text = MICA_TEXT_INIT;
+    mica_text_printf(&text, "%s.%s", result, suffix);
+    return mica_text_take(&text);
+}
+
+mica_status mica_pass_choose(const char *result, bool resume, bool force, mica_pass_action *action, mica_error *error) {
+    if (resume && force)
+        return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
+    char *path = mica_pass_path(result, "journal");
+    if (!path)
+        return no_memory(error);
+    const bool unfinished = mica_path_exists(path), finished = !unfinished && mica_path_exists(result);
+    mica_free(path);
+    *action = resume && unfinished ? MICA_PASS_RESUME : resume && finished ? MICA_PASS_FINISHED : MICA_PASS_START;
+    if (resume || force)
+        return MICA_OK;
+    if (unfinished)
+        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished run is there; go on with --resume, or start afresh with --force", result);
+    return finished ? mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", result) : MICA_OK;
+}
+
+/* ---- opening */
+
+typedef struct replay {
+    const char *path, *job;
+    uint64_t length;
+    mica_journal_visit visit;
+    void *context;
+} replay;
+
+static mica_status compare_head(const replay *r, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    json_t *recorded = NULL, *today = NULL;
+    mica_status status = mica_json_parse(r->path, (const char *)payload, bytes, &recorded, error);
+    if (status == MICA_OK)
+        status = mica_json_parse("today's job", r->job, r->length, &today, error);
+    if (status == MICA_OK)
+        status = mica_identity_compare(r->path, recorded, today, true, error);
+    json_decref(recorded);
+    json_decref(today);
+    return status;
+}
+
+static mica_status visit_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    const replay *r = context;
+    return kind == MICA_JOURNAL_HEAD ? compare_head(r, payload, bytes, error) : r->visit(r->context, kind, payload, bytes, error);
+}
+
+static mica_status start(mica_pass_journal *journal, const replay *r, mica_error *error) {
+    mica_status status = MICA_OK;
+    if (mica_path_exists(journal->path)) { /* to be replaced, unless somebody writes it */
+        status = mica_path_lock(journal->path, BUSY, &journal->lock, error);
+        mica_path_unlock(journal->lock);
+        journal->lock = -1;
+    }
+    if (status == MICA_OK)
+        status = mica_journal_create(journal->path, r->job, r->length, &journal->journal, error);
+    return status == MICA_OK ? mica_path_lock(journal->path, BUSY, &journal->lock, error) : status;
+}
+
+mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *result, bool fresh, const char *job, uint64_t length, mica_journal_visit visit,
+                                   void *context, mica_error *error) {
+    *journal = (mica_pass_journal){.path = mica_pass_path(result, "journal"), .lock = -1};
+    replay r = {journal->path, job, length, visit, context};
+    if (!journal->path)
+        return no_memory(error);
+    if (fresh)
+        return start(journal, &r, error);
+    const mica_status status = mica_path_lock(journal->path, BUSY, &journal->lock, error);
+    return status == MICA_OK ? mica_journal_open(journal->path, visit_record, &r, &journal->journal, error) : status;
+}
+
+mica_status mica_pass_journal_record(mica_pass_journal *journal, uint32_t kind, const void *payload, uint64_t bytes, mica_error *error) {
+    const mica_status status = mica_journal_append(journal->journal, kind, payload, bytes, error);
+    return status == MICA_OK ? mica_journal_sync(journal->journal, error) : status;
+}
+
+mica_status mica_pass_journal_remove(mica_pass_journal *journal, mica_error *error) {
+    return journal->journal ? mica_file_remove(journal->path, error) : MICA_OK;
+}
+
+void mica_pass_journal_close(mica_pass_journal *journal) {
+    mica_journal_close(journal->journal);
+    if (journal->path) /* it was opened */
+        mica_path_unlock(journal->lock);
+    mica_free(journal->path);
+    *journal = (mica_pass_journal){.lock = -1};
+}
+
+/* ---- a finished result */
+
+mica_status mica_pass_compare_finished(const char *result, const json_t *recorded, const char *job, uint64_t length, mica_error *error) {
+    json_t *today = NULL;
+    if (!recorded)
+        return mica_fail(error, MICA_CONFLICT, "%s: is there already, and does not say of what; replace it with --force", result);
+    mica_status status = mica_json_parse("today's job", job, length, &today, error);
+    if (status != MICA_OK)
+        return status;
+    json_object_del(today, "arithmetic");
+    status = mica_identity_compare(result, recorded, today, false, error);
+    json_decref(today);
+    return status;
+}
