@@ -69,8 +69,7 @@ typedef struct engine_workspace {
     float *latents;                       /* [MICA_EXPANDED_POSITIONS][rank] */
     float *gate_values, *up_values, *out_rows;
     float *router_logits, *router_scores, *router_scratch, *gates, *list_gates;
-    uint32_t *ids, *list_tokens, *active, *order, *identity, *head_rows; /* order: of work, indices into active; head_rows
-                                                                           [heads][MICA_ABSORBED_TOKENS]: t * heads + h */
+    uint32_t *ids, *list_tokens, *active, *order, *identity; /* order: of work, indices into active */
     uint64_t *list_starts;                                       /* [experts + 1] */
     int64_t *list_rows;                                          /* [experts + 1]: of the shared and each active expert, its first row of out_rows */
     uint8_t *hidden_storage, *query_storage, *head_storage, *latent_storage, *joined_storage, *gated_storage;
@@ -79,7 +78,7 @@ typedef struct engine_workspace {
     float *final_values;
     product_task *tasks;
     feed_member *members;
-    mica_operand *selected; /* [heads] */
+    mica_operand *head_operands; /* [heads]: of absorbed queries, of weighted latents */
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
     /* expanded attention, in each thread's scratch from expanded_offset on: rows of keys and values, as bf16, outputs and sums */

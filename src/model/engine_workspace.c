@@ -41,11 +41,10 @@ static void lay_out_attention(mica_engine *engine, cursor *from) {
         return;
     work->absorbed_query = take(from, absorbed * (sizes->rank + sizes->rope), sizeof(float));
     work->latent_out = take(from, absorbed * sizes->rank, sizeof(float));
-    work->head_storage = take(from, mica_operand_bytes(precision, absorbed, sizes->nope), 1);
-    work->latent_storage = take(from, larger(mica_operand_bytes(precision, absorbed, sizes->rank),
+    work->head_storage = take(from, sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->nope), 1);
+    work->latent_storage = take(from, larger(sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->rank),
                                              mica_operand_bytes(precision, MICA_EXPANDED_POSITIONS, sizes->rank)), 1);
-    work->selected = take(from, sizes->heads, sizeof(mica_operand));
-    work->head_rows = take(from, absorbed, sizeof(uint32_t));
+    work->head_operands = take(from, sizes->heads, sizeof(mica_operand));
     work->latents = take(from, MICA_EXPANDED_POSITIONS * sizes->rank, sizeof(float));
 }
 
@@ -115,8 +114,6 @@ mica_status mica_workspace_init(mica_engine *engine, mica_error *error) {
     work->bytes = bytes;
     for (uint64_t i = 0; i < engine->sizes.batch; i++)
         work->identity[i] = (uint32_t)i;
-    for (uint64_t i = 0; engine->sizes.rank && i < engine->sizes.heads * MICA_ABSORBED_TOKENS; i++)
-        work->head_rows[i] = (uint32_t)(i % MICA_ABSORBED_TOKENS * engine->sizes.heads + i / MICA_ABSORBED_TOKENS);
     return MICA_OK;
 }
 

@@ -158,15 +158,26 @@ static void copy_rotated(void *context, uint64_t first, uint64_t last, uint32_t 
                job->engine->work.query + (job->first_token * sizes->heads + i) * sizes->width + sizes->nope, sizes->rope * sizeof(float));
 }
 
-/* One product per head, over that head's rows of an operand [tokens * heads]. */
-static void multiply_heads(mica_engine *engine, const mica_matrix *matrix, uint64_t first, uint64_t step, uint64_t rows, const mica_operand *x,
-                           uint64_t tokens, float *out, uint64_t out_step, uint64_t stride) {
-    mica_operand *selected = engine->work.selected;
-    for (uint64_t h = 0; h < engine->sizes.heads; h++) {
-        selected[h] = mica_operand_select(x, engine->work.head_rows + h * MICA_ABSORBED_TOKENS, tokens);
-        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &selected[h], out + h * out_step, stride, NULL, 0};
+static void prepare_heads(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    mica_operand *heads = context;
+    (void)thread;
+    for (uint64_t h = first; h < last; h++)
+        mica_operand_prepare(&heads[h], 0, heads[h].tokens);
+}
+
+/* A product for each head, of its rows of `matrix` with its columns of values [tokens][heads][width]. A head's operand is one of `tokens` tokens,
+ * not of all heads' rows: a single token takes the kernels of few. */
+static void multiply_heads(const attention_job *job, const mica_matrix *matrix, uint64_t first, uint64_t step, uint64_t rows, const float *values,
+                           uint64_t width, uint8_t *storage, float *out, uint64_t out_step) {
+    mica_engine *engine = job->engine;
+    mica_operand *operands = engine->work.head_operands;
+    uint64_t heads = engine->sizes.heads, bytes = mica_operand_bytes(engine->options.precision, job->tokens, matrix->columns);
+    for (uint64_t h = 0; h < heads; h++) {
+        mica_operand_init(&operands[h], engine->options.precision, values + h * width, heads * width, job->tokens, matrix->columns, storage + h * bytes);
+        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &operands[h], out + h * out_step, heads * out_step, NULL, 0};
     }
-    mica_products_run(engine, engine->sizes.heads);
+    mica_pool_each(engine->pool, heads, heads * job->tokens * matrix->columns > 65536 ? 1 : heads, prepare_heads, operands);
+    mica_products_run(engine, heads);
 }
 
 static void attend_absorbed(attention_job *job) {
@@ -178,23 +189,16 @@ static void attend_absorbed(attention_job *job) {
         uint64_t left = job->count - job->first_token, queries;
         job->tokens = left < MICA_ABSORBED_TOKENS ? left : MICA_ABSORBED_TOKENS;
         queries = job->tokens * sizes->heads;
-        mica_operand x;
-        mica_operand_init(&x, engine->options.precision, work->query + job->first_token * sizes->heads * sizes->width, sizes->width, queries,
-                          sizes->nope, work->head_storage);
-        mica_operand_prepare_all(engine, &x);
-        multiply_heads(engine, &job->layer->absorbed, 0, sizes->rank, sizes->rank, &x, job->tokens, work->absorbed_query, row,
-                       sizes->heads * row);
+        multiply_heads(job, &job->layer->absorbed, 0, sizes->rank, sizes->rank, work->query + job->first_token * sizes->heads * sizes->width, sizes->width,
+                       work->head_storage, work->absorbed_query, row);
         mica_pool_each(engine->pool, queries, 512, copy_rotated, job);
         job->queries = work->absorbed_query;
         job->query_stride = row;
         job->out = work->latent_out;
         job->out_stride = sizes->rank;
         attend(job);
-        mica_operand_init(&x, engine->options.precision, work->latent_out, sizes->rank, queries, sizes->rank, work->latent_storage);
-        mica_operand_prepare_all(engine, &x);
-        multiply_heads(engine, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, &x, job->tokens,
-                       work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width,
-                       sizes->heads * sizes->value_width);
+        multiply_heads(job, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, work->latent_out, sizes->rank,
+                       work->latent_storage, work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width);
     }
 }
 
