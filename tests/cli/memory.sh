@@ -15,6 +15,11 @@ failures=0
 for more in 1 2 4; do
     budget=$((least + more))
     line=$(run ${budget}MiB)
+    for more_again in 1 2 3; do # what a process has before it opens a model differs from run to run by some 0.5 MiB, and is a part of the least
+        grep -q "expected at least" <<<"$line" || break
+        budget=$((budget + 1))
+        line=$(run ${budget}MiB)
+    done
     peak=$(sed -nE 's/.*peak ([0-9.]+) MiB.*/\1/p' <<<"$line")
     echo "budget $budget MiB: peak ${peak:-?} MiB"
     awk -v peak="${peak:-1e9}" -v budget="$budget" 'BEGIN { exit !(peak <= 1.05 * budget) }' || { echo "$line"; failures=$((failures + 1)); }
