@@ -459,6 +459,10 @@ uint64_t mica_engine_batch(const mica_engine *engine) {
     return engine->options.batch;
 }
 
+mica_pool *mica_engine_pool(const mica_engine *engine) {
+    return engine->pool;
+}
+
 uint64_t mica_engine_context(const mica_engine *engine) {
     return engine->session.context;
 }

@@ -6,6 +6,7 @@
 #ifndef MICA_MODEL_ENGINE_H
 #define MICA_MODEL_ENGINE_H
 
+#include "base/pool.h"
 #include "model/expert_cache.h"
 #include "model/model.h"
 #include "numerics/product.h"
@@ -49,6 +50,7 @@ void mica_engine_close(mica_engine *engine); /* NULL is fine */
 const mica_model *mica_engine_model(const mica_engine *engine);
 uint64_t mica_engine_batch(const mica_engine *engine);
 uint64_t mica_engine_context(const mica_engine *engine);
+mica_pool *mica_engine_pool(const mica_engine *engine); /* its compute threads, which stand idle while an observer is told something */
 void mica_engine_observe(mica_engine *engine, const mica_observer *observer); /* copied; NULL: nobody */
 
 /* The one session: how many positions it holds, and back to fewer (0: from the start). */

@@ -191,6 +191,7 @@ static mica_status open_files(collection *c, bool fresh, mica_error *error) {
         status = mica_gguf_writer_open(c->output, &c->layout, c->pass.layers_done == 0, &c->writer, error);
     c->sums.writer = c->covariance.writer = c->writer;
     c->sums.layout = c->covariance.layout = &c->layout;
+    c->covariance.compute = &c->compute;
     return status;
 }
 

@@ -91,7 +91,7 @@ mica_status mica_covariance_collector_init(mica_covariance_collector *c, const m
     c->sums = mica_calloc(floats, sizeof *c->sums);
     c->of = mica_calloc(slots, sizeof *c->of);
     c->counts = mica_calloc(plan->model->config.n_routed_experts + 1, sizeof *c->counts);
-    c->scratch = mica_reallocarray(NULL, MICA_SECOND_MOMENTS_TOKENS * widest, sizeof *c->scratch);
+    c->scratch = mica_alloc_aligned(MICA_SECOND_MOMENTS_TOKENS * widest * sizeof *c->scratch);
     if (!c->sums || !c->of || !c->counts || !c->scratch)
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for the covariances of a layer, %llu bytes", (unsigned long long)(floats * sizeof(float)));
     memset(c->sums, 0, floats * sizeof *c->sums); /* touched: the cache of experts gets what is left */
@@ -103,7 +103,7 @@ void mica_covariance_collector_release(mica_covariance_collector *c) {
     mica_free(c->sums);
     mica_free(c->of);
     mica_free(c->counts);
-    mica_free(c->scratch);
+    mica_free_aligned(c->scratch);
     *c = (mica_covariance_collector){0};
 }
 
@@ -193,7 +193,7 @@ static void see_input(void *context, const mica_weight *weight, const float *x, 
         const uint64_t square = input->columns * input->columns;
         const int64_t slot = slot_of(input, of, weight);
         if (slot >= 0) {
-            mica_second_moments_add(x, stride, selection, tokens, input->columns, c->scratch, sums + (uint64_t)slot * square);
+            mica_second_moments_add(mica_engine_pool(c->compute->engine), x, stride, selection, tokens, input->columns, c->scratch, sums + (uint64_t)slot * square);
             of[slot][1] += (int32_t)tokens;
         }
         sums += input->slots * square;

@@ -29,7 +29,8 @@ typedef struct mica_covariance_collector {
     uint64_t *counts;              /* [experts]; owned */
     int32_t (*of)[2];              /* [slots of a layer]; owned */
     uint64_t own_inputs;           /* written: experts with one of their own, over all layers and inputs */
-    mica_gguf_writer *writer;      /* borrowed; set before the pass, as is the layout */
+    const mica_compute *compute;   /* borrowed; set before the pass, as are the next two: its engine's threads add up */
+    mica_gguf_writer *writer;
     const mica_gguf_layout *layout;
 } mica_covariance_collector;
 

@@ -291,22 +291,27 @@ static void memory_may_be_short(void **state) {
     mica_covariance_free(NULL);
 }
 
-/* Against sums in double over the same tokens, more than are taken at a time, some of them chosen; every instruction set the same bits. */
+/* Against sums in double over the same tokens, more than are taken at a time, some of them chosen; every instruction set and number of threads the same bits. */
 static void second_moments_are_sums_of_products(void **state) {
     (void)state;
-    enum { WIDE = 128, STRIDE = 131, TOKENS = 300 };
-    static float inputs[2 * TOKENS * STRIDE], scratch[MICA_SECOND_MOMENTS_TOKENS * WIDE], sums[WIDE * WIDE], first[WIDE * WIDE];
+    enum { WIDE = 320, STRIDE = 323, TOKENS = 300 };
+    static float inputs[2 * TOKENS * STRIDE];
+    static float scratch[MICA_SECOND_MOMENTS_TOKENS * WIDE], sums[WIDE * WIDE], first[WIDE * WIDE];
     static uint32_t selection[TOKENS];
     for (int k = 0; k < 2 * TOKENS * STRIDE; k++)
         inputs[k] = (float)gauss();
     for (uint32_t t = 0; t < TOKENS; t++)
         selection[t] = 2 * t + t % 2;
     static const mica_cpu sets[] = {MICA_CPU_PORTABLE, MICA_CPU_AVX2, MICA_CPU_AVX512};
-    for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) {
+    for (size_t s = 0; s < 4 * (sizeof sets / sizeof *sets); s++) {
+        mica_pool *pool = NULL;
         memset(sums, 0, sizeof sums);
-        mica_cpu_select(sets[s]);
-        mica_second_moments_add(inputs, STRIDE, selection, TOKENS, WIDE, scratch, sums);
-        mica_second_moments_add(inputs, STRIDE, NULL, 5, WIDE, scratch, sums);
+        mica_cpu_select(sets[s / 4]);
+        if (s % 4 > 0) /* none: the caller alone */
+            assert_int_equal(mica_pool_create((uint32_t)s % 4, &pool, NULL), MICA_OK);
+        mica_second_moments_add(pool, inputs, STRIDE, selection, TOKENS, WIDE, scratch, sums);
+        mica_second_moments_add(pool, inputs, STRIDE, NULL, 5, WIDE, scratch, sums);
+        mica_pool_free(pool);
         for (int i = 0; i < WIDE; i++)
             for (int j = 0; j <= i; j++) {
                 double sum = 0, size = 0;
