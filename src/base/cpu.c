@@ -19,7 +19,7 @@ static const char *const names[MICA_CPU_COUNT] = {
 #undef X
 };
 
-static atomic_int selected = -1, bf16 = -1;
+static atomic_int selected = -1, bf16 = -1, sha = -1;
 
 #if defined(__x86_64__)
 /* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
@@ -42,12 +42,21 @@ static bool detected_bf16(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
+
+static bool detected_sha(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
+}
 #else
 mica_cpu mica_cpu_detected(void) {
     return MICA_CPU_PORTABLE;
 }
 
 static bool detected_bf16(void) {
+    return false;
+}
+
+static bool detected_sha(void) {
     return false;
 }
 #endif
@@ -91,6 +100,15 @@ bool mica_cpu_has_bf16(void) {
         atomic_store(&bf16, known);
     }
     return known && mica_cpu_current() == MICA_CPU_AVX512;
+}
+
+bool mica_cpu_has_sha(void) {
+    int known = atomic_load(&sha);
+    if (known < 0) {
+        known = detected_sha();
+        atomic_store(&sha, known);
+    }
+    return known && mica_cpu_current() != MICA_CPU_PORTABLE;
 }
 
 void mica_cpu_allow_bf16(bool allow) {

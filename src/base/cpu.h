@@ -22,6 +22,7 @@ mica_cpu mica_cpu_current(void);
 mica_cpu mica_cpu_detected(void);       /* what the processor has */
 /* Beyond the sets: AVX512_BF16, on a processor whose current set is AVX512. */
 bool mica_cpu_has_bf16(void);
+bool mica_cpu_has_sha(void);            /* SHA-256's instructions, where the current set is not PORTABLE; libcrypto goes its own way */
 const char *mica_cpu_name(mica_cpu cpu);
 void mica_cpu_select(mica_cpu cpu);     /* for tests: at most the detected one; not while kernels run */
 void mica_cpu_allow_bf16(bool allow);   /* for tests, likewise */

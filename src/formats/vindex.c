@@ -293,14 +293,20 @@ mica_status mica_vindex_checksums_load(const char *directory, mica_vindex_file *
 
 /* ---- tensors */
 
+/* What is hashed before the bytes. */
+static mica_status write_line(const mica_tensor *tensor, mica_text *line, mica_error *error) {
+    mica_text_puts(line, mica_dtype_name(tensor->dtype));
+    for (uint32_t i = 0; i < tensor->rank; i++)
+        mica_text_printf(line, " %llu", (unsigned long long)tensor->shape[i]);
+    mica_text_puts(line, "\n");
+    return mica_text_failed(line) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", tensor->name) : MICA_OK;
+}
+
 mica_status mica_tensor_digest_begin(const mica_tensor *tensor, mica_sha256 *hash, mica_error *error) {
     mica_text line = MICA_TEXT_INIT;
-    mica_text_puts(&line, mica_dtype_name(tensor->dtype));
-    for (uint32_t i = 0; i < tensor->rank; i++)
-        mica_text_printf(&line, " %llu", (unsigned long long)tensor->shape[i]);
-    mica_text_puts(&line, "\n");
-    mica_status status = mica_text_failed(&line) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", tensor->name)
-                                                 : mica_sha256_init(hash, error);
+    mica_status status = write_line(tensor, &line, error);
+    if (status == MICA_OK)
+        status = mica_sha256_init(hash, error);
     if (status == MICA_OK)
         mica_sha256_update(hash, line.bytes, line.length);
     mica_text_release(&line);
@@ -315,4 +321,20 @@ mica_status mica_tensor_digest(const mica_tensor *tensor, const void *bytes, uin
     mica_sha256_update(&hash, bytes, tensor->bytes);
     mica_sha256_final(&hash, digest);
     return MICA_OK;
+}
+
+mica_status mica_tensor_digest_two(const mica_tensor *const tensors[2], const void *const bytes[2], uint8_t digests[2][MICA_SHA256_BYTES],
+                                   mica_error *error) {
+    mica_text lines[2] = {MICA_TEXT_INIT, MICA_TEXT_INIT};
+    mica_status status = write_line(tensors[0], &lines[0], error);
+    if (status == MICA_OK)
+        status = write_line(tensors[1], &lines[1], error);
+    if (status == MICA_OK) {
+        const mica_sha256_message messages[2] = {{lines[0].bytes, bytes[0], lines[0].length, tensors[0]->bytes},
+                                                 {lines[1].bytes, bytes[1], lines[1].length, tensors[1]->bytes}};
+        status = mica_sha256_of_two(messages, digests, error);
+    }
+    mica_text_release(&lines[0]);
+    mica_text_release(&lines[1]);
+    return status;
 }

@@ -310,7 +310,7 @@ mica_status mica_index_resources_fit(const mica_index_plan *plan, const mica_ind
     }
     const uint32_t wanted = options->threads ? options->threads : mica_thread_count_default();
     for (uint32_t threads = wanted < 1 ? 1 : wanted;; threads--) {
-        const uint32_t ahead = threads < 3 ? 2 : threads / 2 + 1;
+        const uint32_t ahead = threads < 3 ? 3 : threads / 2 + 2; /* two to be prepared at once, though units end out of order */
         const uint64_t slots = threads + ahead;
         const uint64_t total = MEMORY_BASE + tables + threads * common.workspace + (largest.workspace - common.workspace) +
                                slots * (common.window + largest.result) + min_u64(slots, large_units) * (largest.window - common.window);

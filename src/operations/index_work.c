@@ -1,4 +1,4 @@
-/* operations/index_work.c: one unit of `mica index` from bytes to a record: hash, examine, SVD, statistics; then its commit to the files.
+/* operations/index_work.c: one unit of `mica index` from bytes to a record: hash (two units at once, where two are read), examine, SVD, statistics; then its commit to the files.
  * Invariant: a record depends on the matrix, the options and the layer's first expert only, never on threads or order.
  * Judged by tests/operations/test_index.c. */
 #include <math.h>
@@ -182,22 +182,62 @@ static uint64_t after_unit(void *context, uint64_t number) {
     return ((index_context *)context)->run->plan->units[number].after;
 }
 
-/* Hashes every tensor and looks at every value, before any arithmetic. */
+/* A weight's tensors and their bytes; NULL: it has none. */
+typedef struct unit_parts {
+    const mica_tensor *tensors[MICA_INDEX_TENSORS_MAX];
+    const uint8_t *bytes[MICA_INDEX_TENSORS_MAX];
+} unit_parts;
+
+static unit_parts parts_of(const mica_weight *weight, const uint8_t *const *data) {
+    unit_parts parts = {.tensors = {weight->data, weight->scale, weight->shape}};
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < MICA_INDEX_TENSORS_MAX; i++)
+        if (parts.tensors[i])
+            parts.bytes[i] = data[next++];
+    return parts;
+}
+
+static mica_status hash_two(const unit_parts parts[2], index_result *const results[2], mica_error *error) {
+    mica_status status = MICA_OK;
+    for (uint32_t i = 0; status == MICA_OK && i < MICA_INDEX_TENSORS_MAX; i++) {
+        const mica_tensor *const tensors[2] = {parts[0].tensors[i], parts[1].tensors[i]};
+        if (tensors[0] && tensors[1]) {
+            uint8_t digests[2][MICA_SHA256_BYTES];
+            status = mica_tensor_digest_two(tensors, (const void *const[2]){parts[0].bytes[i], parts[1].bytes[i]}, digests, error);
+            for (int k = 0; status == MICA_OK && k < 2; k++)
+                memcpy(results[k]->record.digests[i], digests[k], sizeof digests[k]);
+        } else if (tensors[0] || tensors[1]) {
+            const int k = tensors[0] ? 0 : 1;
+            status = mica_tensor_digest(tensors[k], parts[k].bytes[i], results[k]->record.digests[i], error);
+        }
+    }
+    return status;
+}
+
+/* The hashes of one or two units. */
+static mica_status prepare_units(void *opaque, uint32_t count, const uint64_t numbers[2], const uint8_t *const *const data[2],
+                                 void *const memory[2], mica_error *error) {
+    const mica_index_plan *plan = ((index_context *)opaque)->run->plan;
+    const double begin = mica_seconds_now();
+    index_result *const results[2] = {memory[0], memory[1]};
+    unit_parts parts[2] = {{.tensors = {NULL}}, {.tensors = {NULL}}};
+    for (uint32_t k = 0; k < count; k++) {
+        memset(results[k], 0, sizeof *results[k]);
+        results[k]->record.unit = numbers[k];
+        parts[k] = parts_of(plan->units[numbers[k]].weight, data[k]);
+    }
+    const mica_status status = hash_two(parts, results, error);
+    for (uint32_t k = 0; k < count; k++)
+        results[k]->seconds = (mica_seconds_now() - begin) / count;
+    return status;
+}
+
+/* Looks at every value, before any arithmetic. */
 static mica_status examine_unit(const mica_index_run *run, const mica_index_unit *unit, const uint8_t *const *data, index_result *result,
                                 mica_matrix *matrix, int *exponent, mica_error *error) {
     const mica_weight *weight = unit->weight;
-    const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
-    const uint8_t *bytes[MICA_INDEX_TENSORS_MAX] = {NULL, NULL, NULL};
-    uint32_t next = 0;
-    for (uint32_t i = 0; i < MICA_INDEX_TENSORS_MAX; i++) {
-        if (!tensors[i])
-            continue;
-        bytes[i] = data[next++];
-        const mica_status status = mica_tensor_digest(tensors[i], bytes[i], result->record.digests[i], error);
-        if (status != MICA_OK)
-            return status;
-    }
-    mica_status status = mica_weight_matrix(run->plan->model, weight, bytes[0], bytes[1], bytes[2], matrix, error);
+    const unit_parts parts = parts_of(weight, data);
+    mica_status status = mica_weight_matrix(run->plan->model, weight, parts.bytes[0], parts.bytes[1], parts.bytes[2], matrix, error);
     if (status != MICA_OK)
         return status;
     mica_matrix_health health;
@@ -231,9 +271,6 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
     index_worker *worker = &context->workers[thread];
     index_result *result = memory;
     const double begin = mica_seconds_now();
-    memset(result, 0, sizeof *result);
-    result->record.unit = number;
-
     mica_svd_options options;
     mica_index_unit_svd(run->plan, unit, &options);
     lesson asked = {.context = context, .teacher = unit->after};
@@ -261,7 +298,7 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
         return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
     result->record.warning_bytes = (uint32_t)strlen(result->warning);
-    result->seconds = mica_seconds_now() - begin - asked.waited_seconds;
+    result->seconds += mica_seconds_now() - begin - asked.waited_seconds;
     return MICA_OK;
 }
 
@@ -378,6 +415,7 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
         .result_bytes = run->resources.result_bytes,
         .plan = plan_unit,
         .after = after_unit,
+        .prepare = prepare_units,
         .work = work_unit,
         .commit = commit_unit,
         .progress = tell_progress,

@@ -1,7 +1,7 @@
 /* operations/stream.c: the one streaming loop: a ring of slots, each holding one unit from before its reading until its commit.
  * Unit u lives in slot u % slot_count, so that u can be claimed only when u - slot_count is committed: that alone bounds memory.
  * Invariants: 1. every field of `mica_stream` and every slot's state is touched under the mutex only; 2. a slot's buffers belong to whoever
- * moved it to READING, WORKING or (in order) DONE; 3. a failure is an outcome of its unit, met by commit in unit order: timing cannot
+ * moved it to READING, PREPARING, WORKING or (in order) DONE; 3. a failure is an outcome of its unit, met by commit in unit order: timing cannot
  * choose which error is told. Judged by tests/operations/test_stream.c. */
 #include "operations/stream.h"
 
@@ -17,11 +17,13 @@
 #define TELL_SECONDS 0.2
 #define MERGE_GAP_BYTES ((uint64_t)64 << 10) /* one longer read is cheaper than a second one across a gap this small */
 
-typedef enum slot_state { SLOT_FREE, SLOT_READING, SLOT_READY, SLOT_WORKING, SLOT_DONE } slot_state;
+/* PREPARING: read, and being prepared beside another unit; READY again after it. */
+typedef enum slot_state { SLOT_FREE, SLOT_READING, SLOT_READY, SLOT_PREPARING, SLOT_WORKING, SLOT_DONE } slot_state;
 
 typedef struct stream_slot {
     uint64_t unit, after;
     slot_state state;
+    bool prepared;
     mica_status status; /* of reading and work */
     mica_error error;
     uint8_t *buffer; /* capacity bytes, aligned for direct reading */
@@ -191,6 +193,7 @@ static void assign(mica_stream *stream, stream_slot *slot, uint64_t unit) {
     slot->status = MICA_OK;
     slot->error.message[0] = '\0';
     slot->state = SLOT_FREE;
+    slot->prepared = false;
 }
 
 /* The outcome of reading or of work. */
@@ -274,13 +277,46 @@ bool mica_stream_await(mica_stream *stream, uint64_t after, double *waited_secon
     return committed;
 }
 
+/* A unit to be prepared beside one: the first that is read and is not prepared, whether it may be worked on or not; NULL: none. */
+static stream_slot *claim_preparation(mica_stream *stream) {
+    for (uint64_t unit = stream->committed; unit < stream->committed + stream->slot_count; unit++) {
+        stream_slot *slot = slot_of(stream, unit);
+        if (slot->unit == unit && slot->state == SLOT_READY && !slot->prepared && unit <= stream->failed) {
+            set_state(stream, slot, SLOT_PREPARING);
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* Prepares the unit in hand, with another one where there is one; when that fails, alone, so that a failure is its own. */
+static mica_status prepare(mica_stream *stream, stream_slot *slot) {
+    const mica_stream_job *job = stream->job;
+    pthread_mutex_lock(&stream->mutex);
+    stream_slot *other = claim_preparation(stream);
+    pthread_mutex_unlock(&stream->mutex);
+    const uint64_t units[2] = {slot->unit, other ? other->unit : 0};
+    const uint8_t *const *const data[2] = {slot->data, other ? other->data : NULL};
+    void *const results[2] = {slot->result, other ? other->result : NULL};
+    mica_status status = job->prepare(job->context, other ? 2 : 1, units, data, results, &slot->error);
+    if (!other)
+        return status;
+    pthread_mutex_lock(&stream->mutex);
+    other->prepared = status == MICA_OK;
+    set_state(stream, other, SLOT_READY);
+    pthread_mutex_unlock(&stream->mutex);
+    return status == MICA_OK ? status : job->prepare(job->context, 1, units, data, results, &slot->error);
+}
+
 static void work_units(mica_stream *stream, uint32_t thread) {
     const mica_stream_job *job = stream->job;
     pthread_mutex_lock(&stream->mutex);
     for (stream_slot *slot; (slot = claim_work(stream)) != NULL;) {
         pthread_mutex_unlock(&stream->mutex);
         double begun = mica_seconds_now();
-        mica_status status = job->work(job->context, thread, slot->unit, slot->data, slot->result, &slot->error);
+        mica_status status = job->prepare && !slot->prepared ? prepare(stream, slot) : MICA_OK;
+        if (status == MICA_OK)
+            status = job->work(job->context, thread, slot->unit, slot->data, slot->result, &slot->error);
         double seconds = mica_seconds_now() - begun;
         pthread_mutex_lock(&stream->mutex);
         stream->stats.work_seconds += seconds;

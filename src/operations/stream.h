@@ -47,8 +47,13 @@ typedef struct mica_stream_job {
     /* The unit that must be committed before this one starts, or MICA_STREAM_NONE; smaller than `unit`. On the calling
      * thread. NULL: none ever. */
     uint64_t (*after)(void *context, uint64_t unit);
+    /* What is quicker done for two units at once, before their work; NULL: nothing. On a compute thread, for the unit that it will work on and, if
+     * another one is read already, that one too: count 1 or 2. Work finds in its result what the last call left, which succeeded; where a call
+     * for two fails, each is tried again. Must not wait for another unit. */
+    mica_status (*prepare)(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2], void *const results[2],
+                           mica_error *error);
     /* On compute thread `thread` (below `threads`); data[i] = the bytes of range i, at any alignment; fills `result` (result_bytes,
-     * contents undefined before). */
+     * contents undefined before, or what `prepare` left). */
     mica_status (*work)(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *result, mica_error *error);
     /* In order, on the calling thread. */
     mica_status (*commit)(void *context, uint64_t unit, const void *result, mica_error *error);

@@ -1,6 +1,7 @@
 /* SHA-256 against the vectors of FIPS 180-4 and in pieces against the whole. */
 #include "base/hash.h"
 
+#include "base/cpu.h"
 #include "base/scratch.h"
 
 static void known_digests(void **state) {
@@ -53,6 +54,40 @@ static void pieces_and_files_give_the_same(void **state) {
     free(bytes);
 }
 
+/* Every length across three blocks, with prefixes that leave every alignment; long ones, one of which ends far before the other. With the processor's own
+ * instructions and without. */
+static void two_at_once_are_as_each_alone(void **state) {
+    (void)state;
+    static const uint64_t lengths[][2] = {{0, 0}, {100000, 7}, {64, 99999}, {4096, 65536}};
+    const uint64_t small = 3 * 64 + 1, prefix_max = 140, most = 100000;
+    uint8_t *bytes = malloc(prefix_max + most);
+    uint32_t random = 7;
+    for (uint64_t i = 0; i < prefix_max + most; i++) {
+        random = random * 1664525u + 1013904223u;
+        bytes[i] = (uint8_t)(random >> 24);
+    }
+    for (int portable = 0; portable < 2; portable++) {
+        mica_cpu_select(portable ? MICA_CPU_PORTABLE : mica_cpu_detected());
+        assert_true(!portable || !mica_cpu_has_sha());
+        for (uint64_t run = 0; run < small * 3 + sizeof lengths / sizeof lengths[0]; run++) {
+            const bool large = run >= small * 3;
+            const uint64_t first = large ? lengths[run - small * 3][0] : run % small, second = large ? lengths[run - small * 3][1] : run * 7 % small;
+            const mica_sha256_message messages[2] = {
+                {.prefix = bytes, .bytes = bytes + run % prefix_max, .prefix_bytes = run % prefix_max, .length = first},
+                {.prefix = bytes, .bytes = bytes + run * 5 % 67, .prefix_bytes = run * 5 % 67, .length = second}};
+            uint8_t digests[2][MICA_SHA256_BYTES], alone[MICA_SHA256_BYTES];
+            mica_error error;
+            assert_int_equal(mica_sha256_of_two(messages, digests, &error), MICA_OK);
+            for (int i = 0; i < 2; i++) {
+                assert_int_equal(mica_sha256_of(bytes, messages[i].prefix_bytes + messages[i].length, alone, &error), MICA_OK);
+                assert_memory_equal(digests[i], alone, sizeof alone);
+            }
+        }
+    }
+    mica_cpu_select(mica_cpu_detected());
+    free(bytes);
+}
+
 static void what_is_no_digest(void **state) {
     (void)state;
     char hex[MICA_SHA256_HEX_BYTES + 1];
@@ -76,6 +111,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_digests),
         cmocka_unit_test(pieces_and_files_give_the_same),
+        cmocka_unit_test(two_at_once_are_as_each_alone),
         cmocka_unit_test(what_is_no_digest),
     };
     return cmocka_run_group_tests_name("hash", tests, scratch_make, scratch_remove);

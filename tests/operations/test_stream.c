@@ -35,6 +35,7 @@ static uint64_t mix(uint64_t value) {
 
 typedef struct result {
     uint64_t unit, sum;
+    uint64_t prepared; /* unit + 1, by prepare */
 } result;
 
 typedef struct stream_probe {
@@ -42,6 +43,8 @@ typedef struct stream_probe {
     uint64_t fail_work, fail_work_too, fail_commit, stop_at; /* NOBODY: never */
     uint64_t group;                                          /* after: the first unit of each group of so many; 0: none */
     bool chain;                                              /* after: the unit before */
+    bool prepares;                                           /* the job has a `prepare` */
+    uint64_t fail_prepare;                                   /* NOBODY: never */
     bool eager;                                              /* begun before that one is committed, and awaiting it */
     uint64_t zero_meets;                                     /* unit 0 ends only when this one has begun; 0: at once */
     useconds_t sleep_max, work_sleep, zero_sleep; /* the last: of unit 0's work */
@@ -52,6 +55,7 @@ typedef struct stream_probe {
     bool met;
     uint64_t begun_last;
     uint64_t alive, alive_max;
+    uint64_t prepared_alone, prepared_two;
     uint64_t early; /* units begun before the one they come after was committed */
     mica_stream *stream;
     uint64_t committed, commits, tells, tells_before_commit, last_tell_units, last_tell_bytes;
@@ -134,6 +138,29 @@ static void await_meeting(stream_probe *probe) {
         note_wrong(probe);
 }
 
+static mica_status prepare(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2], void *const results[2],
+                           mica_error *error) {
+    stream_probe *probe = context;
+    pthread_mutex_lock(&probe->mutex);
+    probe->wrong += count < 1 || count > 2 || (count == 2 && units[0] == units[1]);
+    probe->prepared_alone += count == 1;
+    probe->prepared_two += count == 2;
+    pthread_mutex_unlock(&probe->mutex);
+    for (uint32_t k = 0; k < count; k++) {
+        mica_stream_range ranges[MICA_STREAM_RANGES_MAX];
+        const uint32_t range_count = ranges_of(probe, units[k], ranges);
+        for (uint32_t i = 0; i < range_count; i++)
+            if (memcmp(data[k][i], truth_of(&ranges[i]), ranges[i].bytes) != 0)
+                note_wrong(probe);
+        ((result *)results[k])->prepared = units[k] + 1;
+    }
+    sleep_a_little(probe, units[0] * 3 + 2);
+    for (uint32_t k = 0; k < count; k++)
+        if (units[k] == probe->fail_prepare)
+            return mica_fail(error, MICA_BAD_INPUT, "preparing failed at %" PRIu64, units[k]);
+    return MICA_OK;
+}
+
 static mica_status work(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *output, mica_error *error) {
     stream_probe *probe = context;
     uint64_t needed = after(probe, unit);
@@ -165,7 +192,9 @@ static mica_status work(void *context, uint32_t thread, uint64_t unit, const uin
     /* The smaller of two failing units fails later, so that order has to be made, not met. */
     if (unit == probe->fail_work && probe->fail_work_too != NOBODY)
         usleep(3000);
-    *(result *)output = (result){unit, sum_of(unit, ranges, count, data)};
+    if (probe->prepares && ((result *)output)->prepared != unit + 1)
+        note_wrong(probe);
+    *(result *)output = (result){unit, sum_of(unit, ranges, count, data), 0};
     pthread_mutex_lock(&probe->mutex);
     probe->busy[thread] = false;
     pthread_mutex_unlock(&probe->mutex);
@@ -211,6 +240,7 @@ static stream_probe probe_new(void) {
     return (stream_probe){.mutex = PTHREAD_MUTEX_INITIALIZER,
                           .fail_work = NOBODY,
                           .fail_work_too = NOBODY,
+                          .fail_prepare = NOBODY,
                           .fail_commit = NOBODY,
                           .stop_at = NOBODY};
 }
@@ -228,6 +258,7 @@ static mica_stream_job job_new(stream_probe *probe, uint64_t units, uint32_t thr
         .result_bytes = sizeof(result),
         .plan = plan,
         .after = probe->group || probe->chain ? after : NULL,
+        .prepare = probe->prepares ? prepare : NULL,
         .work = work,
         .commit = commit,
         .progress = progress,
@@ -378,6 +409,36 @@ static void a_unit_waits_for_the_one_it_names(void **state) {
             assert_done(&probe, &stats, 0, 40);
         }
     }
+}
+
+/* Each once before its work, two at once where two are read; a failure is that of its own unit, whichever it was tried with. */
+static void units_are_prepared_by_twos(void **state) {
+    (void)state;
+    uint64_t twos = 0;
+    for (size_t s = 0; s < SHAPES; s++)
+        for (uint64_t failing = 0; failing <= 12; failing++) {
+            stream_probe probe = probe_new();
+            probe.prepares = true;
+            probe.sleep_max = 200;
+            probe.group = failing % 2 * 4;
+            probe.eager = failing % 4 > 1;
+            probe.fail_prepare = failing < 12 ? failing : NOBODY;
+            mica_error error;
+            mica_stream_stats stats;
+            mica_stream_job job = job_new(&probe, 12, shapes[s].threads, shapes[s].readers, shapes[s].ahead);
+            assert_int_equal(mica_stream_run(&job, &stats, &error), failing < 12 ? MICA_BAD_INPUT : MICA_OK);
+            assert_int_equal(probe.wrong, 0);
+            assert_int_equal(probe.commits, failing);
+            if (failing < 12) {
+                char expected[64];
+                snprintf(expected, sizeof expected, "preparing failed at %" PRIu64, failing);
+                assert_string_equal(error.message, expected);
+            } else {
+                assert_int_equal(probe.prepared_alone + 2 * probe.prepared_two, 12);
+            }
+            twos += probe.prepared_two;
+        }
+    assert_true(twos > 0);
 }
 
 /* The same of an eager job, whose units begin earlier and wait in their work; and whatever ends it wakes those that wait. */
@@ -748,6 +809,7 @@ int main(void) {
         cmocka_unit_test(a_unit_waits_for_the_one_it_names),
         cmocka_unit_test(a_waiting_unit_does_not_hold_the_others),
         cmocka_unit_test(the_smallest_failing_unit_is_told),
+        cmocka_unit_test(units_are_prepared_by_twos),
         cmocka_unit_test(an_eager_unit_awaits_the_one_it_names),
         cmocka_unit_test(nothing_is_begun_after_a_failure),
         cmocka_unit_test(a_failing_commit_ends_it),
