@@ -79,19 +79,23 @@ typedef struct found_above {
     lane_halves d, dmin; /* with the gain */
 } found_above;
 
-INLINE void find_above(const mica_quantise_tile *tile, int n, int weighted, shape_above shape, const float (*starts)[2], found_above *found) {
-    tile_buffer buffer;
-    samples s = load_samples(&buffer, tile, n, weighted);
-    totals t = totals_of(s);
-    block_above b = search_above(s, t, shape, starts, tile->search);
-    wide step = b.d * b.scale, floor = b.dmin * b.floor, inverse = ratio(wide_of(1), step);
-    wide gain = gain_from(t, moments_of(s, b, shape.top), step, floor, shape.groups, tile->gain);
-    store_wide(found->inverse, inverse);
-    store_wide(found->offset, floor * inverse);
-    store_wide(found->scale, b.scale);
-    store_wide(found->floor, b.floor);
-    store_halves(found->d, wide_half(b.d * gain));
-    store_halves(found->dmin, wide_half(b.dmin * gain));
+INLINE void find_above(const mica_quantise_tile *tile, shape_above shape, const float (*starts)[2], found_above *found) {
+    strand strands[MICA_STRANDS];
+    block_above best[MICA_STRANDS];
+    load_strands(strands, tile, shape.kind);
+    search_above(strands, shape, starts, tile->search, best);
+    EACH_STRAND {
+        const block_above b = best[k];
+        const int lane = k * MICA_STRAND_GROUPS;
+        wide step = b.d * b.scale, floor = b.dmin * b.floor, inverse = ratio(wide_of(1), step);
+        wide gain = gain_from(strands[k].t, b.at, step, floor, shape.groups, tile->gain);
+        store_wide(found->inverse + lane, inverse);
+        store_wide(found->offset + lane, floor * inverse);
+        store_wide(found->scale + lane, b.scale);
+        store_wide(found->floor + lane, b.floor);
+        store_halves(found->d + lane, wide_half(b.d * gain));
+        store_halves(found->dmin + lane, wide_half(b.dmin * gain));
+    }
 }
 
 INLINE void put_codes_q4_q5_k(uint8_t *block, const vec_i32 *q, int bits) {
@@ -107,7 +111,7 @@ INLINE void put_codes_q4_q5_k(uint8_t *block, const vec_i32 *q, int bits) {
 INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits) {
     const float top = bits == 4 ? 15 : 31;
     found_above f;
-    find_above(tile, 32, weighted, (shape_above){8, top, 63}, bits == 4 ? mica_starts_q4_k : mica_starts_q5_k, &f);
+    find_above(tile, (shape_above){{32, weighted}, 8, top, 63}, bits == 4 ? mica_starts_q4_k : mica_starts_q5_k, &f);
     for (int first = 0; first < MICA_TILE_GROUPS; first += 8) {
         uint8_t *out = tile->block[first];
         vec_i32 q[256 / LANES];
@@ -124,16 +128,20 @@ INLINE void tile_q4_q5_k(const mica_quantise_tile *tile, int weighted, int bits)
 
 INLINE void tile_q2_k(const mica_quantise_tile *tile, int weighted) {
     found_above f;
-    uint8_t *out = tile->block[0];
-    vec_i32 q[256 / LANES];
-    find_above(tile, 16, weighted, (shape_above){16, 3, 15}, mica_starts_q2_k, &f);
-    for (int g = 0; g < 16; g++) {
-        levels_above(tile->x[g], 16, f.inverse[g], f.offset[g], 3, q + 16 / LANES * g);
-        out[g] = (uint8_t)((unsigned)f.scale[g] | (unsigned)f.floor[g] << 4);
+    find_above(tile, (shape_above){{16, weighted}, 16, 3, 15}, mica_starts_q2_k, &f);
+    for (int first = 0; first < MICA_TILE_GROUPS; first += 16) {
+        uint8_t *out = tile->block[first];
+        vec_i32 q[256 / LANES];
+        if (!out)
+            continue;
+        for (int g = 0; g < 16; g++) {
+            levels_above(tile->x[first + g], 16, f.inverse[first + g], f.offset[first + g], 3, q + 16 / LANES * g);
+            out[g] = (uint8_t)((unsigned)f.scale[first + g] | (unsigned)f.floor[first + g] << 4);
+        }
+        put_pairs_of_bits(out + 16, q, 0);
+        put_half(out + 80, f.d[first]);
+        put_half(out + 82, f.dmin[first]);
     }
-    put_pairs_of_bits(out + 16, q, 0);
-    put_half(out + 80, f.d[0]);
-    put_half(out + 82, f.dmin[0]);
 }
 
 /* ---- blocks of 256 without */
@@ -143,55 +151,68 @@ typedef struct found_about {
     lane_halves d; /* with the gain */
 } found_about;
 
-INLINE void find_about(const mica_quantise_tile *tile, int n, int weighted, shape_about shape, const float *starts, found_about *found) {
-    tile_buffer buffer;
-    samples s = load_samples(&buffer, tile, n, weighted);
-    totals t = totals_of(s);
-    block_about b = search_about(s, shape, starts, tile->search);
-    wide step = b.d * b.scale, gain = gain_from(t, moments_of_about(s, b, shape.grid), step, wide_of(0), shape.groups, tile->gain);
-    store_wide(found->inverse, ratio(wide_of(1), step));
-    store_wide(found->scale, b.scale);
-    store_halves(found->d, wide_half(b.d * gain));
+INLINE void find_about(const mica_quantise_tile *tile, shape_about shape, const float *starts, found_about *found) {
+    strand strands[MICA_STRANDS];
+    block_about best[MICA_STRANDS];
+    load_strands(strands, tile, shape.kind);
+    search_about(strands, shape, starts, tile->search, best);
+    EACH_STRAND {
+        const block_about b = best[k];
+        const int lane = k * MICA_STRAND_GROUPS;
+        wide step = b.d * b.scale;
+        wide gain = gain_from(strands[k].t, moments_of_about(samples_in(&strands[k].weights, shape.kind), b, shape.grid), step, wide_of(0), shape.groups, tile->gain);
+        store_wide(found->inverse + lane, ratio(wide_of(1), step));
+        store_wide(found->scale + lane, b.scale);
+        store_halves(found->d + lane, wide_half(b.d * gain));
+    }
 }
 
 INLINE void tile_q6_k(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -32, 31};
     found_about f;
-    uint8_t *out = tile->block[0];
-    vec_i32 q[256 / LANES];
-    find_about(tile, 16, weighted, (shape_about){16, -128, 127, grid}, mica_starts_q6_k, &f);
-    for (int g = 0; g < 16; g++) {
-        levels_about(tile->x[g], 16, f.inverse[g], grid, q + 16 / LANES * g);
-        out[192 + g] = (uint8_t)(int8_t)f.scale[g];
+    find_about(tile, (shape_about){{16, weighted}, 16, -128, 127, grid}, mica_starts_q6_k, &f);
+    for (int first = 0; first < MICA_TILE_GROUPS; first += 16) {
+        uint8_t *out = tile->block[first];
+        vec_i32 q[256 / LANES];
+        if (!out)
+            continue;
+        for (int g = 0; g < 16; g++) {
+            levels_about(tile->x[first + g], 16, f.inverse[first + g], grid, q + 16 / LANES * g);
+            out[192 + g] = (uint8_t)(int8_t)f.scale[first + g];
+        }
+        for (int half = 0; half < 2; half++)
+            put_nibbles(out + 64 * half, q + 128 / LANES * half, 64);
+        put_pairs_of_bits(out + 128, q, 4);
+        put_half(out + 208, f.d[first]);
     }
-    for (int half = 0; half < 2; half++)
-        put_nibbles(out + 64 * half, q + 128 / LANES * half, 64);
-    put_pairs_of_bits(out + 128, q, 4);
-    put_half(out + 208, f.d[0]);
 }
 
 INLINE void tile_q3_k(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -4, 3};
     found_about f;
-    uint8_t *out = tile->block[0], *scales = out + 96;
-    vec_i32 q[256 / LANES];
-    find_about(tile, 16, weighted, (shape_about){16, -32, 31, grid}, mica_starts_q3_k, &f);
-    memset(scales, 0, 12);
-    for (int g = 0; g < 16; g++) {
-        levels_about(tile->x[g], 16, f.inverse[g], grid, q + 16 / LANES * g);
-        unsigned scale = (unsigned)((int)f.scale[g] + 32);
-        scales[g % 8] |= (uint8_t)((scale & 15) << (g < 8 ? 0 : 4));
-        scales[8 + g % 4] |= (uint8_t)(scale >> 4 << g / 4 * 2);
+    find_about(tile, (shape_about){{16, weighted}, 16, -32, 31, grid}, mica_starts_q3_k, &f);
+    for (int first = 0; first < MICA_TILE_GROUPS; first += 16) {
+        uint8_t *out = tile->block[first], *scales = out + 96;
+        vec_i32 q[256 / LANES];
+        if (!out)
+            continue;
+        memset(scales, 0, 12);
+        for (int g = 0; g < 16; g++) {
+            levels_about(tile->x[first + g], 16, f.inverse[first + g], grid, q + 16 / LANES * g);
+            unsigned scale = (unsigned)((int)f.scale[first + g] + 32);
+            scales[g % 8] |= (uint8_t)((scale & 15) << (g < 8 ? 0 : 4));
+            scales[8 + g % 4] |= (uint8_t)(scale >> 4 << g / 4 * 2);
+        }
+        put_single_bits(out, q, 2);
+        put_pairs_of_bits(out + 32, q, 0);
+        put_half(out + 108, f.d[first]);
     }
-    put_single_bits(out, q, 2);
-    put_pairs_of_bits(out + 32, q, 0);
-    put_half(out + 108, f.d[0]);
 }
 
 INLINE void tile_iq4_xs(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {.table = 1};
     found_about f;
-    find_about(tile, 32, weighted, (shape_about){8, -32, 31, grid}, mica_starts_iq4, &f);
+    find_about(tile, (shape_about){{32, weighted}, 8, -32, 31, grid}, mica_starts_iq4, &f);
     for (int first = 0; first < MICA_TILE_GROUPS; first += 8) {
         uint8_t *out = tile->block[first];
         unsigned high = 0;
@@ -224,15 +245,18 @@ INLINE void put_nibbles_and_fifth_bits(uint8_t *out, const vec_i32 *q, int bits)
 
 /* Q4_0, Q5_0, IQ4_NL: d * level */
 INLINE void tile_about(const mica_quantise_tile *tile, int weighted, levels grid, const float *starts, int bits) {
-    tile_buffer buffer;
+    const sampling kind = {32, weighted};
     lane_values inverse;
     lane_halves d;
-    samples s = load_samples(&buffer, tile, 32, weighted);
-    totals t = totals_of(s);
-    wide step = wide_half(fit_about(s, grid, starts, tile->search).step), inverted = ratio(wide_of(1), step);
-    moments m = moments_about(s, inverted, grid);
-    store_wide(inverse, inverted);
-    store_halves(d, wide_half(step * gain_from(t, m, step, wide_of(0), 1, tile->gain)));
+    strand strands[MICA_STRANDS];
+    load_strands(strands, tile, kind);
+    fit_about(strands, kind, grid, starts, tile->search);
+    EACH_STRAND {
+        wide step = wide_half(strands[k].best.step), inverted = ratio(wide_of(1), step);
+        moments m = moments_about(samples_in(&strands[k].weights, kind), inverted, grid);
+        store_wide(inverse + k * MICA_STRAND_GROUPS, inverted);
+        store_halves(d + k * MICA_STRAND_GROUPS, wide_half(step * gain_from(strands[k].t, m, step, wide_of(0), 1, tile->gain)));
+    }
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
         uint8_t *out = tile->block[lane];
         vec_i32 q[32 / LANES];
@@ -247,18 +271,23 @@ INLINE void tile_about(const mica_quantise_tile *tile, int weighted, levels grid
 /* Q4_1, Q5_1: d * q + m */
 INLINE void tile_above(const mica_quantise_tile *tile, int weighted, const float (*starts)[2], int bits) {
     const float top = bits == 4 ? 15 : 31;
-    tile_buffer buffer;
+    const sampling kind = {32, weighted};
     lane_values inverse, offset;
     lane_halves d, bottom;
-    samples s = load_samples(&buffer, tile, 32, weighted);
-    totals t = totals_of(s);
-    fit f = fit_above(s, t, top, 1, starts, tile->search);
-    wide step = wide_half(f.step), floor = wide_half((step * f.at.wq - t.wx) / t.w), inverted = ratio(wide_of(1), step);
-    wide gain = gain_from(t, moments_at(s, step, floor, top), step, floor, 1, tile->gain);
-    store_wide(inverse, inverted);
-    store_wide(offset, floor * inverted);
-    store_halves(d, wide_half(step * gain));
-    store_halves(bottom, wide_half(wide_of(0) - floor * gain));
+    strand strands[MICA_STRANDS];
+    load_strands(strands, tile, kind);
+    fit_above(strands, kind, top, 1, starts, tile->search);
+    EACH_STRAND {
+        const totals t = strands[k].t;
+        const fit f = strands[k].best;
+        const int lane = k * MICA_STRAND_GROUPS;
+        wide step = wide_half(f.step), floor = wide_half((step * f.at.wq - t.wx) / t.w), inverted = ratio(wide_of(1), step);
+        wide gain = gain_from(t, moments_at(samples_in(&strands[k].weights, kind), step, floor, top), step, floor, 1, tile->gain);
+        store_wide(inverse + lane, inverted);
+        store_wide(offset + lane, floor * inverted);
+        store_halves(d + lane, wide_half(step * gain));
+        store_halves(bottom + lane, wide_half(wide_of(0) - floor * gain));
+    }
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
         uint8_t *out = tile->block[lane];
         vec_i32 q[32 / LANES];
@@ -275,24 +304,33 @@ INLINE void tile_above(const mica_quantise_tile *tile, int weighted, const float
  * No gain: it would be 1.00001. */
 INLINE void tile_q8_0(const mica_quantise_tile *tile, int weighted) {
     const levels grid = {0, -127, 127};
-    tile_buffer buffer;
+    strand_buffer weights[MICA_STRANDS];
     lane_values inverse;
     lane_halves d;
-    samples s = load_samples(&buffer, tile, 32, weighted);
-    wide peak = wide_magnitude(signed_peak(s)), best = wide_half(peak * wide_of(1.0f / 127)), hint = wide_half(load_wide(tile->hint));
-    wide least = error_about(s, best, grid), hinted = error_about(s, hint, grid);
-    lanes preferred = less(hinted, least);
-    keep(preferred, &least, hinted);
-    keep(preferred, &best, hint);
-    for (int k = 0; k < tile->search->starts; k++) {
-        moments m = moments_about(s, ratio(wide_of(mica_starts_q8_0[k]), peak), grid);
-        wide step = wide_half(ratio(m.wqx, m.wqq)), error = error_about(s, step, grid);
-        lanes better = less(error, least);
-        keep(better, &least, error);
-        keep(better, &best, step);
+    samples s[MICA_STRANDS];
+    wide peak[MICA_STRANDS], best[MICA_STRANDS], least[MICA_STRANDS];
+    EACH_STRAND {
+        s[k] = load_samples(&weights[k], tile, k, (sampling){32, weighted});
+        peak[k] = wide_magnitude(signed_peak(s[k]));
+        best[k] = wide_half(peak[k] * wide_of(1.0f / 127));
+        least[k] = error_about(s[k], best[k], grid);
+        wide hint = wide_half(load_wide(tile->hint + k * MICA_STRAND_GROUPS)), hinted = error_about(s[k], hint, grid);
+        lanes better = less(hinted, least[k]);
+        keep(better, &least[k], hinted);
+        keep(better, &best[k], hint);
     }
-    store_wide(inverse, ratio(wide_of(1), best));
-    store_halves(d, best);
+    for (int start = 0; start < tile->search->starts; start++)
+        EACH_STRAND {
+            moments m = moments_about(s[k], ratio(wide_of(mica_starts_q8_0[start]), peak[k]), grid);
+            wide step = wide_half(ratio(m.wqx, m.wqq)), error = error_about(s[k], step, grid);
+            lanes better = less(error, least[k]);
+            keep(better, &least[k], error);
+            keep(better, &best[k], step);
+        }
+    EACH_STRAND {
+        store_wide(inverse + k * MICA_STRAND_GROUPS, ratio(wide_of(1), best[k]));
+        store_halves(d + k * MICA_STRAND_GROUPS, best[k]);
+    }
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
         uint8_t *out = tile->block[lane];
         if (!out)
@@ -338,17 +376,16 @@ INLINE void levels_e2m1(const float *x, float inverse, vec_i32 *q) {
     }
 }
 
-/* MXFP4: 2^k * e2m1, k that puts the largest value in [4, 8) or in the binades beside, by true error in units of 2^k. */
-INLINE void tile_mxfp4(const mica_quantise_tile *tile, int weighted) {
-    tile_buffer buffer;
-    samples s = load_samples(&buffer, tile, 32, weighted && tile->search->starts);
+/* For each of 16 groups the k, a binary exponent, of its MXFP4: what puts the largest value in [4, 8) or in the binades beside, by true error in
+ * units of 2^k. */
+INLINE wide exponents_e2m1(samples s, const mica_search *search) {
     wide_i32 exponent = (((wide_i32)wide_magnitude(signed_peak(s)) >> 23) & 255) - 129;
-    int below = tile->search->window, above = tile->search->starts != 0;
-    wide least = wide_of(3e38f), best = wide_of(0), unit = wide_of(1);
-    lane_values chosen, inverse, first;
-    for (int lane = 0; lane < MICA_TILE_GROUPS; lane++)
+    const int below = search->window, above = search->starts != 0;
+    wide least = wide_of(3e38f), best = wide_of(0), unit = wide_of(1), centre;
+    float first[MICA_STRAND_GROUPS];
+    for (int lane = 0; lane < MICA_STRAND_GROUPS; lane++)
         first[lane] = (float)(exponent[lane] < -127 ? -127 : exponent[lane]);
-    wide centre = load_wide(first);
+    centre = load_wide(first);
     for (int k = -below; k <= above; k++) {
         wide candidate = wide_clamped(centre + wide_of((float)k), -127, 125);
         wide scale = power_of_two(-__builtin_convertvector(candidate, wide_i32));
@@ -358,8 +395,18 @@ INLINE void tile_mxfp4(const mica_quantise_tile *tile, int weighted) {
         keep(better, &best, candidate);
         unit = unit * wide_of(4);
     }
-    store_wide(chosen, best);
-    store_wide(inverse, power_of_two(-__builtin_convertvector(best, wide_i32)));
+    return best;
+}
+
+/* MXFP4: 2^k * e2m1 */
+INLINE void tile_mxfp4(const mica_quantise_tile *tile, int weighted) {
+    strand_buffer weights;
+    lane_values chosen, inverse;
+    EACH_STRAND {
+        wide best = exponents_e2m1(load_samples(&weights, tile, k, (sampling){32, weighted && tile->search->starts}), tile->search);
+        store_wide(chosen + k * MICA_STRAND_GROUPS, best);
+        store_wide(inverse + k * MICA_STRAND_GROUPS, power_of_two(-__builtin_convertvector(best, wide_i32)));
+    }
     for (int lane = 0; lane < MICA_TILE_GROUPS; lane++) {
         uint8_t *out = tile->block[lane];
         vec_i32 q[32 / LANES];

@@ -6,8 +6,8 @@
 #include "numerics/quantise_kernels.h"
 #include "numerics/quantise_vector.h"
 
-/* What runs over all weights of a tile. Inlined where a wide is a register; else a call costs little and keeps the code small. */
-#if PARTS == 1
+/* What runs over all weights of a strand. Inlined where a wide is a register or two; else a call costs little and keeps the code small. */
+#if PARTS <= 2
 #define PASS INLINE
 #else
 #define PASS static __attribute__((noinline))
@@ -16,9 +16,11 @@
 /* A weight's share is at least this part of the mean: a column without importance still decodes to something like itself. */
 #define LEAST_IMPORTANCE 1e-3f
 
-typedef struct tile_buffer {
-    _Alignas(64) float x[32 * MICA_TILE_GROUPS], w[32 * MICA_TILE_GROUPS];
-} tile_buffer;
+#define EACH_STRAND for (int k = 0; k < MICA_STRANDS; k++)
+
+typedef struct strand_buffer {
+    _Alignas(64) float x[32 * MICA_STRAND_GROUPS], w[32 * MICA_STRAND_GROUPS];
+} strand_buffer;
 
 typedef struct samples {
     const float *x; /* [n][group] */
@@ -34,33 +36,41 @@ typedef struct moments {
     wide wq, wqq, wqx;
 } moments;
 
-PASS void load_transposed(const float *const group[MICA_TILE_GROUPS], int n, float *out) {
-    for (int first = 0; first < MICA_TILE_GROUPS; first += LANES)
+PASS void load_transposed(const float *const group[MICA_STRAND_GROUPS], int n, float *out) {
+    for (int first = 0; first < MICA_STRAND_GROUPS; first += LANES)
         for (int i = 0; i < n; i += LANES) {
             vec row[LANES];
             for (int k = 0; k < LANES; k++)
                 row[k] = load(group[first + k] + i);
             transpose(row);
             for (int k = 0; k < LANES; k++)
-                store(out + (i + k) * MICA_TILE_GROUPS + first, row[k]);
+                store(out + (i + k) * MICA_STRAND_GROUPS + first, row[k]);
         }
 }
 
-INLINE samples load_samples(tile_buffer *buffer, const mica_quantise_tile *tile, int n, int weighted) {
-    load_transposed(tile->x, n, buffer->x);
-    if (!weighted)
-        return (samples){buffer->x, NULL, n};
-    load_transposed(tile->importance, n, buffer->w);
-    for (int i = 0; i < n * MICA_TILE_GROUPS; i += LANES)
-        store(buffer->w + i, maximum(load(buffer->w + i) * vec_of(tile->importance_factor), vec_of(LEAST_IMPORTANCE)));
-    return (samples){buffer->x, buffer->w, n};
+/* What the weights of a tile are: constants where the passes are compiled. */
+typedef struct sampling {
+    int n, weighted;
+} sampling;
+
+INLINE samples samples_in(const strand_buffer *buffer, sampling kind) {
+    return (samples){buffer->x, kind.weighted ? buffer->w : NULL, kind.n};
+}
+
+INLINE samples load_samples(strand_buffer *buffer, const mica_quantise_tile *tile, int k, sampling kind) {
+    load_transposed(tile->x + k * MICA_STRAND_GROUPS, kind.n, buffer->x);
+    if (kind.weighted) {
+        load_transposed(tile->importance + k * MICA_STRAND_GROUPS, kind.n, buffer->w);
+        for (float *w = buffer->w; w < buffer->w + kind.n * MICA_STRAND_GROUPS; w += LANES)
+            store(w, maximum(load(w) * vec_of(tile->importance_factor), vec_of(LEAST_IMPORTANCE)));
+    }
+    return samples_in(buffer, kind);
 }
 
 /* Over the weights of the part's groups, with two sets of sums in turn, so that additions need not wait for each other. */
-#define EACH_WEIGHT                                               \
-    for (int pair = part * LANES; pair < s.n * MICA_TILE_GROUPS;  \
-         pair += 2 * MICA_TILE_GROUPS)                            \
-        _Pragma("GCC unroll 2") for (int even = 0, i = pair; even < 2; even++, i += MICA_TILE_GROUPS)
+#define EACH_WEIGHT                                                                                          \
+    for (int pair = part * LANES; pair < s.n * MICA_STRAND_GROUPS; pair += 2 * MICA_STRAND_GROUPS)           \
+        _Pragma("GCC unroll 2") for (int even = 0, i = pair; even < 2; even++, i += MICA_STRAND_GROUPS)
 #define WEIGHTED(value) (s.w ? load(s.w + i) * (value) : (value))
 
 PASS totals totals_of(samples s) {
@@ -105,8 +115,8 @@ PASS moments moments_above(samples s, wide inverse, wide offset, float top) {
         vec scale = part_of(inverse, part), shift = part_of(offset, part), wq[2] = {vec_of(0), vec_of(0)}, wqq[2] = {wq[0], wq[0]}, wqx[2] = {wq[0], wq[0]};
         EACH_WEIGHT {
             vec x = load(s.x + i), q = level_above(x, scale, shift, top), share = WEIGHTED(q);
-            wq[even] += share;
-            wqq[even] += share * q;
+            wq[even] = s.w ? wq[even] + share : plus_exact_product(wq[even], q, vec_of(1));
+            wqq[even] = s.w ? wqq[even] + share * q : plus_exact_product(wqq[even], q, q);
             wqx[even] += share * x;
         }
         set_part(&m.wq, part, wq[0] + wq[1]);
@@ -146,6 +156,18 @@ typedef struct fit {
     moments at;
 } fit;
 
+/* What is known of a strand. */
+typedef struct strand {
+    strand_buffer weights;
+    totals t;
+    fit best;
+} strand;
+
+INLINE void load_strands(strand *strands, const mica_quantise_tile *tile, sampling kind) {
+    EACH_STRAND
+        strands[k].t = totals_of(load_samples(&strands[k].weights, tile, k, kind));
+}
+
 /* Least squares at fixed levels; floor >= 0 unless `signed_floor`. */
 INLINE fit solved(totals t, moments m, int signed_floor) {
     fit f = {.at = m};
@@ -173,23 +195,30 @@ INLINE void keep_fit(fit *best, fit candidate) {
 }
 
 /* From each start the levels, from these a fit; the best one polished by fits to its own levels. */
-INLINE fit fit_above(samples s, totals t, float top, int signed_floor, const float (*starts)[2], const mica_search *search) {
-    wide low, high, one = wide_of(1), zero = wide_of(0);
-    range_of(s, &low, &high);
-    if (!signed_floor) {
-        low = wide_minimum(low, zero);
-        high = wide_maximum(high, zero);
+INLINE void fit_above(strand *strands, sampling kind, float top, int signed_floor, const float (*starts)[2], const mica_search *search) {
+    const wide one = wide_of(1), zero = wide_of(0);
+    wide low[MICA_STRANDS], unit[MICA_STRANDS];
+    EACH_STRAND {
+        wide high;
+        range_of(samples_in(&strands[k].weights, kind), &low[k], &high);
+        if (!signed_floor) {
+            low[k] = wide_minimum(low[k], zero);
+            high = wide_maximum(high, zero);
+        }
+        unit[k] = (high - low[k]) * wide_of(1 / top);
+        strands[k].best = (fit){.floor = zero - low[k], .explained = wide_of(-1e30f)};
     }
-    wide step = (high - low) * wide_of(1 / top);
-    fit best = {.floor = zero - low, .explained = wide_of(-1e30f)};
-    for (int k = 0; k < search->starts; k++) {
-        wide inverse = ratio(one, step * wide_of(1 - (starts[k][0] + starts[k][1]) / top));
-        wide offset = (zero - (low + step * wide_of(starts[k][0]))) * inverse;
-        keep_fit(&best, solved(t, moments_above(s, inverse, offset, top), signed_floor));
-    }
-    for (int k = 0; k < search->polish; k++)
-        keep_fit(&best, solved(t, moments_at(s, best.step, best.floor, top), signed_floor));
-    return best;
+    for (int start = 0; start < search->starts; start++)
+        EACH_STRAND {
+            wide inverse = ratio(one, unit[k] * wide_of(1 - (starts[start][0] + starts[start][1]) / top));
+            wide offset = (zero - (low[k] + unit[k] * wide_of(starts[start][0]))) * inverse;
+            keep_fit(&strands[k].best, solved(strands[k].t, moments_above(samples_in(&strands[k].weights, kind), inverse, offset, top), signed_floor));
+        }
+    for (int round = 0; round < search->polish; round++)
+        EACH_STRAND {
+            const fit now = strands[k].best;
+            keep_fit(&strands[k].best, solved(strands[k].t, moments_at(samples_in(&strands[k].weights, kind), now.step, now.floor, top), signed_floor));
+        }
 }
 
 /* ---- values step * level, levels integers from `low` to `high` or those of IQ4's table; step of either sign */
@@ -229,7 +258,7 @@ PASS moments moments_about(samples s, wide inverse, levels grid) {
         vec scale = part_of(inverse, part), wqq[2] = {vec_of(0), vec_of(0)}, wqx[2] = {wqq[0], wqq[0]};
         EACH_WEIGHT {
             vec x = load(s.x + i), q = level_about(x * scale, grid), share = WEIGHTED(q);
-            wqq[even] += share * q;
+            wqq[even] = s.w ? wqq[even] + share * q : plus_exact_product(wqq[even], q, q);
             wqx[even] += share * x;
         }
         set_part(&m.wqq, part, wqq[0] + wqq[1]);
@@ -258,15 +287,19 @@ INLINE wide signed_peak(samples s) {
     return choose(less(zero - low, high), high, low);
 }
 
-INLINE fit fit_about(samples s, levels grid, const float *starts, const mica_search *search) {
-    wide inverse = ratio(wide_of(1), signed_peak(s));
-    fit best = {.explained = wide_of(-1)};
-    for (int k = 0; k < search->starts + search->polish; k++) {
-        moments m = moments_about(s, k < search->starts ? inverse * wide_of(starts[k]) : ratio(wide_of(1), best.step), grid);
-        wide step = ratio(m.wqx, m.wqq);
-        keep_fit(&best, (fit){.step = step, .explained = step * m.wqx, .at = m});
+INLINE void fit_about(strand *strands, sampling kind, levels grid, const float *starts, const mica_search *search) {
+    wide inverse[MICA_STRANDS];
+    EACH_STRAND {
+        inverse[k] = ratio(wide_of(1), signed_peak(samples_in(&strands[k].weights, kind)));
+        strands[k].best = (fit){.explained = wide_of(-1)};
     }
-    return best;
+    for (int round = 0; round < search->starts + search->polish; round++)
+        EACH_STRAND {
+            const wide scale = round < search->starts ? inverse[k] * wide_of(starts[round]) : ratio(wide_of(1), strands[k].best.step);
+            const moments m = moments_about(samples_in(&strands[k].weights, kind), scale, grid);
+            const wide step = ratio(m.wqx, m.wqq);
+            keep_fit(&strands[k].best, (fit){.step = step, .explained = step * m.wqx, .at = m});
+        }
 }
 
 /* ---- gain: 1 + eta (<x, x> / <x, y> - 1), at least 1 and at most 1 + eta / 4 */

@@ -1,5 +1,6 @@
 /* numerics/quantise_kernels.h: between the driver of the quantisers (quantise.c) and their bodies, one table per instruction set.
- * A tile is 16 groups of 16 or 32 weights, one to a lane: one block of 256 with groups of 16, two with groups of 32, or 16 blocks of 32. */
+ * A strand is 16 groups of 16 or 32 weights, one to a lane: one block of 256 with groups of 16, two with groups of 32, or 16 blocks of 32. A tile is
+ * two strands, which are searched step by step in turn: each waits for its own sums and quotients while the other computes. */
 #ifndef MICA_NUMERICS_QUANTISE_KERNELS_H
 #define MICA_NUMERICS_QUANTISE_KERNELS_H
 
@@ -9,7 +10,9 @@
 #include "base/cpu.h"
 #include "base/dtype.h"
 
-#define MICA_TILE_GROUPS 16
+#define MICA_STRAND_GROUPS 16
+#define MICA_STRANDS 2
+#define MICA_TILE_GROUPS (MICA_STRANDS * MICA_STRAND_GROUPS)
 #define MICA_STARTS 32
 
 /* How hard to look. Which fields a type heeds: docs/quantisers.md. */

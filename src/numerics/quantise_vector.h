@@ -107,8 +107,24 @@ INLINE vec nearest(vec a) {
 }
 #endif
 
+/* low <= 0 < high. No NaN. As integers floats are ordered by magnitude, the negative ones above all others where they are unsigned, below where they
+ * are signed; such comparisons find a port where those of floats would wait for one. */
 INLINE vec clamped(vec a, float low, float high) {
+#if LANES == 16
+    __m512i bits = _mm512_castps_si512(a);
+    bits = low < 0 ? _mm512_min_epu32(bits, _mm512_castps_si512(vec_of(low))) : _mm512_max_epi32(bits, _mm512_setzero_si512());
+    return _mm512_castsi512_ps(_mm512_min_epi32(bits, _mm512_castps_si512(vec_of(high))));
+#else
     return minimum(maximum(a, vec_of(low)), vec_of(high));
+#endif
+}
+/* sum + a * b, where both are exact: integers that stay below 2^24. */
+INLINE vec plus_exact_product(vec sum, vec a, vec b) {
+#if LANES == 16
+    return _mm512_fmadd_ps(a, b, sum);
+#else
+    return sum + a * b;
+#endif
 }
 INLINE vec magnitude(vec a) {
     return (vec)((vec_i32)a & (vec_i32)EVERY_LANE(0x7fffffff));
@@ -136,7 +152,11 @@ INLINE vec lookup(const float table[32], vec index) {
 #if LANES == 16
     return _mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)at, _mm512_loadu_ps(table + 16));
 #elif LANES == 8
-    return _mm256_i32gather_ps(table, (__m256i)at, 4);
+    vec eighth[4]; /* of each eighth entries; bits 3 and 4 choose among them: quicker than a gather */
+    for (int k = 0; k < 4; k++)
+        eighth[k] = _mm256_permutevar8x32_ps(load(table + 8 * k), (__m256i)at);
+    vec odd = (vec)(at << 28), upper = (vec)(at << 27);
+    return _mm256_blendv_ps(_mm256_blendv_ps(eighth[0], eighth[1], odd), _mm256_blendv_ps(eighth[2], eighth[3], odd), upper);
 #else
     return (vec){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
 #endif
