@@ -96,6 +96,7 @@ static void run_child(void) {
     check(mica_model_open(options.file, NULL, &model, &error));
     float *logits = calloc(model->config.vocab_size, sizeof *logits);
     const mica_engine_options settings = {.threads = (uint32_t)options.threads,
+                                          .precision = MICA_PRECISION_FAST,
                                           .context = CONTEXT,
                                           .batch = BATCH,
                                           .memory_bytes = options.memory,
