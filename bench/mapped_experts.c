@@ -156,6 +156,10 @@ void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_
 void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     (void)cache, (void)layer, (void)expert;
 }
+
+void mica_expert_cache_forget_prefetches(mica_expert_cache *cache) {
+    (void)cache;
+}
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache) {
     return cache->meters;
 }

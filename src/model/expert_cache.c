@@ -16,6 +16,7 @@
 #define EXTENTS (MICA_PROJECTION_COUNT * MICA_EXTENTS_PER_WEIGHT)
 
 #define PIECES 8 /* of an expert, about: that many reads keep a disk busy, and more cost more than they bring */
+#define AHEAD_PIECES 2 /* of prefetches in flight: a demand that comes meanwhile waits for no more */
 #define PIECE_MIN (UINT64_C(64) << 10)
 #define PIECE_MAX (UINT64_C(1) << 20)
 
@@ -53,6 +54,7 @@ struct mica_expert_cache {
     mica_expert_use *uses; /* likewise */
     double clock;          /* tokens */
     queue demands, prefetches;
+    uint64_t ahead; /* pieces of prefetches in flight */
     uint64_t free_from; /* slots from here on have never been used */
     bool leave;
     pthread_mutex_t mutex;
@@ -105,9 +107,15 @@ static uint32_t pop(queue *from, uint64_t capacity) {
 
 /* ---- reading threads */
 
-/* The next piece of what is first in the queues, demands before prefetches. */
-static slot *take_piece(mica_expert_cache *cache, mica_layout_read *piece) {
-    queue *from = cache->demands.count ? &cache->demands : &cache->prefetches;
+/* What a reader may begin now: demands first, and of prefetches only AHEAD_PIECES at a time. NULL: nothing. */
+static queue *next_queue(mica_expert_cache *cache) {
+    if (cache->demands.count)
+        return &cache->demands;
+    return cache->prefetches.count && cache->ahead < AHEAD_PIECES ? &cache->prefetches : NULL;
+}
+
+/* The next piece of what is first in the queue. */
+static slot *take_piece(mica_expert_cache *cache, queue *from, mica_layout_read *piece) {
     slot *target = &cache->slots[from->slots[from->head]];
     (void)mica_layout_next_piece(target->reads, target->read_count, cache->piece_bytes, &target->cursor, piece);
     if (target->cursor.read == target->read_count)
@@ -140,12 +148,15 @@ static void read_experts(void *context, uint32_t index) {
     mica_thread_be_prompt(); /* a read that begins late is computing time lost */
     pthread_mutex_lock(&cache->mutex);
     for (;;) {
-        while (!cache->leave && cache->demands.count + cache->prefetches.count == 0)
+        queue *from;
+        while (!(from = next_queue(cache)) && !cache->leave)
             pthread_cond_wait(&cache->work, &cache->mutex);
         if (cache->leave)
             break;
         mica_layout_read piece;
-        slot *target = take_piece(cache, &piece);
+        bool ahead = from == &cache->prefetches;
+        slot *target = take_piece(cache, from, &piece);
+        cache->ahead += ahead;
         pthread_mutex_unlock(&cache->mutex);
         const uint8_t *data;
         mica_error error;
@@ -156,6 +167,7 @@ static void read_experts(void *context, uint32_t index) {
         pthread_mutex_lock(&cache->mutex);
         cache->meters.bytes_read += status == MICA_OK ? piece.bytes : 0;
         cache->meters.seconds_reading += seconds;
+        cache->ahead -= ahead;
         end_piece(cache, target, status, &error);
     }
     pthread_mutex_unlock(&cache->mutex);
@@ -301,6 +313,7 @@ static void promote(mica_expert_cache *cache, uint32_t number) {
         uint32_t next = pop(from, cache->slot_count);
         push(next == number ? &cache->demands : from, cache->slot_count, next);
     }
+    pthread_cond_broadcast(&cache->work); /* more of its pieces may be read at a time */
 }
 
 bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
@@ -400,6 +413,21 @@ void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64
     if (number >= 0) {
         cache->meters.prefetched++;
         fill(cache, number, entry, true);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+void mica_expert_cache_forget_prefetches(mica_expert_cache *cache) {
+    pthread_mutex_lock(&cache->mutex);
+    for (uint64_t left = cache->prefetches.count; left > 0; left--) {
+        uint32_t number = pop(&cache->prefetches, cache->slot_count);
+        slot *target = &cache->slots[number];
+        if (atomic_load(&target->state) == LOADING) {
+            push(&cache->prefetches, cache->slot_count, number);
+            continue;
+        }
+        cache->where[target->owner] = -1;
+        atomic_store(&target->state, FREE);
     }
     pthread_mutex_unlock(&cache->mutex);
 }

@@ -61,6 +61,8 @@ void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_
 
 /* Begins to read an expert that may be wanted, if it is absent and a slot is free of pins and of more valuable experts. */
 void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
+/* Gives up those of which no piece has been read. */
+void mica_expert_cache_forget_prefetches(mica_expert_cache *cache);
 
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache);
 

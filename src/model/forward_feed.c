@@ -12,6 +12,7 @@
 #include "numerics/elementwise.h"
 
 #define LOOKAHEAD_EXPERTS 4 /* the likeliest: more cost more reading than they save */
+#define LOOKAHEAD_READS 2   /* of them, those that are not in memory: no more can be read before the next layer knows */
 #define WAVE_ROWS 256 /* of several small experts together; enough that threads are not idle between them */
 
 typedef struct feed_job {
@@ -342,11 +343,13 @@ static void look_ahead(feed_job *job) {
     mica_products_run(engine, 1);
     mica_router_choose(&engine->router, logits, engine->layers[next].router_bias, work->router_scratch, work->router_scores + sizes->experts, ids,
                        gates);
-    for (uint64_t taken = 0; taken < LOOKAHEAD_EXPERTS && taken < sizes->top_k; taken++) {
+    mica_expert_cache_forget_prefetches(engine->cache);
+    for (uint64_t taken = 0, asked = 0; taken < LOOKAHEAD_EXPERTS && taken < sizes->top_k && asked < LOOKAHEAD_READS; taken++) {
         uint64_t best = 0;
         for (uint64_t i = 1; i < sizes->top_k; i++)
             best = gates[i] > gates[best] ? i : best;
         gates[best] = -1;
+        asked += !mica_expert_cache_present(engine->cache, next, ids[best]);
         mica_expert_cache_prefetch(engine->cache, next, ids[best]);
     }
 }

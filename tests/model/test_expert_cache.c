@@ -173,9 +173,10 @@ static void test_pins(void **state) {
 
 /* ---- reads that are slow or fail */
 
-static atomic_int reads_to_fail, shut, reads, reads_allowed;
+static atomic_int reads_to_fail, shut, begun, reads, reads_allowed;
 
 static ssize_t odd_pread(int fd, void *buffer, size_t bytes, off_t offset) {
+    atomic_fetch_add(&begun, 1);
     while (atomic_load(&shut))
         nanosleep(&(struct timespec){0, 100000}, NULL);
     if (atomic_load(&reads_to_fail) > 0 || atomic_fetch_add(&reads, 1) >= atomic_load(&reads_allowed)) {
@@ -187,9 +188,15 @@ static ssize_t odd_pread(int fd, void *buffer, size_t bytes, off_t offset) {
 
 static int allow_reads(void **state) {
     (void)state;
+    atomic_store(&begun, 0);
     atomic_store(&reads, 0);
     atomic_store(&reads_allowed, INT_MAX);
     return 0;
+}
+
+static void await_begun(int count) {
+    while (atomic_load(&begun) < count)
+        nanosleep(&(struct timespec){0, 100000}, NULL);
 }
 
 static void test_failures(void **state) {
@@ -249,6 +256,41 @@ static void test_prefetch(void **state) {
     mica_io_install(NULL);
 }
 
+/* While reads stand still: two pieces of prefetches are on their way, whatever the number of readers, and a demand finds a free one. What has not begun is
+ * forgotten, and its slot is free; the rest is read to its end. */
+static void test_limits_of_prefetches(void **state) {
+    (void)state;
+    mica_io table = *mica_io_current();
+    table.pread = odd_pread;
+    mica_io_install(&table);
+    atomic_store(&shut, 1);
+    mica_expert_cache *cache = open_cache(4, 4, NULL);
+    for (uint64_t e = 0; e < 4; e++)
+        mica_expert_cache_prefetch(cache, 1, e);
+    await_begun(2);
+    nanosleep(&(struct timespec){0, 5000000}, NULL);
+    assert_int_equal(atomic_load(&begun), 2);
+    mica_expert_cache_forget_prefetches(cache);
+    uint64_t kept = 0;
+    for (uint64_t e = 0; e < 4; e++)
+        kept += mica_expert_cache_present(cache, 1, e);
+    assert_in_range(kept, 1, 2); /* one expert of two pieces, or two */
+    assert_true(mica_expert_cache_present(cache, 1, 0));
+    for (uint32_t e = 10; e < 12; e++)
+        assert_true(mica_expert_cache_acquire(cache, 2, e));
+    await_begun(4);
+    atomic_store(&shut, 0);
+    for (uint32_t e = 10; e < 12; e++)
+        check(cache, 2, e);
+    assert_true(mica_expert_cache_acquire(cache, 1, 0));
+    check(cache, 1, 0);
+    mica_expert_cache_release(cache, 1, 0);
+    for (uint32_t e = 10; e < 12; e++)
+        mica_expert_cache_release(cache, 2, e);
+    mica_expert_cache_close(cache);
+    mica_io_install(NULL);
+}
+
 /* The trick of the lfu policy: values that are not touched keep their order, as if all were halved every 64 tokens. */
 static void test_aging(void **state) {
     (void)state;
@@ -292,7 +334,8 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_pieces), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
-                                       cmocka_unit_test_setup(test_failures, allow_reads), cmocka_unit_test_setup(test_prefetch, allow_reads), cmocka_unit_test(test_aging),
+                                       cmocka_unit_test_setup(test_failures, allow_reads), cmocka_unit_test_setup(test_prefetch, allow_reads),
+                                       cmocka_unit_test_setup(test_limits_of_prefetches, allow_reads), cmocka_unit_test(test_aging),
                                        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
