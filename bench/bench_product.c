@@ -1,6 +1,6 @@
 /* bench_product: products of stored weights with 1 to 512 tokens, FAST, per encoding: GB/s of weights for one token, GFLOP/s for more, beside
  * the roofs of the same run (reading on one and two threads, float32 and bf16 products) and, with --ggml DIR, ggml's mul_mat on the same
- * bytes. Weights are cycled through a pool larger than the caches. One thread unless said otherwise, in thread CPU time; two threads in wall
+ * bytes (of its Haswell build where MICA_CPU=avx2). Weights are cycled through a pool larger than the caches. One thread unless said otherwise, in thread CPU time; two threads in wall
  * time, which tells nothing beside other programs. Medians of five; own and peer alternate. */
 #include <dlfcn.h>
 #include <getopt.h>
@@ -300,7 +300,14 @@ static bool open_peer(peer *p, const char *directory) {
     void *(*init)(const char *, const char *) = all ? (void *(*)(const char *, const char *))dlsym(all, "ggml_backend_init_by_name") : NULL;
     if (!load || !init)
         return false;
-    load(directory);
+    if (mica_cpu_current() == MICA_CPU_AVX2) { /* its build for the same instructions */
+        void *(*load_one)(const char *) = (void *(*)(const char *))dlsym(all, "ggml_backend_load");
+        snprintf(path, sizeof path, "%s/libggml-cpu-haswell.so", directory);
+        if (!load_one || !load_one(path))
+            return false;
+    } else {
+        load(directory);
+    }
     if (!(p->backend = init("CPU", NULL)))
         return false;
     void *device = CALL(void *(*)(void *), ggml_backend_get_device)(p->backend), *registry = CALL(void *(*)(void *), ggml_backend_dev_backend_reg)(device);

@@ -42,7 +42,9 @@ void mica_operand_init(mica_operand *operand, mica_precision precision, const fl
         return;
     if (operand->few) {
         operand->digits = storage;
+        operand->words = storage;
         operand->sums = (int32_t *)(void *)(operand->digits + 2 * tokens * operand->padded);
+        operand->block_sums = (float *)(void *)operand->sums;
         operand->wide_sums = (float *)(operand->sums + tokens * operand->padded / 4);
         operand->scales = operand->wide_sums + tokens * operand->padded / 16;
     } else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16) {

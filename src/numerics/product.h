@@ -37,8 +37,10 @@ typedef struct mica_operand {
     uint64_t padded; /* columns, to a multiple of 256; zeros there */
     uint16_t *bf16;  /* of many tokens: [rows][padded] */
     /* of few: */
-    int8_t *digits;  /* [rows][padded / 64][2][64]: value = (256 first + second) * scale */
-    int32_t *sums;   /* [rows][padded / 4]: -128 * the sum of four of these integers */
+    int8_t *digits;  /* AVX-512: [rows][padded / 64][2][64]: value = (256 first + second) * scale */
+    int16_t *words;  /* AVX2, in the same place: [rows][padded / 32][2][16]: even columns, odd columns */
+    int32_t *sums;   /* AVX-512: [rows][padded / 4]: -128 * the sum of four of these integers */
+    float *block_sums; /* AVX2, in the same place: [rows][padded / 32]: the same of thirty-two */
     float *wide_sums; /* [rows][padded / 16]: the same of sixteen */
     float *scales;   /* [rows][padded / 256] */
 } mica_operand;
