@@ -10,7 +10,9 @@
 
 #include <cmocka.h>
 #include <mica/engine.h>
+#include <mica/imatrix.h>
 
+#include "formats/gguf_write.h"
 #include "model/golden.h"
 #include "model/model.h"
 #include "operations/validate.h"
@@ -391,9 +393,76 @@ static void test_other_vocabulary(void **state) {
            "vocab_size: expected that of");
 }
 
+/* A model that can be inspected, but not computed: told before anything is written, of a checkpoint (a fixture) and of a GGUF's architecture. */
+static void test_deepseek_v4_is_refused(void **state) {
+    (void)state;
+    mica_gguf_metadata keys = MICA_GGUF_METADATA_INIT;
+    mica_gguf_layout layout;
+    mica_gguf_writer *writer;
+    char paths[2][300], output[300];
+    snprintf(paths[0], sizeof paths[0], "%s/v4.gguf", directory);
+    snprintf(paths[1], sizeof paths[1], "%s", MICA_SOURCE_DIR "/../shared/fixtures/public/v4-flash");
+    mica_gguf_add_string(&keys, "general.architecture", "deepseek4");
+    assert_int_equal(mica_gguf_layout_make(NULL, 0, &keys, 0, &layout, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_open(paths[0], &layout, true, &writer, NULL), MICA_OK);
+    assert_int_equal(mica_gguf_writer_finish(writer, NULL), MICA_OK);
+    mica_gguf_layout_release(&layout);
+    mica_gguf_metadata_release(&keys);
+    if (!mica_path_is_directory(paths[1]))
+        print_message("skipped: the checkpoint (no fixtures)\n");
+    for (int i = 0; i < 1 + mica_path_is_directory(paths[1]); i++) {
+        static const char *const sentences[] = {"v4.gguf: key general.architecture: expected deepseek2, llama or qwen3, got deepseek4",
+                                                "config.json: model_type: expected an architecture that is run, got deepseek_v4: its hyper-connections, compressed "
+                                                "attention and hash routing are not computed; it can be inspected, indexed and verified"};
+        const mica_compute_options options = {.context = 2};
+        const mica_prompt prompt = {.ids = "1,2,3,4"};
+        mica_runner *runner;
+        mica_error error;
+        expect(mica_runner_open(paths[i], &options, &runner, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        snprintf(output, sizeof output, "%s/v4.f32", directory);
+        expect(mica_logits(paths[i], &options, &prompt, output, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        assert_false(mica_path_exists(output));
+        expect(mica_perplexity(paths[i], NULL, &options, &prompt, NULL, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        expect(mica_imatrix_collect(paths[i], output, &options, &(mica_imatrix_options){0}, &prompt, NULL, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        assert_false(mica_path_exists(output));
+        char ids[300], **list;
+        uint64_t count;
+        snprintf(output, sizeof output, "%s/v4-routing", directory);
+        snprintf(ids, sizeof ids, "%s/v4.ids", directory);
+        assert_int_equal(mica_file_replace(ids, "1,2\n", 4, NULL), MICA_OK);
+        expect(mica_route(paths[i], output, &(mica_route_options){.ids = ids}, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        if (mica_path_is_directory(output)) { /* and nothing in it */
+            assert_int_equal(mica_directory_list(output, &list, &count, NULL), MICA_OK);
+            assert_int_equal(count, 0);
+            mica_directory_names_free(list, count);
+        }
+    }
+}
+
+static bool stop_second(void *context, const mica_progress *progress) {
+    (void)context;
+    return progress->units_done < 2;
+}
+
+/* Ended between two windows: said, and no half of a report. */
+static void test_perplexity_is_interrupted(void **state) {
+    (void)state;
+    mica_error error;
+    char *text = NULL, *json = NULL;
+    const mica_compute_options options = {.context = 4, .progress = stop_second};
+    const mica_prompt prompt = {.ids = "3840,367,450,267,597,2439,300,40,989,425,11,658"};
+    for (int against = 0; against < 2; against++) {
+        expect(mica_perplexity(TINY_K2, against ? TINY_K2 : NULL, &options, &prompt, &text, &json, &error), &error, MICA_INTERRUPTED,
+               "interrupted after 2 of 3 windows");
+        assert_null(text);
+        assert_null(json);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends), cmocka_unit_test(test_chat),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_logits),       cmocka_unit_test(test_failed_write),
-                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_against_another), cmocka_unit_test(test_other_vocabulary)};
+                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_against_another), cmocka_unit_test(test_other_vocabulary),
+                                       cmocka_unit_test(test_deepseek_v4_is_refused), cmocka_unit_test(test_perplexity_is_interrupted)};
     return cmocka_run_group_tests(tests, make, clean);
 }

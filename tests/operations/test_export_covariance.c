@@ -7,6 +7,7 @@
 
 #include <mica/imatrix.h>
 
+#include "base/no_memory.h"
 #include "formats/imatrix.h"
 #include "model/model.h"
 #include "validate.h"
@@ -185,8 +186,31 @@ static void test_what_is_said(void **state) {
     mica_string_free(json);
 }
 
+/* Factors are made by whichever thread wants them first: what one of them lacks is told, and the next run has the bytes. */
+static void test_no_memory(void **state) {
+    (void)state;
+    static char few[512];
+    const mica_export_gguf_options options = {.imatrix = learnt, .effort = "max", .config = few, .threads = 1, .force = true};
+    static const char config[] = "{\"type\": \"bf16\", \"rules\": [{\"name\": \"blk.1.attn_*\", \"type\": \"q4_k\"}, {\"name\": \"blk.1.ffn_up_exps.weight\", \"type\": \"q4_k\"}]}";
+    scratch_write("few.json", config, sizeof config - 1);
+    snprintf(few, sizeof few, "%s", scratch("few.json"));
+    export_to(TINY, scratch("enough.gguf"), &options);
+    mica_export_gguf_options without = options;
+    without.effort = "default";
+    export_to(TINY, scratch("short.gguf"), &without);
+    assert_false(same_bytes(scratch("enough.gguf"), scratch("short.gguf"))); /* so covariances are made use of */
+    for (no_memory trial = {.may_do_without = true, .stride = 29}; no_memory_next(&trial);) { /* without compiled patterns */
+        mica_error error = {MICA_OK, ""};
+        no_memory_begin(&trial);
+        const mica_status status = mica_export_gguf(TINY, scratch("short.gguf"), &options, NULL, NULL, &error);
+        no_memory_end(&trial, status, MICA_OK, &error);
+        if (trial.succeeded)
+            assert_true(same_bytes(scratch("enough.gguf"), scratch("short.gguf")));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_outputs_are_nearer), cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_the_file),
-                                       cmocka_unit_test(test_what_is_said)};
+                                       cmocka_unit_test(test_what_is_said), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, prepare, scratch_remove);
 }

@@ -1,5 +1,6 @@
 /* Experts of several types (--compat mica): every expert's values are those it has where all experts have its type, with importance and covariance too; the
- * same bytes for any number of threads and after an interruption; Mica computes with the file; a budget for experts; what is refused. That llama.cpp refuses the
+ * same bytes for any number of threads and after an interruption; logits and generated tokens are those of the dequantised weights in float64; a budget for experts;
+ * what is refused, and what is said without memory. That llama.cpp refuses the
  * file is seen in tests/interop/export_groups.py. */
 #include <math.h>
 
@@ -8,9 +9,11 @@
 #include <mica/imatrix.h>
 
 #include "base/json.h"
+#include "base/no_memory.h"
 #include "model/gguf_groups.h"
 #include "model/model.h"
 #include "operations/export_budget.h"
+#include "reference/forward.h"
 
 enum { EXPERTS = 24 };
 
@@ -128,6 +131,97 @@ static void test_it_computes_and_is_resumed(void **state) {
     assert_true(same_bytes(whole, scratch("cut.gguf")));
 }
 
+/* ---- what the file computes, against its dequantised weights (a checkpoint of float32) in float64 */
+
+enum { TOKENS = 7, NEXT = 4 };
+
+static bool take_token(void *context, const char *bytes, uint64_t length, int64_t id) {
+    int64_t **at = context;
+    (void)bytes;
+    (void)length;
+    if (id >= 0)
+        *(*at)++ = id;
+    return true;
+}
+
+static void test_logits_and_tokens(void **state) {
+    (void)state;
+    static const char config[] = "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-7\", \"type\": \"q2_k\"},"
+                                 "{\"name\": \"blk.*_exps.weight\", \"experts\": \"8-15\", \"type\": \"q8_0\"},"
+                                 "{\"name\": \"blk.3.*_exps.weight\", \"experts\": \"20-23\", \"type\": \"bf16\"}]}";
+    static char grouped[512];
+    int64_t ids[TOKENS + NEXT] = {3840, 367, 450, 267, 597, 2439, 300}, said[NEXT], *next = said;
+    mica_model *decoded = NULL;
+    mica_error error = {MICA_OK, ""};
+    reference_result truth;
+    scratch_write("several.json", config, sizeof config - 1);
+    snprintf(grouped, sizeof grouped, "%s", scratch("several.gguf"));
+    export_to(TINY, grouped, &(mica_export_gguf_options){.config = scratch("several.json"), .compat = "mica"});
+    if (mica_export_safetensors(grouped, scratch("decoded"), &(mica_export_safetensors_options){.dtype = "f32"}, NULL, NULL, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_model_open(scratch("decoded"), NULL, &decoded, NULL), MICA_OK);
+
+    mica_runner *runner;
+    const mica_compute_options options = {.exact = true, .threads = 2};
+    const mica_generate_options generate = {
+        .prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = NEXT, .ignore_end = true, .say = take_token, .say_context = &next};
+    assert_int_equal(mica_runner_open(grouped, &options, &runner, NULL), MICA_OK);
+    assert_int_equal(mica_runner_generate(runner, &generate, NULL, &error), MICA_OK);
+    mica_runner_close(runner);
+    assert_int_equal(next - said, NEXT);
+    memcpy(ids + TOKENS, said, sizeof said);
+
+    if (mica_logits(grouped, &options, &(mica_prompt){.ids = "3840,367,450,267,597,2439,300"}, scratch("l.f32"), NULL, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    loaded_file logits = load(scratch("l.f32"));
+    const float *got = (const float *)(const void *)logits.bytes;
+    const uint64_t vocabulary = decoded->config.vocab_size;
+    assert_int_equal(logits.length, TOKENS * vocabulary * sizeof *got);
+    reference_forward(decoded, ids, TOKENS + NEXT - 1, &truth);
+    for (uint64_t i = 0; i < TOKENS * vocabulary; i++)
+        if (!(fabs((double)got[i] - truth.logits[i]) <= 1e-4))
+            fail_msg("token %llu, logit %llu: expected %.6f, got %.6f", (unsigned long long)(i / vocabulary), (unsigned long long)(i % vocabulary),
+                     truth.logits[i], (double)got[i]);
+    for (uint64_t t = 0; t < NEXT; t++) {
+        const double *row = truth.logits + (TOKENS - 1 + t) * vocabulary;
+        uint64_t best = 0;
+        for (uint64_t v = 1; v < vocabulary; v++)
+            best = row[v] > row[best] ? v : best;
+        assert_true(row[best] - row[said[t]] <= 2e-4); /* the same, or a tie */
+    }
+    reference_release(&truth);
+    mica_free(logits.bytes);
+    mica_model_close(decoded);
+}
+
+/* Reading groups, and writing them. */
+static void test_no_memory(void **state) {
+    (void)state;
+    static const char config[] = "{\"type\": \"source\", \"rules\": [{\"name\": \"blk.1.ffn_up_exps.weight\", \"experts\": \"0-3\", \"type\": \"q8_0\"}]}";
+    static char two[512];
+    mica_model *model = NULL;
+    scratch_write("two.json", config, sizeof config - 1);
+    snprintf(two, sizeof two, "%s", scratch("two.json"));
+    const mica_export_gguf_options options = {.config = two, .compat = "mica", .threads = 1, .force = true};
+    export_to(TINY, scratch("two.gguf"), &options);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        mica_error error = {MICA_OK, ""};
+        no_memory_begin(&trial);
+        const mica_status status = mica_model_open(scratch("two.gguf"), NULL, &model, &error);
+        if (status == MICA_OK)
+            mica_model_close(model);
+        no_memory_end(&trial, status, MICA_OK, &error);
+    }
+    for (no_memory trial = {.may_do_without = true, .stride = 37}; no_memory_next(&trial);) { /* without compiled patterns */
+        mica_error error = {MICA_OK, ""};
+        no_memory_begin(&trial);
+        const mica_status status = mica_export_gguf(TINY, scratch("again.gguf"), &options, NULL, NULL, &error);
+        no_memory_end(&trial, status, MICA_OK, &error);
+        if (trial.succeeded)
+            assert_true(same_bytes(scratch("two.gguf"), scratch("again.gguf")));
+    }
+}
+
 /* The rules that a budget for experts writes give the same file; its error is no more than that of a budget for tensors. */
 static void test_budget(void **state) {
     (void)state;
@@ -239,6 +333,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts_are_what_they_are_alone), cmocka_unit_test(test_it_computes_and_is_resumed),
+                                       cmocka_unit_test(test_logits_and_tokens), cmocka_unit_test(test_no_memory),
                                        cmocka_unit_test(test_budget), cmocka_unit_test(test_skewed_routing), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, prepare, scratch_remove);
 }
