@@ -23,7 +23,7 @@ typedef struct mica_export_gguf_options {
     uint64_t split_bytes;   /* 0: one file; else PREFIX-00001-of-0000N.gguf, each with at most so much data (and at least one tensor) */
     uint32_t threads;       /* 0: all processors */
     uint64_t memory_bytes;  /* bound of the resident set, 0: 1 GiB */
-    bool resume, force;     /* go on from a journal; replace what is there */
+    bool resume, force;     /* go on from a journal, start without one, do nothing when it is finished; replace what is there */
     bool dry_run;           /* sizes, types, time of the first units, extrapolated; writes nothing */
     mica_progress_function progress; /* may be NULL */
     void *progress_context;

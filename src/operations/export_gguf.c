@@ -71,7 +71,7 @@ static mica_status make_layout(mica_export_run *run, mica_error *error) {
 
 /* ---- what is there */
 
-typedef enum export_action { ACTION_START, ACTION_RESUME } export_action;
+typedef enum export_action { ACTION_START, ACTION_RESUME, ACTION_CHECK } export_action;
 
 static mica_status choose_action(const mica_export_run *run, export_action *action, mica_error *error) {
     const mica_export_gguf_options *options = run->options;
@@ -82,12 +82,12 @@ static mica_status choose_action(const mica_export_run *run, export_action *acti
         return mica_fail(error, MICA_NO_MEMORY, "out of memory");
     const bool unfinished = mica_path_exists(run->journal_path);
     mica_status status = MICA_OK;
-    *action = options->resume && unfinished ? ACTION_RESUME : ACTION_START;
+    const bool finished = !unfinished && mica_path_exists(first);
+    *action = options->resume && unfinished ? ACTION_RESUME : options->resume && finished ? ACTION_CHECK : ACTION_START;
     if (!options->force && !options->resume && unfinished)
         status = mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force", run->path);
-    else if (!options->force && !unfinished && mica_path_exists(first))
-        status = mica_fail(error, MICA_CONFLICT, "%s: is there already%s; replace it with --force", first,
-                           options->resume ? ", finished" : "");
+    else if (!options->force && !options->resume && finished)
+        status = mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", first);
     mica_free(first);
     return status;
 }
@@ -116,7 +116,9 @@ static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_
         status = choose_action(run, &action, error);
     if (status != MICA_OK)
         return status;
-    *outcome = action == ACTION_RESUME ? "resumed" : "written";
+    *outcome = action == ACTION_CHECK ? "already finished" : action == ACTION_RESUME ? "resumed" : "written";
+    if (action == ACTION_CHECK)
+        return mica_export_files_check(run, error);
     status = action == ACTION_RESUME ? mica_export_files_resume(run, error) : mica_export_files_start(run, error);
     if (status != MICA_OK)
         return status;

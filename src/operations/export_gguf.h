@@ -164,5 +164,7 @@ mica_status mica_export_files_resume(mica_export_run *run, mica_error *error) MI
 mica_status mica_export_files_flush(mica_export_run *run, mica_error *error) MICA_CHECKED;
 mica_status mica_export_files_finish(mica_export_run *run, mica_error *error) MICA_CHECKED;
 void mica_export_files_close(mica_export_run *run);
+/* Files that have their names: CONFLICT where their size or their header (keys, tensors, types) is not this job's. */
+mica_status mica_export_files_check(mica_export_run *run, mica_error *error) MICA_CHECKED;
 
 #endif

@@ -200,3 +200,33 @@ mica_status mica_export_files_finish(mica_export_run *run, mica_error *error) {
     mica_export_files_close(run);
     return mica_file_remove(run->journal_path, error);
 }
+
+/* ---- a finished export */
+
+static mica_status check_file(const char *path, const mica_text *header, uint64_t bytes, mica_error *error) {
+    mica_file *file = NULL;
+    char *got = mica_malloc(header->length);
+    mica_status status = got ? mica_file_open(path, false, &file, error) : no_memory(error);
+    if (status == MICA_OK && mica_file_bytes(file) != bytes)
+        status = mica_fail(error, MICA_CONFLICT, "%s: is there already, of another job: expected %llu bytes, got %llu; replace it with --force", path,
+                           (unsigned long long)bytes, (unsigned long long)mica_file_bytes(file));
+    if (status == MICA_OK)
+        status = mica_file_read(file, 0, got, header->length, error);
+    if (status == MICA_OK && memcmp(got, header->bytes, header->length) != 0)
+        status = mica_fail(error, MICA_CONFLICT, "%s: is there already, of another job: other keys, tensors or types; replace it with --force", path);
+    (void)mica_file_close(file, NULL);
+    mica_free(got);
+    return status;
+}
+
+mica_status mica_export_files_check(mica_export_run *run, mica_error *error) {
+    const mica_gguf_layout *layout = &run->layout;
+    mica_status status = MICA_OK;
+    for (uint32_t i = 0; status == MICA_OK && i < layout->shard_count; i++) {
+        char *path = mica_gguf_file_path(run->path, i, layout->shard_count);
+        status = path ? check_file(path, &layout->headers[i], layout->file_bytes[i], error) : no_memory(error);
+        mica_free(path);
+    }
+    run->units_resumed = run->plan->unit_count;
+    return status;
+}

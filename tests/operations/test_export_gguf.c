@@ -237,14 +237,48 @@ static void test_refusals(void **state) {
     assert_refused(TINY, scratch("x.gguf"), &(mica_export_gguf_options){.resume = true, .force = true}, MICA_USAGE, "--resume");
     assert_refused("/nonexistent", scratch("x.gguf"), NULL, MICA_IO, "/nonexistent");
     assert_false(mica_path_exists(scratch("x.gguf.journal")));
+    static const char one[] = "{\"rules\": [{\"name\": \"blk.1.attn_output.weight\", \"type\": \"iq4_nl\"}]}"; /* of the same size */
+    static char one_path[512];
+    scratch_write("one.json", one, sizeof one - 1);
+    snprintf(one_path, sizeof one_path, "%s", scratch("one.json"));
     export_to(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0"});
     assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0"}, MICA_CONFLICT, "--force");
-    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true}, MICA_CONFLICT, "finished");
+    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT, "of another job");
+    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true, .config = one_path}, MICA_CONFLICT,
+                   "of another job: other keys, tensors or types");
     uint64_t stop = 10;
     const mica_export_gguf_options stopping = {.type = "q4_0", .progress = stop_after, .progress_context = &stop};
     assert_refused(TINY, scratch("half.gguf"), &stopping, MICA_INTERRUPTED, "");
     assert_refused(TINY, scratch("half.gguf"), &(mica_export_gguf_options){.type = "q4_0"}, MICA_CONFLICT, "--resume");
     assert_refused(TINY, scratch("half.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT, "options.type");
+}
+
+/* Nothing is written, and every unit was done before; a split is looked at file by file. */
+static void test_finished_is_left_alone(void **state) {
+    (void)state;
+    for (int split = 0; split < 2; split++) {
+        mica_export_gguf_options options = {.type = "q8_0", .split_bytes = split ? 4000000 : 0, .force = true};
+        const char *last = split ? "done-00004-of-00004.gguf" : "done.gguf";
+        char *text = NULL, *json = NULL;
+        export_to(TINY, scratch("done.gguf"), &options);
+        loaded_file before = load(scratch(last));
+        struct stat then, now;
+        assert_int_equal(stat(scratch(last), &then), 0);
+        options.force = false;
+        options.resume = true;
+        assert_int_equal(mica_export_gguf(TINY, scratch("done.gguf"), &options, &text, &json, NULL), MICA_OK);
+        assert_non_null(strstr(text, "done.gguf: already finished\n"));
+        assert_non_null(strstr(json, "\"outcome\": \"already finished\""));
+        if (validator_exists())
+            assert_true(validates("export.schema.json", json));
+        mica_string_free(text);
+        mica_string_free(json);
+        assert_int_equal(stat(scratch(last), &now), 0);
+        assert_true(then.st_mtim.tv_sec == now.st_mtim.tv_sec && then.st_mtim.tv_nsec == now.st_mtim.tv_nsec && then.st_ino == now.st_ino);
+        assert_int_equal(mica_file_replace(scratch(last), before.bytes, before.length - 32, NULL), MICA_OK);
+        assert_refused(TINY, scratch("done.gguf"), &options, MICA_CONFLICT, "expected");
+        mica_free(before.bytes);
+    }
 }
 
 static void test_report(void **state) {
@@ -268,7 +302,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_copies_and_experts),
                                        cmocka_unit_test(test_latent_halves),
                                        cmocka_unit_test(test_threads_and_instruction_sets),
-                                       cmocka_unit_test(test_resume_gives_the_same_bytes),
+                                       cmocka_unit_test(test_resume_gives_the_same_bytes), cmocka_unit_test(test_finished_is_left_alone),
                                        cmocka_unit_test(test_split),
                                        cmocka_unit_test(test_full_disk),
                                        cmocka_unit_test(test_without_memory),
