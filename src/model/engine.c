@@ -342,7 +342,6 @@ static mica_status open_session(mica_engine *engine, mica_error *error) {
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for a context of %llu positions", engine->model->source->path,
                          (unsigned long long)session->context);
     memset(session->rows, 0, bytes); /* touched now, so that the cache of experts gets what is left */
-    memset(engine->work.x, 0, engine->sizes.batch * engine->sizes.hidden * sizeof(float));
     return MICA_OK;
 }
 
