@@ -104,7 +104,6 @@ static mica_status make_job(const collection *c, bool shards, char **job, uint64
     mica_json_string(&writer, "dataset", options->dataset ? options->dataset : "");
     mica_json_u64(&writer, "window", c->window);
     mica_json_u64(&writer, "covariance_bytes", !options->covariance ? 0 : options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES);
-    mica_json_bool(&writer, "covariance", options->covariance);
     mica_json_bool(&writer, "sensitivity", options->sensitivity);
     const mica_status status = mica_layer_pass_describe(&c->pass, c->settings->exact, shards, &writer, error);
     mica_json_close_object(&writer);
@@ -205,7 +204,7 @@ static mica_status compute(collection *c, mica_error *error) {
     if (status == MICA_OK)
         status = mica_layer_pass_run(&c->pass, error);
     if (status == MICA_OK && c->sensitivity.model)
-        status = mica_sensitivity_measure(&c->sensitivity, c->compute.engine, c->pass.ids, c->window, c->settings, c->noise, &c->pass.journal, error);
+        status = mica_sensitivity_measure(&c->sensitivity, c->compute.engine, c->pass.ids, c->settings, c->noise, &c->pass.journal, error);
     if (status == MICA_OK)
         status = mica_sensitivity_write(&c->sensitivity, &c->plan, &c->layout, c->writer, error);
     c->seconds = mica_seconds_now() - begin;
@@ -349,10 +348,10 @@ static mica_status prepare(collection *c, const mica_prompt *prompt, mica_error 
         status = mica_sums_collector_init(&c->sums, &c->plan, error);
     if (status == MICA_OK && options->covariance)
         status = mica_covariance_collector_init(&c->covariance, &c->plan, options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
-    if (status == MICA_OK && options->sensitivity)
-        status = mica_sensitivity_init(&c->sensitivity, c->compute.model, error);
     if (status == MICA_OK)
         status = take_text(c, prompt, error);
+    if (status == MICA_OK && options->sensitivity)
+        status = mica_sensitivity_init(&c->sensitivity, c->compute.model, c->window, error);
     if (status == MICA_OK)
         status = make_job(c, true, &c->job, &c->job_bytes, error);
     return status == MICA_OK ? make_layout(c, error) : status;

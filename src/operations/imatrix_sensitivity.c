@@ -14,17 +14,41 @@
 #define COPIES_TOKENS 16384u /* of all copies together, as far as TOKENS_MIN allows */
 #define NOISE 0.1            /* of what was added: its square is the relative error that three to four bits leave */
 
-mica_status mica_sensitivity_init(mica_sensitivity *s, const mica_model *model, mica_error *error) {
+static uint64_t copies_of(const mica_model *model) {
+    return 2 + 2 * model->config.num_hidden_layers; /* without noise; embedding; attention and feed-forward part of each layer */
+}
+
+/* Touched: the cache of experts gets what is left. */
+static float *take_floats(uint64_t count, uint64_t width) {
+    float *floats = mica_reallocarray(NULL, count * width + 1, sizeof *floats);
+    if (floats)
+        memset(floats, 0, count * width * sizeof *floats);
+    return floats;
+}
+
+mica_status mica_sensitivity_init(mica_sensitivity *s, const mica_model *model, uint64_t count, mica_error *error) {
     const mica_config *config = &model->config;
-    *s = (mica_sensitivity){.model = model};
+    const uint64_t copies = copies_of(model);
+    *s = (mica_sensitivity){.model = model, .carried = count < TOKENS_MAX ? count : TOKENS_MAX};
+    while (s->carried > TOKENS_MIN && copies * s->carried > COPIES_TOKENS)
+        s->carried /= 2;
+    const uint64_t all = copies * s->carried;
     s->energy = mica_calloc(config->num_hidden_layers * (config->n_routed_experts + 1), sizeof *s->energy);
-    s->response = mica_calloc(1 + 2 * config->num_hidden_layers, sizeof *s->response);
-    return s->energy && s->response ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for sensitivities");
+    s->response = mica_calloc(copies - 1, sizeof *s->response);
+    s->x = take_floats(all, config->hidden_size);
+    s->normed = take_floats(all, config->hidden_size);
+    s->before = take_floats(s->carried, config->hidden_size);
+    s->gates = take_floats(all, config->num_experts_per_tok);
+    s->ids = mica_calloc(all * config->num_experts_per_tok + 1, sizeof *s->ids);
+    if (s->energy && s->response && s->x && s->normed && s->before && s->gates && s->ids)
+        return MICA_OK;
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu copies of %llu tokens", (unsigned long long)copies, (unsigned long long)s->carried);
 }
 
 void mica_sensitivity_release(mica_sensitivity *s) {
-    mica_free(s->energy);
-    mica_free(s->response);
+    void *owned[] = {s->energy, s->response, s->x, s->normed, s->before, s->gates, s->ids};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        mica_free(owned[i]);
     *s = (mica_sensitivity){0};
 }
 
@@ -72,11 +96,10 @@ typedef struct carrier {
     mica_engine *engine;
     const mica_compute_options *options;
     uint64_t tokens, width, copies, batch; /* the first copy is without noise */
-    float *x;        /* [1 + sites][tokens][width] */
-    float *normed;   /* likewise */
-    uint32_t *ids;   /* [1 + sites][tokens][top_k] */
-    float *gates;
-    float *before;   /* [tokens][width]: the first copy before what is being added */
+    float *x, *normed; /* [1 + sites][tokens][width]; these five are the sensitivity's */
+    uint32_t *ids;     /* [1 + sites][tokens][top_k] */
+    float *gates;      /* likewise */
+    float *before;     /* [tokens][width]: the first copy before what is being added */
     uint64_t layers_before; /* done by the runs before */
     double begin;
     mica_states kept; /* x, in its file */
@@ -220,7 +243,7 @@ static mica_status take_up_copies(carrier *c, mica_error *error) {
 static mica_status carry(carrier *c, const int64_t *ids, const char *path, mica_error *error) {
     const uint64_t layers = c->of->model->config.num_hidden_layers;
     c->layers_before = c->of->layers_done;
-    mica_status status = mica_states_open(&c->kept, MICA_STATES_KEPT, (2 + 2 * layers) * c->tokens, c->width, 0, error);
+    mica_status status = mica_states_open(&c->kept, MICA_STATES_KEPT, copies_of(c->of->model) * c->tokens, c->width, 0, error);
     if (status == MICA_OK)
         status = mica_states_attach(&c->kept, path, c->layers_before == 0, error);
     if (status == MICA_OK)
@@ -240,28 +263,11 @@ static mica_status carry(carrier *c, const int64_t *ids, const char *path, mica_
     return status;
 }
 
-mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, const int64_t *ids, uint64_t count, const mica_compute_options *options,
-                                     const char *path, mica_pass_journal *journal, mica_error *error) {
-    const mica_config *config = &s->model->config;
-    const uint64_t copies = 2 + 2 * config->num_hidden_layers, top_k = config->num_experts_per_tok;
-    carrier c = {.of = s, .engine = engine, .options = options, .tokens = count < TOKENS_MAX ? count : TOKENS_MAX, .width = config->hidden_size,
-                 .batch = mica_engine_batch(engine), .begin = mica_seconds_now(), .journal = journal};
-    while (c.tokens > TOKENS_MIN && copies * c.tokens > COPIES_TOKENS)
-        c.tokens /= 2;
-    const uint64_t all = copies * c.tokens;
-    c.x = mica_reallocarray(NULL, all * c.width, sizeof *c.x);
-    c.normed = mica_reallocarray(NULL, all * c.width, sizeof *c.normed);
-    c.ids = mica_calloc(all * top_k + 1, sizeof *c.ids);
-    c.gates = mica_calloc(all * top_k + 1, sizeof *c.gates);
-    c.before = mica_reallocarray(NULL, c.tokens * c.width, sizeof *c.before);
-    const mica_status status = c.x && c.normed && c.ids && c.gates && c.before
-                                   ? carry(&c, ids, path, error)
-                                   : mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu copies of %llu tokens", (unsigned long long)copies,
-                                               (unsigned long long)c.tokens);
-    void *owned[] = {c.x, c.normed, c.ids, c.gates, c.before};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
-        mica_free(owned[i]);
-    return status;
+mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, const int64_t *ids, const mica_compute_options *options, const char *path,
+                                     mica_pass_journal *journal, mica_error *error) {
+    carrier c = {.of = s, .engine = engine, .options = options, .tokens = s->carried, .width = s->model->config.hidden_size, .x = s->x, .normed = s->normed,
+                 .ids = s->ids, .gates = s->gates, .before = s->before, .batch = mica_engine_batch(engine), .begin = mica_seconds_now(), .journal = journal};
+    return carry(&c, ids, path, error);
 }
 
 /* ---- what it says of a tensor */

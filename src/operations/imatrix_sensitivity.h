@@ -15,10 +15,15 @@ typedef struct mica_sensitivity {
                         * feed-forward part of each layer; owned */
     uint64_t tokens;   /* that carried noise; 0: it was not measured */
     uint64_t entry;    /* the first of its tensors in the file's layout */
-    uint64_t layers_done, random; /* of the second pass: on the disk, and the noise's state behind them */
+    /* of the second pass */
+    uint64_t carried;  /* tokens of each copy of the residual stream */
+    float *x, *normed, *before, *gates; /* copies, what goes into their feed-forward part, the first copy before an addition, gates; owned */
+    uint32_t *ids;     /* choices; owned */
+    uint64_t layers_done, random; /* on the disk, and the noise's state behind them */
 } mica_sensitivity;
 
-mica_status mica_sensitivity_init(mica_sensitivity *sensitivity, const mica_model *model, mica_error *error) MICA_CHECKED;
+/* For texts that begin with `count` tokens. What the second pass needs is taken now: it counts towards the budget of an engine that is opened later. */
+mica_status mica_sensitivity_init(mica_sensitivity *sensitivity, const mica_model *model, uint64_t count, mica_error *error) MICA_CHECKED;
 void mica_sensitivity_release(mica_sensitivity *sensitivity);
 
 /* Names and shapes behind `count` tensors of a file's layout that is being made, names to `text`; and the values of those tensors, at the end. Without a model
@@ -30,11 +35,11 @@ mica_status mica_sensitivity_write(const mica_sensitivity *sensitivity, const mi
 /* The energies, in the pass over the text. */
 mica_layer_collector mica_sensitivity_attach(mica_sensitivity *sensitivity);
 
-/* The responses, over the first tokens of `ids` [count]: one more pass over the weights. The engine is open layer at a time, for at least `count` positions.
+/* The responses, over the first tokens of `ids`: one more pass over the weights. The engine is open layer at a time, for at least as many positions.
  * When a layer ends, what a resume needs is on the disk: the residual streams in the file `path`, a record in the journal; `replay` takes the record back,
  * and the measurement goes on behind that layer. INTERRUPTED when the progress says so. */
-mica_status mica_sensitivity_measure(mica_sensitivity *sensitivity, mica_engine *engine, const int64_t *ids, uint64_t count,
-                                     const mica_compute_options *options, const char *path, mica_pass_journal *journal, mica_error *error) MICA_CHECKED;
+mica_status mica_sensitivity_measure(mica_sensitivity *sensitivity, mica_engine *engine, const int64_t *ids, const mica_compute_options *options,
+                                     const char *path, mica_pass_journal *journal, mica_error *error) MICA_CHECKED;
 mica_status mica_sensitivity_replay(mica_sensitivity *sensitivity, const char *journal, const uint8_t *payload, uint64_t bytes,
                                     mica_error *error) MICA_CHECKED;
 

@@ -29,6 +29,8 @@ mica_status mica_route_statistics_init(mica_route_statistics *statistics, const 
         layer->experts = mica_calloc(experts, sizeof *layer->experts);
         layer->together = mica_calloc(experts, experts * sizeof *layer->together);
         enough = layer->experts && layer->together;
+        if (enough) /* touched: the cache of experts gets what is left */
+            memset(layer->together, 0, experts * experts * sizeof *layer->together);
     }
     if (enough)
         return MICA_OK;
