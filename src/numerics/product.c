@@ -23,7 +23,8 @@ static const mica_product_kernels *current(void) {
 
 /* Of few tokens; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
 static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
-    return 2 * tokens * padded + tokens * padded / 4 * sizeof(int32_t) + tokens * padded / 16 * sizeof(float) + round_up(tokens * padded / 256 * sizeof(float), 64);
+    const uint64_t columns = tokens * padded;
+    return 2 * columns + (columns / 4 + columns / 8) * sizeof(int32_t) + 2 * (columns / 16) * sizeof(float) + round_up(columns / 256 * sizeof(float), 64);
 }
 
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
@@ -43,10 +44,13 @@ void mica_operand_init(mica_operand *operand, mica_precision precision, const fl
     if (operand->few) {
         operand->digits = storage;
         operand->words = storage;
-        operand->sums = (int32_t *)(void *)(operand->digits + 2 * tokens * operand->padded);
+        const uint64_t all = tokens * operand->padded;
+        operand->sums = (int32_t *)(void *)(operand->digits + 2 * all);
         operand->block_sums = (float *)(void *)operand->sums;
-        operand->wide_sums = (float *)(operand->sums + tokens * operand->padded / 4);
-        operand->scales = operand->wide_sums + tokens * operand->padded / 16;
+        operand->pair_sums = operand->sums + all / 4;
+        operand->wide_sums = (float *)(operand->pair_sums + all / 8);
+        operand->wide_pair_sums = operand->wide_sums + all / 16;
+        operand->scales = operand->wide_pair_sums + all / 16;
     } else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16) {
         operand->bf16 = storage;
     }

@@ -9,100 +9,129 @@
 #include "numerics/product_load_avx512.h"
 #include "numerics/product_unpack_avx512.h"
 
-enum { TOGETHER = 4 }; /* tokens */
+enum { TOGETHER = 4, ROWS_TOGETHER = 2, STREAM_ROWS = 256 }; /* tokens; rows of one token, from so many on */
 
 /* ---- grouped */
 
-/* What `groups` times 64 columns of a chunk add to each token's total. */
-INLINE void add_groups(const columns256 *w, const int groups, const int8_t *const digits[], const int32_t *const sums[], const float *const wide_sums[],
-                       const float *const steps[], uint64_t chunk, const int tokens, const int minima, __m512 totals[]) {
-    for (int t = 0; t < tokens; t++) {
-        __m512 part = minima ? _mm512_mul_ps(w->least, _mm512_loadu_ps(wide_sums[t] + chunk * 16)) : _mm512_setzero_ps();
-        for (int g = 0; g < groups; g++) {
-            const int8_t *digit = digits[t] + chunk * 512 + (uint64_t)g * 128;
-            __m512i product = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w->codes[g], _mm512_loadu_si512(digit));
-            product = _mm512_dpbusd_epi32(_mm512_slli_epi32(product, 8), w->codes[g], _mm512_loadu_si512(digit + 64));
-            if (!minima)
-                product = _mm512_add_epi32(product, _mm512_loadu_si512(sums[t] + chunk * 64 + (uint64_t)g * 16));
-            part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w->factors[g], part);
-        }
-        totals[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(steps[t][chunk]), totals[t]);
-    }
+/* One token's digits and sums, from a chunk on. */
+typedef struct few_token {
+    const int8_t *digits;
+    const int32_t *sums, *pair_sums;
+    const float *wide_sums, *wide_pair_sums, *steps;
+} few_token;
+
+/* codes times the two digits of vectors [first, first + vectors), as exact integers; codes of a middle of 128 less that */
+INLINE __m512i digit_product(const columns256 *w, int first, const int vectors, const few_token *x, uint64_t chunk, const int minima) {
+    const int8_t *digits = x->digits + chunk * 512 + (uint64_t)first * 128;
+    __m512i product = _mm512_setzero_si512();
+    for (int v = 0; v < vectors; v++)
+        product = _mm512_dpbusd_epi32(product, w->codes[first + v], _mm512_loadu_si512(digits + v * 128));
+    product = _mm512_slli_epi32(product, 8);
+    for (int v = 0; v < vectors; v++)
+        product = _mm512_dpbusd_epi32(product, w->codes[first + v], _mm512_loadu_si512(digits + v * 128 + 64));
+    if (minima)
+        return product;
+    const int32_t *sums = vectors == 2 ? x->pair_sums + chunk * 32 + (uint64_t)first * 8 : x->sums + chunk * 64 + (uint64_t)first * 16;
+    return _mm512_add_epi32(product, _mm512_loadu_si512(sums));
 }
 
-/* One row, TOKENS tokens from `token` on. */
-INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const mica_operand *x, uint64_t token, const int tokens, float *out,
-                        uint64_t stride, unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
-                        const float factor, uint64_t last_codes, uint64_t last_scales) {
-    const int8_t *digits[TOGETHER];
-    const int32_t *sums[TOGETHER];
-    const float *steps[TOGETHER], *wide_sums[TOGETHER];
-    __m512 totals[TOGETHER];
-    uint64_t chunks = x->padded / 256;
-    uint8_t tail[272 + 32];
-    for (int t = 0; t < tokens; t++) {
-        uint64_t row = mica_operand_row(x, token + (uint64_t)t);
-        digits[t] = x->digits + row * 2 * x->padded;
-        sums[t] = x->sums + row * x->padded / 4;
-        wide_sums[t] = x->wide_sums + row * x->padded / 16;
-        steps[t] = x->scales + row * chunks;
-        totals[t] = _mm512_setzero_ps();
-    }
-    /* 128 columns, as an absorbed key has, are taken apart where they are */
-    const bool half = scale_bytes == 0 && !minima && code_bytes % 8 == 0 && last_codes == code_bytes / 2;
-    const uint64_t whole = chunks - half;
-    for (uint64_t chunk = 0; chunk < whole; chunk++, codes += code_bytes, scales += scale_bytes) {
-        columns256 w;
-        if (chunk + 1 == chunks && last_codes) { /* not whole: zeros beyond its end, where the activations are zero too */
-            memset(tail, 0, sizeof tail);
-            memcpy(tail, codes, last_codes);
-            memcpy(tail + 272, scales, last_scales);
-            codes = tail;
-            scales = tail + 272;
-        }
-        fetch(codes, code_bytes);
-        unpack(codes, scales, &w, 4);
-        add_groups(&w, 4, digits, sums, wide_sums, steps, chunk, tokens, minima, totals);
-    }
-    if (half) {
-        columns256 w;
-        unpack(codes, scales, &w, 2);
-        add_groups(&w, 2, digits, sums, wide_sums, steps, whole, tokens, minima, totals);
-    }
+/* What `halves` times 128 columns of a chunk add to a token's total. */
+INLINE __m512 add_columns(const columns256 *w, const int halves, const few_token *x, uint64_t chunk, const int group_columns, const int minima, __m512 total) {
+    const int vectors = group_columns / 16; /* that share a factor */
+    __m512 part = _mm512_setzero_ps();
+    if (minima)
+        part = _mm512_mul_ps(w->least, _mm512_loadu_ps((vectors == 2 ? x->wide_pair_sums : x->wide_sums) + chunk * 16));
+    for (int v = 0; v < 2 * halves; v += vectors)
+        part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(digit_product(w, v, vectors, x, chunk, minima)), w->factors[v], part);
+    return _mm512_fmadd_ps(part, _mm512_set1_ps(x->steps[chunk]), total);
+}
+
+/* Of a grouped weight: where a row's bytes are, and how much of its last 256 columns there is (0: all). */
+typedef struct grouped_shape {
+    uint64_t row_bytes, row_scales, last_codes, last_scales;
+} grouped_shape;
+
+/* 128 * `halves` columns of a row, for each token. */
+INLINE void add_chunk(const uint8_t *codes, const uint8_t *scales, const int halves, const few_token of[], const int tokens, uint64_t chunk, unpack256 *unpack,
+                      const int group_columns, const int minima, __m512 totals[]) {
+    columns256 w;
+    unpack(codes, scales, &w, halves);
     for (int t = 0; t < tokens; t++)
-        out[(uint64_t)t * stride] = _mm512_reduce_add_ps(totals[t]) * factor;
+        totals[t] = add_columns(&w, halves, &of[t], chunk, group_columns, minima, totals[t]);
 }
 
+/* ROWS rows, `step` apart, of TOKENS tokens from `token` on. */
+INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, uint64_t row, uint64_t step, const int rows, const mica_operand *x, uint64_t token,
+                         const int tokens, float *out, uint64_t stride, unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes,
+                         const uint64_t scale_bytes, const float factor) {
+    const uint8_t *codes[ROWS_TOGETHER], *scales[ROWS_TOGETHER];
+    few_token of[TOGETHER];
+    __m512 totals[ROWS_TOGETHER][TOGETHER];
+    const uint64_t chunks = x->padded / 256, whole = shape->last_codes ? chunks - 1 : chunks;
+    for (int t = 0; t < tokens; t++) {
+        uint64_t at = mica_operand_row(x, token + (uint64_t)t);
+        of[t] = (few_token){x->digits + at * 2 * x->padded,    x->sums + at * x->padded / 4,        x->pair_sums + at * x->padded / 8,
+                            x->wide_sums + at * x->padded / 16, x->wide_pair_sums + at * x->padded / 16, x->scales + at * chunks};
+    }
+    for (int r = 0; r < rows; r++) {
+        codes[r] = (const uint8_t *)matrix->codes + (row + (uint64_t)r * step) * shape->row_bytes;
+        scales[r] = scale_bytes ? (const uint8_t *)matrix->scales + (row + (uint64_t)r * step) * shape->row_scales : codes[r];
+        for (int t = 0; t < tokens; t++)
+            totals[r][t] = _mm512_setzero_ps();
+    }
+    for (uint64_t chunk = 0; chunk < whole; chunk++)
+        for (int r = 0; r < rows; r++, codes[r - 1] += code_bytes, scales[r - 1] += scale_bytes) {
+            fetch(codes[r], code_bytes);
+            add_chunk(codes[r], scales[r], 2, of, tokens, chunk, unpack, group_columns, minima, totals[r]);
+        }
+    for (int r = 0; whole < chunks && r < rows; r++) {
+        uint8_t tail[272 + 32] = {0};
+        if (scale_bytes == 0 && shape->last_codes * 2 == code_bytes) { /* 128 columns, as an absorbed key has, are taken apart where they are */
+            add_chunk(codes[r], scales[r], 1, of, tokens, whole, unpack, group_columns, minima, totals[r]);
+            continue;
+        }
+        memcpy(tail, codes[r], shape->last_codes); /* zeros beyond its end, where the activations are zero too */
+        memcpy(tail + 272, scales[r], shape->last_scales);
+        add_chunk(tail, tail + 272, 2, of, tokens, whole, unpack, group_columns, minima, totals[r]);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tokens; t++)
+            out[(uint64_t)t * stride + (uint64_t)r * step] = _mm512_reduce_add_ps(totals[r][t]) * factor;
+}
+
+/* One token takes two rows at once, which share the loads of its digits: one of the first half and one of the second, so that each is a linear
+ * stream. (Rows side by side would be streams that leap, which the processor does not fetch ahead; a short piece is better one stream.) */
 INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
-                         unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
-    uint64_t row_bytes = mica_matrix_row_bytes(matrix), whole = matrix->columns / 256;
-    uint64_t row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0;
-    uint64_t last_codes = row_bytes - whole * code_bytes, last_scales = row_scales - whole * scale_bytes;
-    for (uint64_t r = 0; r < count; r++) {
-        const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * row_bytes;
-        const uint8_t *scales = scale_bytes ? (const uint8_t *)matrix->scales + (row + r) * row_scales : codes;
+                         unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
+    const uint64_t whole = matrix->columns / 256, half = count / 2;
+    grouped_shape shape = {.row_bytes = mica_matrix_row_bytes(matrix), .row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0};
+    shape.last_codes = shape.row_bytes - whole * code_bytes;
+    shape.last_scales = shape.row_scales - whole * scale_bytes;
+    uint64_t r = 0;
+    for (; x->tokens == 1 && count >= STREAM_ROWS && r < half; r++)
+        grouped_tile(matrix, &shape, row + r, half, 2, x, 0, 1, out + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
+    for (r *= 2; r < count; r++) {
         uint64_t t = 0;
         for (; t + TOGETHER <= x->tokens; t += TOGETHER)
-            grouped_row(codes, scales, x, t, TOGETHER, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes,
-                        last_scales);
+            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, TOGETHER, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
         if (t + 2 <= x->tokens) {
-            grouped_row(codes, scales, x, t, 2, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes, last_scales);
+            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, 2, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
             t += 2;
         }
         if (t < x->tokens)
-            grouped_row(codes, scales, x, t, 1, out + t * stride + r, stride, unpack, minima, code_bytes, scale_bytes, factor, last_codes, last_scales);
+            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, 1, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
     }
 }
 
-#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                       \
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                       \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride) {     \
-        grouped_rows(matrix, row, count, x, out, stride, unpack, minima, code_bytes, scale_bytes, factor);                             \
+        grouped_rows(matrix, row, count, x, out, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);                             \
     }
 GROUPED_LIST(X)
 #undef X
 
 static mica_product_few *const grouped_few[GROUPED_COUNT] = {
-#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) name,
     GROUPED_LIST(X)
 #undef X
 };

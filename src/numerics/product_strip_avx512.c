@@ -60,9 +60,9 @@ INLINE void store_f32(void *strip, const __m512 values[4]) {
         _mm512_storeu_ps((float *)strip + 16 * i, values[i]);
 }
 
-#define X(name, unpack, minima, code_bytes, scale_bytes, factor)                                                                             \
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                             \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) { \
-        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, minima, code_bytes, scale_bytes, factor,       \
+        grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, group_columns, minima, code_bytes, scale_bytes, factor,       \
                       store_f32);                                                                                                             \
     }
 GROUPED_LIST(X)
@@ -70,7 +70,7 @@ GROUPED_LIST(X)
 
 mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix) {
     static mica_strip_f32 *const strips[GROUPED_COUNT] = {
-#define X(name, unpack, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) name,
         GROUPED_LIST(X)
 #undef X
     };
@@ -136,9 +136,13 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
 
 /* ---- preparation */
 
-/* 256 values: their step is the largest magnitude / 32512, so that the two digits fit; what is not finite makes the step NaN. */
-static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, int32_t *sums, float *wide_sums, float *scale) {
+/* 256 values: their step is the largest magnitude / 32512, so that the two digits fit; what is not finite makes the step NaN. The order is that of
+ * unpacked codes (product_unpack_avx512.h): vector 2 g + h has columns 128 g + 32 b + 16 h ... in quarter b. */
+static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, uint64_t first) {
     float padded[256];
+    int8_t *digits = x->digits + 2 * first;
+    int32_t *sums = x->sums + first / 4, *pair_sums = x->pair_sums + first / 8;
+    float *wide_sums = x->wide_sums + first / 16, *wide_pair_sums = x->wide_pair_sums + first / 16;
     if (count < 256) {
         memset(padded, 0, sizeof padded);
         memcpy(padded, values, count * sizeof *values);
@@ -151,22 +155,28 @@ static void prepare_chunk(const float *values, uint64_t count, int8_t *digits, i
     float magnitude;
     memcpy(&magnitude, &bits, sizeof magnitude);
     bool finite = bits < 0x7f800000u, zero = magnitude < 1e-33f; /* its reciprocal would be infinite */
-    *scale = finite ? magnitude / 32512 : NAN;
+    x->scales[first / 256] = finite ? magnitude / 32512 : NAN;
     __m512 inverse = _mm512_set1_ps(finite && !zero ? 32512 / magnitude : 0);
-    for (int g = 0; g < 4; g++, digits += 128, sums += 16, wide_sums += 4) {
-        for (int i = 0; i < 4; i++) {
-            __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 64 * g + 16 * i), inverse) : _mm512_setzero_ps();
-            __m512i q = _mm512_cvtps_epi32(scaled), first = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-            _mm_storeu_si128((__m128i *)(void *)(digits + 16 * i), _mm512_cvtepi32_epi8(first));
-            _mm_storeu_si128((__m128i *)(void *)(digits + 64 + 16 * i), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(first, 8))));
-        }
-        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits));
-        __m512i sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), bytes(1), _mm512_loadu_si512(digits + 64));
-        sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
-        _mm512_storeu_si512(sums, sum);
-        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
-        sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB)); /* at most 16 * 32512 * 128 */
-        _mm_storeu_ps(wide_sums, _mm_cvtepi32_ps(_mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, sum))));
+    for (int i = 0; i < 16; i++) {
+        int8_t *to = digits + (i / 8 * 2 + i % 2) * 128 + i % 8 / 2 * 16;
+        __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), inverse) : _mm512_setzero_ps();
+        __m512i q = _mm512_cvtps_epi32(scaled), upper_digit = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+        _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(upper_digit));
+        _mm_storeu_si128((__m128i *)(void *)(to + 64), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(upper_digit, 8))));
+        wide_sums[i] = (float)(-128 * _mm512_reduce_add_epi32(q)); /* at most 16 * 32512 * 128 */
+    }
+    __m512i sum[4];
+    for (int v = 0; v < 4; v++) {
+        __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits + 128 * v));
+        sum[v] = _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), bytes(1), _mm512_loadu_si512(digits + 128 * v + 64));
+        sum[v] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum[v], 7));
+        _mm512_storeu_si512(sums + 16 * v, sum[v]);
+    }
+    for (int g = 0; g < 2; g++)
+        _mm512_storeu_si512(pair_sums + 16 * g, _mm512_add_epi32(sum[2 * g], sum[2 * g + 1]));
+    for (int b = 0; b < 8; b++) {
+        wide_pair_sums[b] = 0;
+        wide_pair_sums[8 + b] = wide_sums[2 * b] + wide_sums[2 * b + 1];
     }
 }
 
@@ -178,8 +188,7 @@ void mica_prepare_avx512(mica_operand *x, uint64_t row) {
         memset(x->bf16 + first + x->columns, 0, (x->padded - x->columns) * sizeof *x->bf16);
     }
     for (uint64_t c = 0; x->digits && c < x->padded; c += 256)
-        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->digits + 2 * (first + c), x->sums + (first + c) / 4,
-                      x->wide_sums + (first + c) / 16, x->scales + (first + c) / 256);
+        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x, first + c);
 }
 #else
 typedef int mica_product_strip_avx512_empty; /* a translation unit may not be empty */

@@ -1,6 +1,6 @@
 /* numerics/product_unpack_avx512.h: inside the AVX-512 product kernels only. The encodings with scales for small groups of columns, seen alike:
- * 256 columns come out as four vectors of 64 unsigned codes in their order, and for each four neighbours (a lane of VNNI's products) a factor,
- * for each 16 what is subtracted:
+ * 256 columns come out as four vectors of 64 unsigned codes. A vector has the first or the second 16 columns of four blocks of 32, one block in each
+ * quarter: a factor for 32 columns then serves two vectors at once, which VNNI's products add up in integers.
  *   without minima   w = (code - 128) * factor * the encoding's power of two
  *   with minima      w = code * factor - 128 * least
  * Codes are shifted up so that 128 is the middle of every encoding that has a fixed one. Nothing is read beyond the 256 columns' bytes.
@@ -17,13 +17,13 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct columns256 {
-    __m512i codes[4];
-    __m512 factors[4];
-    __m512 least; /* what is subtracted from each 16 columns, / 128 */
+    __m512i codes[4];  /* 2 g + h: of columns 128 g + 32 b + 16 h ... + 15 in quarter b */
+    __m512 factors[4]; /* in each quarter its columns' own; of blocks of 32 columns 2 g only */
+    __m512 least;      /* what is subtracted, / 128: of 16 columns in their order, or of 32 in the upper eight lanes (the others count for nothing) */
 } columns256;
 
-/* `groups`: 4, or where scales lie in blocks of 32 columns 2 for the first 128 of them; nothing is read of the others. */
-typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups);
+/* `halves`: 2, or of blocks of 32 columns 1 for the first 128 columns; nothing is read of the others. */
+typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int halves);
 
 /* ---- parts */
 
@@ -52,56 +52,64 @@ INLINE float half_at(const uint8_t *p) {
     return _cvtsh_ss(half);
 }
 
-/* value 2 group + 0 for the first 32 columns, + 1 for the others; and of 16 values, four for 16 columns each */
-INLINE __m512 of_eight(__m512 values, int group) {
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(2 * group)), values);
-}
-
-INLINE __m512 of_sixteen(__m512 values, int group) {
+/* lane `first` + b of values in quarter b; and lane `first` + 2 b, of 16 columns each */
+INLINE __m512 of_four(__m512 values, int first) {
     const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * group)), values);
+    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(first)), values);
 }
 
-/* `first` and `second` are two blocks' 16 bytes of nibbles, low ones first: bits rotated left so that each half's nibbles lie where wanted. */
-INLINE __m512i two_blocks(const uint8_t *first, const uint8_t *second, int low_left, int high_left) {
-    const __m512i rotation = _mm512_setr_epi32(low_left, low_left, low_left, low_left, high_left, high_left, high_left, high_left, low_left, low_left,
-                                               low_left, low_left, high_left, high_left, high_left, high_left);
-    __m512i pairs = _mm512_broadcast_i32x4(load16(first));
-    pairs = _mm512_mask_broadcast_i32x4(pairs, 0xff00, load16(second));
-    return _mm512_rolv_epi32(pairs, rotation);
+INLINE __m512 of_every_other(__m512 values, int first) {
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(first)), values);
 }
 
-/* 32 bytes, the first 32 columns' bits rotated by one count and the others' by another */
-INLINE __m512i twice(__m256i bits, int first_left, int second_left) {
-    const __m512i rotation = _mm512_setr_epi32(first_left, first_left, first_left, first_left, first_left, first_left, first_left, first_left,
-                                               second_left, second_left, second_left, second_left, second_left, second_left, second_left, second_left);
-    return _mm512_rolv_epi32(_mm512_broadcast_i64x4(bits), rotation);
+/* 32-bit words of quarter b rotated left by its own count */
+INLINE __m512i rotate_quarters(__m512i bits, int b0, int b1, int b2, int b3) {
+    return _mm512_rolv_epi32(bits, _mm512_setr_epi32(b0, b0, b0, b0, b1, b1, b1, b1, b2, b2, b2, b2, b3, b3, b3, b3));
 }
 
-/* bit `bit` of 32 bytes for the first 32 columns, the next one for the others */
-INLINE __mmask64 bit_of_each(__m256i bits, int bit) {
-    const __m512i which = _mm512_inserti64x4(bytes(1 << bit), _mm256_set1_epi8((char)(2 << bit)), 1);
-    return _mm512_test_epi8_mask(_mm512_broadcast_i64x4(bits), which);
+INLINE __m512i four_times(const uint8_t *p) {
+    return _mm512_broadcast_i32x4(load16(p));
 }
 
-/* F16 numbers at `p` and `p + step`, step < 32 and even, as factors of two blocks */
-INLINE __m512 two_halves(const uint8_t *p, int step) {
-    const __m256i words = _mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    return _mm512_cvtph_ps(_mm256_permutexvar_epi16(_mm256_mullo_epi16(words, _mm256_set1_epi16((short)(step / 2))), load32(p)));
+/* bit `first` + b of 16 bytes for quarter b */
+INLINE __mmask64 bit_of_each(const uint8_t *p, int first) {
+    const int low = 0x01010101;
+    const __m512i which = _mm512_setr_epi32(low, low, low, low, 2 * low, 2 * low, 2 * low, 2 * low, 4 * low, 4 * low, 4 * low, 4 * low, 8 * low, 8 * low,
+                                            8 * low, 8 * low);
+    return _mm512_test_epi8_mask(four_times(p), _mm512_slli_epi32(which, first));
 }
 
-/* Group `group`'s four 16 columns of a chunk's 16: two blocks' F16 numbers at `p` and `p + step`. */
-INLINE __m512 set_two_halves(__m512 values, int group, const uint8_t *p, int step) {
-    const __m256i words = _mm256_setr_epi16(0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1);
-    __m256i halves = _mm256_permutexvar_epi16(_mm256_mullo_epi16(words, _mm256_set1_epi16((short)(step / 2))), load32(p));
-    return _mm512_mask_cvtph_ps(values, (__mmask16)(0xf << 4 * group), halves);
+/* 16 bytes at `p` and each `stride` bytes on. (A permutation of two registers of 64 bytes would be one instruction, and from memory a quarter slower.) */
+INLINE __m512i four_blocks(const uint8_t *p, int stride) {
+    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + stride), 1);
+    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p + 2 * stride)), load16(p + 3 * stride), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* nibbles of a row, low one first: 32 bytes to 64, each with its nibble below and anything above */
-INLINE __m512i nibbles64(const uint8_t *p) {
-    __m512i words = _mm512_cvtepu8_epi16(load32(p));
-    return _mm512_or_si512(words, _mm512_slli_epi16(words, 4));
+/* F16 numbers at `at` of four blocks of `stride` bytes from `p` on, each in the four lanes of its quarter. */
+INLINE __m512 four_halves(const uint8_t *p, int at, int stride) {
+    const bool near = at + 3 * stride + 2 <= 64;
+    const int beyond = near ? 0 : stride < 32 ? 4 * stride - 64 : 2 * stride; /* from where the last two blocks are loaded, within the four */
+    const int w0 = at / 2, w1 = (at + stride) / 2, w2 = (at + 2 * stride - beyond) / 2, w3 = (at + 3 * stride - beyond) / 2;
+    const __m128i first = _mm_setr_epi16((short)w0, (short)w0, (short)w0, (short)w0, (short)w1, (short)w1, (short)w1, (short)w1);
+    const __m128i second = _mm_setr_epi16((short)w2, (short)w2, (short)w2, (short)w2, (short)w3, (short)w3, (short)w3, (short)w3);
+    const __m512i words = _mm512_castsi256_si512(_mm256_set_m128i(second, first));
+    __m512i halves = _mm512_permutexvar_epi16(words, _mm512_loadu_si512(p));
+    if (!near)
+        halves = _mm512_mask_permutexvar_epi16(halves, 0xff00, words, _mm512_loadu_si512(p + beyond));
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+}
+
+/* Half `g`'s four blocks' minima, each once, in its lane of `least`. */
+INLINE __m512 set_minima(__m512 least, int g, const uint8_t *p, int at, int stride) {
+    __m512 four = _mm512_maskz_compress_ps(0x1111, four_halves(p, at, stride));
+    return _mm512_mask_expand_ps(least, (__mmask16)(0xf << (8 + 4 * g)), four);
+}
+
+/* nibbles 4 and more below where they were */
+INLINE __m512i upper(__m512i nibbles) {
+    return _mm512_srli_epi16(nibbles, 4);
 }
 
 INLINE __m512i lookup16(__m512i indices, __m128i table) { /* by the lower four bits */
@@ -131,169 +139,203 @@ INLINE __m512 eight_f32(const uint8_t *scales) {
     return _mm512_castsi512_ps(_mm512_castsi256_si512(load32(scales)));
 }
 
+/* nibbles of a row, low one first */
 INLINE void unpack_planes(const uint8_t *codes, __m512 factors, __m128i table, columns256 *to) {
-    for (int g = 0; g < 4; g++) {
-        to->codes[g] = lookup16(nibbles64(codes + 32 * g), table);
-        to->factors[g] = of_eight(factors, g);
+    for (int g = 0; g < 2; g++) {
+        __m512i low = _mm512_loadu_si512(codes + 64 * g), high = upper(low);
+        to->codes[2 * g] = lookup16(_mm512_unpacklo_epi8(low, high), table);
+        to->codes[2 * g + 1] = lookup16(_mm512_unpackhi_epi8(low, high), table);
+        to->factors[2 * g] = of_four(factors, 4 * g);
     }
 }
 
-INLINE void unpack_mxfp4_planes(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_mxfp4_planes(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int halves) {
+    (void)halves;
     unpack_planes(codes, eight_e8m0(scales), E2M1_CODES, to);
 }
 
-INLINE void unpack_int4_bf16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_int4_bf16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int halves) {
+    (void)halves;
     unpack_planes(codes, eight_bf16(scales), INT4_CODES, to);
 }
 
-INLINE void unpack_int4_f16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_int4_f16(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int halves) {
+    (void)halves;
     unpack_planes(codes, eight_f16(scales), INT4_CODES, to);
 }
 
-INLINE void unpack_int4_f32(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_int4_f32(const uint8_t *codes, const uint8_t *scales, columns256 *to, const int halves) {
+    (void)halves;
     unpack_planes(codes, eight_f32(scales), INT4_CODES, to);
 }
 
 /* ---- ggml's blocks of 32: eight of them */
 
-INLINE void unpack_q8_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    const __m512i words = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17));
+INLINE void unpack_q8_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     (void)none;
-    for (int g = 0; g < groups; g++, p += 68) {
-        __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(load32(p + 2)), load32(p + 36), 1);
-        to->codes[g] = _mm512_xor_si512(codes, bytes(128));
-        to->factors[g] = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(words, _mm512_loadu_si512(p))));
+    for (int g = 0; g < halves; g++, p += 136) {
+        __m512i low = _mm512_inserti64x4(_mm512_castsi256_si512(load32(p + 2)), load32(p + 36), 1);
+        __m512i high = _mm512_inserti64x4(_mm512_castsi256_si512(load32(p + 70)), load32(p + 104), 1);
+        to->codes[2 * g] = _mm512_xor_si512(_mm512_shuffle_i64x2(low, high, 0x88), bytes(128));
+        to->codes[2 * g + 1] = _mm512_xor_si512(_mm512_shuffle_i64x2(low, high, 0xdd), bytes(128));
+        to->factors[2 * g] = four_halves(p, 0, 34);
     }
 }
 
-INLINE void unpack_q4_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+INLINE void unpack_q4_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     (void)none;
-    for (int g = 0; g < groups; g++, p += 36) {
-        to->codes[g] = _mm512_and_si512(two_blocks(p + 2, p + 20, 4, 0), bytes(0xf0));
-        to->factors[g] = two_halves(p, 18);
+    for (int g = 0; g < halves; g++, p += 72) {
+        __m512i nibbles = four_blocks(p + 2, 18);
+        to->codes[2 * g] = _mm512_and_si512(_mm512_slli_epi16(nibbles, 4), bytes(0xf0));
+        to->codes[2 * g + 1] = _mm512_and_si512(nibbles, bytes(0xf0));
+        to->factors[2 * g] = four_halves(p, 0, 18);
     }
 }
 
-INLINE void unpack_q4_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+INLINE void unpack_q4_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     __m512 least = _mm512_setzero_ps();
     (void)none;
-    for (int g = 0; g < groups; g++, p += 40) {
-        to->codes[g] = _mm512_and_si512(two_blocks(p + 4, p + 24, 0, 28), bytes(0x0f));
-        to->factors[g] = two_halves(p, 20);
-        least = set_two_halves(least, g, p + 2, 20);
+    for (int g = 0; g < halves; g++, p += 80) {
+        __m512i nibbles = four_blocks(p + 4, 20);
+        to->codes[2 * g] = _mm512_and_si512(nibbles, bytes(0x0f));
+        to->codes[2 * g + 1] = _mm512_and_si512(upper(nibbles), bytes(0x0f));
+        to->factors[2 * g] = four_halves(p, 0, 20);
+        least = set_minima(least, g, p, 2, 20);
     }
     to->least = _mm512_mul_ps(least, _mm512_set1_ps(-0x1p-7f));
 }
 
-INLINE __mmask64 high_bits(const uint8_t *first, const uint8_t *second) {
-    uint32_t low, high;
-    memcpy(&low, first, sizeof low);
-    memcpy(&high, second, sizeof high);
-    return (uint64_t)high << 32 | low;
+/* Four blocks' 32 bits each, at `p` and each `stride` bytes on: those of the first 16 columns, and of the second. */
+INLINE void high_bits(const uint8_t *p, int stride, __mmask64 *first, __mmask64 *second) {
+    const uint64_t low = 0x0000ffff0000ffffu;
+    uint32_t bits[4];
+    for (int b = 0; b < 4; b++)
+        memcpy(&bits[b], p + b * stride, sizeof bits[b]);
+    uint64_t left = (uint64_t)bits[1] << 32 | bits[0], right = (uint64_t)bits[3] << 32 | bits[2];
+    *first = _pext_u64(right, low) << 32 | _pext_u64(left, low);
+    *second = _pext_u64(right, ~low) << 32 | _pext_u64(left, ~low);
 }
 
-INLINE void unpack_q5_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+INLINE void unpack_q5_0(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     (void)none;
-    for (int g = 0; g < groups; g++, p += 44) {
-        __m512i low = _mm512_and_si512(two_blocks(p + 6, p + 28, 3, 31), bytes(0x78));
-        to->codes[g] = _mm512_mask_add_epi8(low, high_bits(p + 2, p + 24), low, bytes(0x80));
-        to->factors[g] = two_halves(p, 22);
+    for (int g = 0; g < halves; g++, p += 88) {
+        __mmask64 first, second;
+        __m512i nibbles = four_blocks(p + 6, 22);
+        __m512i low = _mm512_and_si512(_mm512_slli_epi16(nibbles, 3), bytes(0x78)), high = _mm512_and_si512(_mm512_srli_epi16(nibbles, 1), bytes(0x78));
+        high_bits(p + 2, 22, &first, &second);
+        to->codes[2 * g] = _mm512_mask_add_epi8(low, first, low, bytes(0x80));
+        to->codes[2 * g + 1] = _mm512_mask_add_epi8(high, second, high, bytes(0x80));
+        to->factors[2 * g] = four_halves(p, 0, 22);
     }
 }
 
-INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+INLINE void unpack_q5_1(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     __m512 least = _mm512_setzero_ps();
     (void)none;
-    for (int g = 0; g < groups; g++, p += 48) {
-        __m512i low = _mm512_and_si512(two_blocks(p + 8, p + 32, 0, 28), bytes(0x0f));
-        to->codes[g] = _mm512_mask_add_epi8(low, high_bits(p + 4, p + 28), low, bytes(0x10));
-        to->factors[g] = two_halves(p, 24);
-        least = set_two_halves(least, g, p + 2, 24);
+    for (int g = 0; g < halves; g++, p += 96) {
+        __mmask64 first, second;
+        __m512i nibbles = four_blocks(p + 8, 24);
+        __m512i low = _mm512_and_si512(nibbles, bytes(0x0f)), high = _mm512_and_si512(upper(nibbles), bytes(0x0f));
+        high_bits(p + 4, 24, &first, &second);
+        to->codes[2 * g] = _mm512_mask_add_epi8(low, first, low, bytes(0x10));
+        to->codes[2 * g + 1] = _mm512_mask_add_epi8(high, second, high, bytes(0x10));
+        to->factors[2 * g] = four_halves(p, 0, 24);
+        least = set_minima(least, g, p, 2, 24);
     }
     to->least = _mm512_mul_ps(least, _mm512_set1_ps(-0x1p-7f));
 }
 
-INLINE void unpack_iq4_nl(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
+INLINE void unpack_iq4_nl(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
     (void)none;
-    for (int g = 0; g < groups; g++, p += 36) {
-        to->codes[g] = lookup16(two_blocks(p + 2, p + 20, 0, 28), IQ4_CODES);
-        to->factors[g] = two_halves(p, 18);
+    for (int g = 0; g < halves; g++, p += 72) {
+        __m512i nibbles = four_blocks(p + 2, 18);
+        to->codes[2 * g] = lookup16(nibbles, IQ4_CODES);
+        to->codes[2 * g + 1] = lookup16(upper(nibbles), IQ4_CODES);
+        to->factors[2 * g] = four_halves(p, 0, 18);
     }
 }
 
-INLINE void unpack_mxfp4_blocks(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    const __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17);
+INLINE void unpack_mxfp4_blocks(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    const __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 17 << 24, 17 << 24, 17 << 24, 17 << 24, 34 << 24, 34 << 24, 34 << 24, 34 << 24, 51 << 24, 51 << 24,
+                                           51 << 24, 51 << 24);
     (void)none;
-    for (int g = 0; g < groups; g++, p += 34) {
-        to->codes[g] = lookup16(two_blocks(p + 1, p + 18, 0, 28), E2M1_CODES);
-        __m512i exponents = _mm512_maskz_permutexvar_epi8(0x1111111111111111u, from, _mm512_castsi256_si512(load32(p)));
-        to->factors[g] = _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23));
+    for (int g = 0; g < halves; g++, p += 68) {
+        __m512i nibbles = four_blocks(p + 1, 17);
+        to->codes[2 * g] = lookup16(nibbles, E2M1_CODES);
+        to->codes[2 * g + 1] = lookup16(upper(nibbles), E2M1_CODES);
+        __m512i exponents = _mm512_maskz_permutexvar_epi8(0x8888888888888888u, from, _mm512_loadu_si512(p)); /* 24 bits up */
+        to->factors[2 * g] = _mm512_castsi512_ps(_mm512_srli_epi32(exponents, 1));
     }
 }
 
 /* ---- ggml's blocks of 256 */
 
-/* Eight scales, eight minima, of six bits: bytes 4 … 15 of the block's head (Q4_K, Q5_K). */
-INLINE __m512 scales_and_minima(const uint8_t *p) {
+/* Eight scales, eight minima, of six bits: bytes 4 … 15 of the block's head (Q4_K, Q5_K). The scales of blocks with odd numbers, whose nibbles are the
+ * upper ones, times `odd`. */
+INLINE __m512 scales_and_minima(const uint8_t *p, const float odd) {
     __m128i head = load16(p);
     __m128i low = _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
     __m128i high = _mm_shuffle_epi8(head, _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
     low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)), _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
     high = _mm_and_si128(_mm_srli_epi32(high, 2), _mm_set1_epi8(0x30));
     __m512 values = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_or_si128(low, high)));
-    __m512 both = _mm512_castps128_ps512(_mm_mul_ps(_mm_cvtph_ps(head), _mm_setr_ps(1, 0x1p-7f, 0, 0)));
-    return _mm512_mul_ps(values, of_eight(both, 0));
+    __m128 both = _mm_cvtph_ps(head);
+    both = _mm_mul_ps(_mm_permute_ps(both, 0x50), _mm_setr_ps(1, odd, 0x1p-7f, 0x1p-7f));
+    const __m512i which = _mm512_setr_epi32(0, 1, 0, 1, 0, 1, 0, 1, 2, 2, 2, 2, 2, 2, 2, 2);
+    return _mm512_mul_ps(values, _mm512_permutexvar_ps(which, _mm512_castps128_ps512(both)));
 }
 
-INLINE __m512 minima_of(__m512 scales) {
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15), scales);
+/* Quarters of the bytes' first (second: 16 bytes on) 16 and of those 32 on, each twice: what has the lower nibbles of two blocks and the upper of two. */
+INLINE __m512i nibbles_twice(__m512i bits, const int second) {
+    return second ? _mm512_shuffle_i64x2(bits, bits, 0xf5) : _mm512_shuffle_i64x2(bits, bits, 0xa0);
 }
 
-INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
-    __m512 scales = scales_and_minima(p);
+INLINE void unpack_q4_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    const __m512i nibbles = _mm512_setr_epi32(0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, -0x0f0f0f10, -0x0f0f0f10, -0x0f0f0f10, -0x0f0f0f10, 0x0f0f0f0f,
+                                              0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, -0x0f0f0f10, -0x0f0f0f10, -0x0f0f0f10, -0x0f0f0f10);
+    (void)halves;
+    to->least = scales_and_minima(p, 0x1p-4f); /* an upper nibble stays where it is, times 16 */
     (void)none;
-    for (int g = 0; g < 4; g++) {
-        to->codes[g] = _mm512_and_si512(twice(load32(p + 16 + 32 * g), 0, 28), bytes(0x0f));
-        to->factors[g] = of_eight(scales, g);
+    for (int g = 0; g < 2; g++) {
+        __m512i bits = _mm512_loadu_si512(p + 16 + 64 * g);
+        to->codes[2 * g] = _mm512_and_si512(nibbles_twice(bits, 0), nibbles);
+        to->codes[2 * g + 1] = _mm512_and_si512(nibbles_twice(bits, 1), nibbles);
+        to->factors[2 * g] = of_four(to->least, 4 * g);
     }
-    to->least = minima_of(scales);
 }
 
-INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
-    __m512 scales = scales_and_minima(p);
-    __m256i high = load32(p + 16);
+INLINE void unpack_q5_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
+    to->least = scales_and_minima(p, 1);
     (void)none;
-    for (int g = 0; g < 4; g++) {
-        __m512i low = _mm512_and_si512(twice(load32(p + 48 + 32 * g), 0, 28), bytes(0x0f));
-        to->codes[g] = _mm512_mask_add_epi8(low, bit_of_each(high, 2 * g), low, bytes(0x10));
-        to->factors[g] = of_eight(scales, g);
+    for (int g = 0; g < 2; g++) {
+        __m512i bits = _mm512_loadu_si512(p + 48 + 64 * g);
+        for (int h = 0; h < 2; h++) {
+            __m512i low = _mm512_and_si512(rotate_quarters(nibbles_twice(bits, h), 0, 28, 0, 28), bytes(0x0f));
+            to->codes[2 * g + h] = _mm512_mask_add_epi8(low, bit_of_each(p + 16 + 16 * h, 4 * g), low, bytes(0x10));
+        }
+        to->factors[2 * g] = of_four(to->least, 4 * g);
     }
-    to->least = minima_of(scales);
 }
 
-INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
     __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p + 192))), _mm512_set1_ps(half_at(p + 208)));
     (void)none;
-    for (int h = 0; h < 2; h++) {
-        __m512i low = _mm512_loadu_si512(p + 64 * h);
-        __m256i high = load32(p + 128 + 32 * h);
-        __m512i first = _mm512_and_si512(_mm512_rol_epi32(low, 2), bytes(0x3c)), second = _mm512_and_si512(_mm512_ror_epi32(low, 2), bytes(0x3c));
-        to->codes[2 * h] = _mm512_ternarylogic_epi32(first, twice(high, 6, 4), bytes(0xc0), 0xf8); /* first | high & 0xc0 */
-        to->codes[2 * h + 1] = _mm512_ternarylogic_epi32(second, twice(high, 2, 0), bytes(0xc0), 0xf8);
+    for (int g = 0; g < 2; g++) {
+        __m512i bits = _mm512_loadu_si512(p + 64 * g);
+        for (int h = 0; h < 2; h++) {
+            __m512i four = h ? _mm512_shuffle_i64x2(bits, bits, 0xdd) : _mm512_shuffle_i64x2(bits, bits, 0x88); /* two blocks' lower nibbles, two's upper */
+            __m512i low = _mm512_and_si512(rotate_quarters(four, 2, 2, 30, 30), bytes(0x3c));
+            __m512i high = rotate_quarters(four_times(p + 128 + 32 * g + 16 * h), 6, 4, 2, 0);
+            to->codes[2 * g + h] = _mm512_ternarylogic_epi32(low, high, bytes(0xc0), 0xf8); /* low | high & 0xc0 */
+            to->factors[2 * g + h] = of_every_other(scales, 8 * g + h);
+        }
     }
-    for (int g = 0; g < 4; g++)
-        to->factors[g] = of_sixteen(scales, g);
 }
 
-INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
     __m128i packed = load16(p + 94); /* two bytes before the twelve, and two behind: the block's F16 */
     __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
     __m128i high = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
@@ -301,36 +343,32 @@ INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, c
     high = _mm_and_si128(_mm_rolv_epi32(high, _mm_setr_epi32(4, 2, 0, 30)), _mm_set1_epi8(0x30));
     __m512i signed_scales = _mm512_cvtepi8_epi32(_mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32)));
     __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(signed_scales), _mm512_set1_ps(half_at(p + 108)));
-    __m256i top = load32(p);
     (void)none;
-    for (int g = 0; g < 4; g++) {
-        __m256i bits = load32(p + 32 + 32 * (g / 2));
-        __m512i two = _mm512_and_si512(g % 2 ? twice(bits, 1, 31) : twice(bits, 5, 3), bytes(0x60));
-        to->codes[g] = _mm512_mask_add_epi8(two, bit_of_each(top, 2 * g), two, bytes(0x80));
-        to->factors[g] = of_sixteen(scales, g);
+    for (int v = 0; v < 4; v++) {
+        const int g = v / 2, h = v % 2;
+        __m512i two = _mm512_and_si512(rotate_quarters(four_times(p + 32 + 32 * g + 16 * h), 5, 3, 1, 31), bytes(0x60));
+        to->codes[v] = _mm512_mask_add_epi8(two, bit_of_each(p + 16 * h, 4 * g), two, bytes(0x80));
+        to->factors[v] = of_every_other(scales, 8 * g + h);
     }
 }
 
-INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
+INLINE void unpack_q2_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
     __m128i both = load16(p), mask = _mm_set1_epi8(0x0f);
     __m512 scales = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(both, mask)));
     __m512 minima = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(both, 4), mask)));
     scales = _mm512_mul_ps(scales, _mm512_set1_ps(half_at(p + 80)));
     minima = _mm512_mul_ps(minima, _mm512_set1_ps(half_at(p + 82) * 0x1p-7f));
     (void)none;
-    for (int g = 0; g < 4; g++) {
-        __m256i bits = load32(p + 16 + 32 * (g / 2));
-        to->codes[g] = _mm512_and_si512(g % 2 ? twice(bits, 28, 26) : twice(bits, 0, 30), bytes(0x03));
-        to->factors[g] = of_sixteen(scales, g);
+    for (int v = 0; v < 4; v++) {
+        to->codes[v] = _mm512_and_si512(rotate_quarters(four_times(p + 16 + 16 * v), 0, 30, 28, 26), bytes(0x03));
+        to->factors[v] = of_every_other(scales, 8 * (v / 2) + v % 2);
     }
     to->least = minima;
 }
 
-INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to, const int groups) {
-    (void)groups;
-    const __m512i order = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
-    const __m512i rotation = _mm512_setr_epi32(0, 0, 0, 0, 28, 28, 28, 28, 0, 0, 0, 0, 28, 28, 28, 28);
+INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
     uint32_t low;
     uint16_t high;
     memcpy(&high, p + 2, sizeof high);
@@ -339,25 +377,29 @@ INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to,
     __m256i signed_scales = _mm256_sub_epi32(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)six)), _mm256_set1_epi32(32));
     __m512 scales = _mm512_castps256_ps512(_mm256_mul_ps(_mm256_cvtepi32_ps(signed_scales), _mm256_set1_ps(half_at(p))));
     (void)none;
-    for (int g = 0; g < 4; g++) {
-        __m512i pairs = _mm512_permutexvar_epi64(order, _mm512_castsi256_si512(load32(p + 8 + 32 * g)));
-        to->codes[g] = lookup16(_mm512_rolv_epi32(pairs, rotation), IQ4_CODES);
-        to->factors[g] = of_eight(scales, g);
+    for (int g = 0; g < 2; g++) {
+        __m512i nibbles = _mm512_loadu_si512(p + 8 + 64 * g);
+        to->codes[2 * g] = lookup16(nibbles, IQ4_CODES);
+        to->codes[2 * g + 1] = lookup16(upper(nibbles), IQ4_CODES);
+        to->factors[2 * g] = of_four(scales, 4 * g);
     }
 }
 
-/* Group g's values: 16 columns a vector. */
-INLINE void values_of(const columns256 *w, int g, const int minima, const float factor, __m512 values[4]) {
-    __m128i codes[4] = {_mm512_castsi512_si128(w->codes[g]), _mm512_extracti32x4_epi32(w->codes[g], 1), _mm512_extracti32x4_epi32(w->codes[g], 2),
-                        _mm512_extracti32x4_epi32(w->codes[g], 3)};
-    __m512 factors = minima || factor == 1 ? w->factors[g] : _mm512_mul_ps(w->factors[g], _mm512_set1_ps(factor)), least = w->least;
+/* Vector v's values: 16 columns of a quarter each. */
+INLINE void values_of(const columns256 *w, const int v, const int group_columns, const int minima, const float factor, __m512 values[4]) {
+    __m128i codes[4] = {_mm512_castsi512_si128(w->codes[v]), _mm512_extracti32x4_epi32(w->codes[v], 1), _mm512_extracti32x4_epi32(w->codes[v], 2),
+                        _mm512_extracti32x4_epi32(w->codes[v], 3)};
+    __m512 factors = group_columns == 32 ? w->factors[v / 2 * 2] : w->factors[v], least = w->least;
+    if (!minima && factor != 1)
+        factors = _mm512_mul_ps(factors, _mm512_set1_ps(factor));
     if (minima)
         least = _mm512_mul_ps(least, _mm512_set1_ps(-128));
 #define SIXTEEN_COLUMNS(i)                                                                                                              \
     do { /* all factors of 16 columns are one */                                                                                        \
         __m512 scale = _mm512_shuffle_f32x4(factors, factors, (i) * 0x55);                                                              \
         __m512i whole = minima ? _mm512_cvtepu8_epi32(codes[i]) : _mm512_cvtepi8_epi32(_mm_xor_si128(codes[i], _mm_set1_epi8(-128)));    \
-        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_permutexvar_ps(_mm512_set1_epi32(4 * g + (i)), least)) \
+        const int lane = group_columns == 32 ? 8 + v / 2 * 4 + (i) : v / 2 * 8 + 2 * (i) + v % 2; /* of least */                              \
+        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_permutexvar_ps(_mm512_set1_epi32(lane), least))     \
                            : _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);                                                           \
     } while (0)
     SIXTEEN_COLUMNS(0);
@@ -371,8 +413,8 @@ typedef void store64(void *strip, const __m512 values[4]);
 
 /* Rows of a strip; `column` is a multiple of 256, and so many columns are written as make width a multiple of 256. */
 INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, void *strip, uint64_t stride,
-                          const uint64_t element, unpack256 *unpack, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
-                          const float factor, store64 *store) {
+                          const uint64_t element, unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes,
+                          const uint64_t scale_bytes, const float factor, store64 *store) {
     uint64_t row_bytes = mica_matrix_row_bytes(matrix), row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0;
     uint64_t first = column / 256, end = (column + width + 255) / 256, whole = matrix->columns / 256;
     uint8_t tail[272 + 32];
@@ -390,38 +432,41 @@ INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t coun
                 scale = tail + 272;
             }
             fetch(from, code_bytes);
-            unpack(from, scale, &w, 4);
-            for (int g = 0; g < 4; g++) {
-                __m512 values[4];
-                values_of(&w, g, minima, factor, values);
-                store((uint8_t *)strip + (r * stride + (chunk - first) * 256 + (uint64_t)g * 64) * element, values);
+            unpack(from, scale, &w, 2);
+            for (int g = 0; g < 2; g++) {
+                uint8_t *to = (uint8_t *)strip + (r * stride + (chunk - first) * 256 + (uint64_t)g * 128) * element;
+                __m512 even[4], odd[4];
+                values_of(&w, 2 * g, group_columns, minima, factor, even);
+                values_of(&w, 2 * g + 1, group_columns, minima, factor, odd);
+                store(to, (const __m512[4]){even[0], odd[0], even[1], odd[1]});
+                store(to + 64 * element, (const __m512[4]){even[2], odd[2], even[3], odd[3]});
             }
         }
     }
 }
 
-/* name, unpacker, has minima, bytes of codes and of scales of 256 columns, power of two */
-#define GROUPED_LIST(X)                                           \
-    X(mxfp4_planes, unpack_mxfp4_planes, 0, 128, 8, 0x1p-4f)      \
-    X(int4_bf16, unpack_int4_bf16, 0, 128, 16, 0x1p-4f)           \
-    X(int4_f16, unpack_int4_f16, 0, 128, 16, 0x1p-4f)             \
-    X(int4_f32, unpack_int4_f32, 0, 128, 32, 0x1p-4f)             \
-    X(q8_0, unpack_q8_0, 0, 272, 0, 1.0f)                         \
-    X(q4_0, unpack_q4_0, 0, 144, 0, 0x1p-4f)                      \
-    X(q4_1, unpack_q4_1, 1, 160, 0, 1.0f)                         \
-    X(q5_0, unpack_q5_0, 0, 176, 0, 0x1p-3f)                      \
-    X(q5_1, unpack_q5_1, 1, 192, 0, 1.0f)                         \
-    X(iq4_nl, unpack_iq4_nl, 0, 144, 0, 1.0f)                     \
-    X(mxfp4_blocks, unpack_mxfp4_blocks, 0, 136, 0, 0x1p-4f)      \
-    X(q2_k, unpack_q2_k, 1, 84, 0, 1.0f)                          \
-    X(q3_k, unpack_q3_k, 0, 110, 0, 0x1p-5f)                      \
-    X(q4_k, unpack_q4_k, 1, 144, 0, 1.0f)                         \
-    X(q5_k, unpack_q5_k, 1, 176, 0, 1.0f)                         \
-    X(q6_k, unpack_q6_k, 0, 210, 0, 0x1p-2f)                      \
-    X(iq4_xs, unpack_iq4_xs, 0, 136, 0, 1.0f)
+/* name, unpacker, columns of a factor, has minima, bytes of codes and of scales of 256 columns, power of two */
+#define GROUPED_LIST(X)                                               \
+    X(mxfp4_planes, unpack_mxfp4_planes, 32, 0, 128, 8, 0x1p-4f)      \
+    X(int4_bf16, unpack_int4_bf16, 32, 0, 128, 16, 0x1p-4f)           \
+    X(int4_f16, unpack_int4_f16, 32, 0, 128, 16, 0x1p-4f)             \
+    X(int4_f32, unpack_int4_f32, 32, 0, 128, 32, 0x1p-4f)             \
+    X(q8_0, unpack_q8_0, 32, 0, 272, 0, 1.0f)                         \
+    X(q4_0, unpack_q4_0, 32, 0, 144, 0, 0x1p-4f)                      \
+    X(q4_1, unpack_q4_1, 32, 1, 160, 0, 1.0f)                         \
+    X(q5_0, unpack_q5_0, 32, 0, 176, 0, 0x1p-3f)                      \
+    X(q5_1, unpack_q5_1, 32, 1, 192, 0, 1.0f)                         \
+    X(iq4_nl, unpack_iq4_nl, 32, 0, 144, 0, 1.0f)                     \
+    X(mxfp4_blocks, unpack_mxfp4_blocks, 32, 0, 136, 0, 0x1p-4f)      \
+    X(q2_k, unpack_q2_k, 16, 1, 84, 0, 1.0f)                          \
+    X(q3_k, unpack_q3_k, 16, 0, 110, 0, 0x1p-5f)                      \
+    X(q4_k, unpack_q4_k, 32, 1, 144, 0, 1.0f)                         \
+    X(q5_k, unpack_q5_k, 32, 1, 176, 0, 1.0f)                         \
+    X(q6_k, unpack_q6_k, 16, 0, 210, 0, 0x1p-2f)                      \
+    X(iq4_xs, unpack_iq4_xs, 32, 0, 136, 0, 1.0f)
 
 enum {
-#define X(name, unpack, minima, code_bytes, scale_bytes, factor) GROUPED_##name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) GROUPED_##name,
     GROUPED_LIST(X)
 #undef X
     GROUPED_COUNT
