@@ -1,6 +1,6 @@
 /* bench_experts: decoding a model whose routed experts do not all fit into memory: the engine's cache against the page cache, each in a control
  * group of the same size. Not a test.
- *     bench_experts [--share 25,50,75] [--rounds 3] [--tokens 48] [--warm 48] [--threads 2] [--readers N] [--policy NAME] [--lookahead] [--alone]
+ *     bench_experts [--share 25,50,75] [--rounds 3] [--tokens 48] [--warm 48] [--threads 2] [--readers N] [--policy NAME] [--no-lookahead] [--alone]
  *                   [--llama LLAMA-BENCH] [--each COMMAND] FILE
  * For every share of the experts' bytes: the group's limit is the engine's --memory at which its cache holds that share (and 2 % for what the
  * kernel counts besides). In it run, one after the other, the file's pages dropped from the page cache before each:
@@ -42,7 +42,7 @@ static struct {
     uint64_t memory;   /* of a child */
     const char *child; /* what a child does */
     const char *llama, *each, *file, *policy;
-    bool lookahead, peers;
+    bool no_lookahead, peers;
 } options = {.shares = {25, 50, 75}, .share_count = 3, .rounds = 3, .peers = true, .tokens = 48, .warm = 48, .threads = 2, .each = ""};
 
 static mica_error error;
@@ -101,7 +101,7 @@ static void run_child(void) {
                                           .batch = BATCH,
                                           .memory_bytes = options.memory,
                                           .policy = options.policy,
-                                          .lookahead = options.lookahead,
+                                          .no_lookahead = options.no_lookahead,
                                           .reading_threads = (uint32_t)options.readers};
     uint64_t state = 5;
     check(mica_engine_open(model, &settings, &engine, &error));
@@ -292,7 +292,7 @@ static outcome run(const char *suffix, const char *environment, uint64_t memory,
              "%s env %s '%s' --child decode --memory %" PRIu64 " --tokens %" PRIu64 " --warm %" PRIu64 " --threads %" PRIu64
              " --readers %" PRIu64 "%s%s%s '%s'",
              options.each, environment, own_program(suffix), memory, tokens, warm_tokens, options.threads, options.readers,
-             options.policy ? " --policy " : "", options.policy ? options.policy : "", options.lookahead ? " --lookahead" : "",
+             options.policy ? " --policy " : "", options.policy ? options.policy : "", options.no_lookahead ? " --no-lookahead" : "",
              options.file);
     FILE *out = begin(command, limit, &child);
     if (fscanf(out, "%lf %lf %lf %lf %lf %lf %lf", &got.rate, &got.hits, &got.read_bytes, &got.stalled, &got.peak, &got.experts_bytes,
@@ -387,7 +387,7 @@ int main(int count, char **arguments) {
                                           {"llama", 1, 0, 'l'},     {"each", 1, 0, 'e'},
                                           {"child", 1, 0, 'c'},     {"memory", 1, 0, 'm'},
                                           {"readers", 1, 0, 'r'},   {"policy", 1, 0, 'p'},
-                                          {"lookahead", 0, 0, 'a'}, {"rounds", 1, 0, 'R'},
+                                          {"no-lookahead", 0, 0, 'a'}, {"rounds", 1, 0, 'R'},
                                           {"alone", 0, 0, 'A'},     {0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;)
         switch (option) {
@@ -401,7 +401,7 @@ int main(int count, char **arguments) {
         case 'e': options.each = optarg; break;
         case 'c': options.child = optarg; break;
         case 'p': options.policy = optarg; break;
-        case 'a': options.lookahead = true; break;
+        case 'a': options.no_lookahead = true; break;
         case 'A': options.peers = false; break;
         case 'R': options.rounds = strtoull(optarg, NULL, 10); break;
         default: return 2;
@@ -409,7 +409,7 @@ int main(int count, char **arguments) {
     if (optind + 1 != count || options.rounds < 1 || options.rounds > ROUNDS_MAX)
         fail(
             "usage: bench_experts [--share 25,50,75] [--tokens N] [--warm N] [--threads N] [--rounds N] [--readers N] [--policy NAME]\n"
-            "       [--lookahead] [--alone] [--llama LLAMA-BENCH] [--each COMMAND] FILE");
+            "       [--no-lookahead] [--alone] [--llama LLAMA-BENCH] [--each COMMAND] FILE");
     options.file = arguments[optind];
     if (options.child) {
         strcmp(options.child, "disk") == 0 ? run_disk() : run_child();

@@ -20,7 +20,7 @@ typedef struct mica_compute_options {
     uint32_t threads;         /* 0: all processors */
     uint32_t reading_threads; /* 0: 8 */
     bool exact;               /* float32 activations and keys: for judging */
-    bool lookahead;           /* read ahead what the next layer's router would choose now */
+    bool no_lookahead;        /* do not read ahead what the next layer's router would choose now */
     const char *cache_policy; /* "lfu", "lru"; NULL: lfu */
     mica_progress_function progress; /* of the long functions; may be NULL */
     void *progress_context;

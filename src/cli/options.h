@@ -11,7 +11,7 @@
 
 /* What any verb can be told; what was not given is 0, false or NULL. */
 typedef struct mica_option_values {
-    bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces, exact, bos, lookahead, ignore_end, chat;
+    bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces, exact, bos, no_lookahead, ignore_end, chat;
     bool covariance, sensitivity; /* of imatrix */
     uint64_t covariance_bytes;
     uint32_t features, threads, spectra, full_spectrum; /* the last two: MICA_SPECTRA_* */

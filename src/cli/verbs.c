@@ -53,7 +53,7 @@ void mica_verb_compute_options(const mica_option_values *values, mica_compute_op
                                       .threads = values->threads,
                                       .reading_threads = values->reading_threads,
                                       .exact = values->exact,
-                                      .lookahead = values->lookahead,
+                                      .no_lookahead = values->no_lookahead,
                                       .cache_policy = values->cache_policy,
                                       .progress = mica_progress_show};
 }

@@ -34,7 +34,7 @@ extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
     THREADS_OPTION,                                                                                                                           \
     {"reading-threads", 0, MICA_OPTION_COUNT, FIELD(reading_threads), "N", "threads that read experts (default 8)", NULL},                    \
     {"cache", 0, MICA_OPTION_TEXT, FIELD(cache_policy), "POLICY", "which expert goes first: lfu (least used, with aging;\ndefault) or lru", NULL}, \
-    {"lookahead", 0, MICA_OPTION_FLAG, FIELD(lookahead), NULL, "read ahead what the next layer's router would choose", NULL},                 \
+    {"no-lookahead", 0, MICA_OPTION_FLAG, FIELD(no_lookahead), NULL, "do not read ahead for the next layer", NULL},                            \
     {"exact", 0, MICA_OPTION_FLAG, FIELD(exact), NULL, "compute with float32 activations", NULL}
 #define PROMPT_OPTIONS                                                                                                                        \
     {"ids", 0, MICA_OPTION_TEXT, FIELD(ids), "LIST|@FILE", "token ids instead of text: 1,2,3", NULL},                                         \

@@ -330,6 +330,7 @@ static mica_status open_cache(mica_engine *engine, mica_error *error) {
         slots = engine->options.slots;
     if (slots < SLOTS_MIN && slots < experts)
         return refuse_budget(engine, used + SLOTS_MIN * slot_bytes, error);
+    engine->options.no_lookahead |= slots == experts; /* all will be there soon */
     return mica_expert_cache_open(model, slots, engine->options.reading_threads, policy, &engine->cache, error);
 }
 

@@ -23,7 +23,7 @@ typedef struct mica_engine_options {
     uint64_t batch;           /* tokens computed at a time; 0: 512 */
     uint64_t slots;           /* of the cache at most; 0: what the memory allows */
     const char *policy;       /* of the cache; NULL: the default */
-    bool lookahead;           /* prefetch what the next layer's router would choose now */
+    bool no_lookahead;        /* do not prefetch what the next layer's router would choose now; never where all experts have slots */
     bool layer_at_a_time;     /* the session holds one layer's keys and values: for mica_engine_layer alone */
 } mica_engine_options;
 

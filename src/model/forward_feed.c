@@ -24,6 +24,7 @@ typedef struct feed_job {
     const uint32_t *ids;   /* [count][top_k] */
     const float *gates;
     uint64_t first, last;  /* of the experts */
+    bool ahead;            /* the next layer comes next */
     feed_member *wave;
     uint64_t wave_count, wave_rows; /* rows: tokens of all members */
     uint64_t values, rows, bytes;   /* used of gate_values, out_rows, gated_storage */
@@ -330,8 +331,7 @@ static void look_ahead(feed_job *job) {
     const engine_sizes *sizes = &engine->sizes;
     engine_workspace *work = &engine->work;
     uint64_t next = job->layer + 1;
-    if (!engine->options.lookahead || job->count != 1 || sizes->batch < 2 || next >= engine->model->config.num_hidden_layers ||
-        !engine->model->layers[next].moe)
+    if (!job->ahead || job->count != 1 || sizes->batch < 2 || next >= engine->model->config.num_hidden_layers || !engine->model->layers[next].moe)
         return;
     float *normed = work->final_values, *logits = work->router_logits + sizes->experts, *gates = work->gates + sizes->top_k;
     uint32_t *ids = work->ids + sizes->top_k; /* the second rows, which one token does not use */
@@ -418,7 +418,7 @@ static void run_dense(feed_job *job) {
 mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t number, float *x, uint64_t count, mica_error *error) {
     engine_workspace *work = &engine->work;
     feed_job job = {.engine = engine, .layer = number, .count = count, .x = x, .inputs = work->normed, .ids = work->ids, .gates = work->gates,
-                    .last = engine->sizes.experts, .wave = work->members};
+                    .last = engine->sizes.experts, .ahead = !engine->options.no_lookahead, .wave = work->members};
     mica_hidden_operand(engine, x, engine->layers[number].vectors[MICA_PART_POST_NORM], count, work->normed, &job.normed);
     if (!engine->model->layers[number].moe) {
         run_dense(&job);

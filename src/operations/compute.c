@@ -43,7 +43,7 @@ mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_o
                                           .memory_bytes = options->memory_bytes,
                                           .context = options->context,
                                           .policy = options->cache_policy,
-                                          .lookahead = options->lookahead,
+                                          .no_lookahead = options->no_lookahead,
                                           .batch = layer_batch,
                                           .layer_at_a_time = layer_batch > 0};
     mica_status status = open_logits(compute, logit_rows, error);

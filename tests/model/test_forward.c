@@ -356,7 +356,7 @@ static void test_same_numbers(void **state) {
                                                .reading_threads = 1 + (uint32_t)run_number % 2,
                                                .policy = run_number % 2 ? "lru" : "lfu",
                                                .slots = slack[run_number],
-                                               .lookahead = run_number > 3,
+                                               .no_lookahead = run_number > 3,
                                                .batch = 130};
                 mica_engine *engine = open_engine(model, &options);
                 mica_engine_meters meters = mica_engine_meters_get(engine);
@@ -387,7 +387,7 @@ static void test_no_allocation(void **state) {
     mica_model *model;
     mica_error error;
     assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
-    mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 2, .slots = 7, .lookahead = true});
+    mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 2, .slots = 7});
     float *logits = zeros(200 * model->config.vocab_size, sizeof *logits);
     int64_t *ids = some_ids(200, model->config.vocab_size);
     (void)mica_memory_fail_after(0);
