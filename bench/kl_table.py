@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""bench/kl_table.py [--budget | --covariance] PROGRAM [WINDOWS [TYPE...]]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
+"""bench/kl_table.py [--swap] [--budget | --covariance] PROGRAM [WINDOWS [TYPE...]]: what quantising does to tiny-k2, ours beside llama-quantize's at the same type and size: KL(F32 || quantised) per
 token over windows of 256 tokens of the second half of heldout.txt, computed by llama.cpp for both, without and with an importance matrix (of mica imatrix,
 over the first half). Prints a Markdown table: KL in thousandths of a nat, and the ratio with its standard error over the windows (paired).
 With --budget instead: each mixture with an importance matrix beside a budget of its size, with measured sensitivities and without. With --covariance: levels by
-the joint search beside those by covariance, and llama-quantize's with the same importance. Needs scripts/setup-peers."""
+the joint search beside those by covariance, and llama-quantize's with the same importance. With --swap the halves change places: the second is measured on, the
+first judges. Needs scripts/setup-peers."""
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ import gguf  # noqa: E402
 import llama  # noqa: E402
 import numpy as np  # noqa: E402
 
+SWAP = sys.argv[1:2] == ["--swap"] and bool(sys.argv.pop(1))
 OTHER = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1] in ("--budget", "--covariance") else None
 MICA, WINDOWS, WINDOW = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32, 256
 TINY = os.path.join(ROOT, "models", "tiny-k2")
@@ -78,11 +80,12 @@ def divergences(file, base, ids):
 
 text = open(os.path.join(TINY, "heldout.txt"), "rb").read()
 half = text.index(b"\n", len(text) // 2)
-open(path("calibration.txt"), "wb").write(text[:half])
+calibration, judge = (text[half:], text[:half]) if SWAP else (text[:half], text[half:])
+open(path("calibration.txt"), "wb").write(calibration)
 mica("export", TINY, "--format", "gguf", "--type", "f32", "-o", path("f32.gguf"))
 mica("imatrix", TINY, "-f", path("calibration.txt"), "--context", "256", "-o", path("imatrix.gguf"))
 model = llama.Model(library, path("f32.gguf"), vocabulary_only=True)
-tokens = model.tokenize(text[half:])
+tokens = model.tokenize(judge)
 model.close()
 ids = [[3840] + tokens[i * (WINDOW - 1):(i + 1) * (WINDOW - 1)] for i in range(min(WINDOWS, len(tokens) // (WINDOW - 1)))]
 base, rows = distributions(path("f32.gguf"), ids), load_imatrix(path("imatrix.gguf"))

@@ -29,8 +29,8 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
 
 static mica_status export_safetensors(const mica_option_values *values, char **text, char **json, mica_error *error) {
     if (values->type || values->effort || values->split_bytes || values->config || values->imatrix || values->budget ||
-        values->generate_rules || values->mmproj)
-        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix, --budget, --generate-config, --mmproj and --split-size are of --format gguf");
+        values->generate_rules || values->compat || values->mmproj)
+        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix, --budget, --generate-config, --compat, --mmproj and --split-size are of --format gguf");
     const mica_export_safetensors_options options = {.dtype = values->dtype,
                                                      .shard_bytes = values->shard_bytes,
                                                      .threads = values->threads,

@@ -371,6 +371,8 @@ mica_status mica_store_source_open(mica_tensor_source *source, mica_error *error
             break; /* nobody has written since: the pack is lost */
         status = MICA_OK;
     }
+    if (status == MICA_OK && !(source->model_name = mica_strdup(state.model.name)))
+        status = no_memory(source, error);
     if (status != MICA_OK)
         forget(&state);
     mica_stored_model_release(&state.model);

@@ -50,6 +50,7 @@ void mica_tensor_source_close(mica_tensor_source *source) {
     mica_free(source->unlisted);
     mica_free(source->directory);
     mica_free(source->path);
+    mica_free(source->model_name);
     mica_free(source);
 }
 

@@ -41,6 +41,7 @@ struct mica_tensor_source {
     const mica_source_kind *kind;
     void *backend;   /* the kind's own; NULL for safetensors */
     char *path;      /* as given */
+    char *model_name; /* what a store calls the model; NULL for other kinds */
     char *directory; /* what stands before the name of one of its files in messages; for safetensors the directory they are in */
     mica_shard *shards;
     uint32_t shard_count;

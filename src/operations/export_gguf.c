@@ -73,22 +73,46 @@ static mica_status make_layout(mica_export_run *run, mica_error *error) {
 
 typedef enum export_action { ACTION_START, ACTION_RESUME, ACTION_CHECK } export_action;
 
-static mica_status choose_action(const mica_export_run *run, export_action *action, mica_error *error) {
-    const mica_export_gguf_options *options = run->options;
+/* `first`: the file of `path` that tells of it, `path` itself where there is but one. */
+static mica_status choose_action(const mica_export_gguf_options *options, const char *path, const char *first, const char *journal_path,
+                                 export_action *action, mica_error *error) {
+    const bool unfinished = mica_path_exists(journal_path), finished = !unfinished && mica_path_exists(first);
     if (options->resume && options->force)
         return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
-    char *first = mica_gguf_file_path(run->path, 0, run->layout.shard_count);
-    if (!first)
-        return mica_fail(error, MICA_NO_MEMORY, "out of memory");
-    const bool unfinished = mica_path_exists(run->journal_path);
-    mica_status status = MICA_OK;
-    const bool finished = !unfinished && mica_path_exists(first);
     *action = options->resume && unfinished ? ACTION_RESUME : options->resume && finished ? ACTION_CHECK : ACTION_START;
     if (!options->force && !options->resume && unfinished)
-        status = mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force", run->path);
-    else if (!options->force && !options->resume && finished)
-        status = mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", first);
-    mica_free(first);
+        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force", path);
+    if (!options->force && !options->resume && finished)
+        return mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", first);
+    return MICA_OK;
+}
+
+static char *journal_of(const char *path) {
+    mica_text journal = MICA_TEXT_INIT;
+    mica_text_printf(&journal, "%s.journal", path ? path : "");
+    return mica_text_take(&journal);
+}
+
+/* What can be refused before hours of work, and before another file is written. */
+static mica_status check_paths(const char *path, const mica_export_gguf_options *options, mica_error *error) {
+    const char *const written[] = {path, options->mmproj, options->generate_config};
+    export_action action;
+    if (options->generate_config && options->dry_run)
+        return mica_fail(error, MICA_USAGE, "--generate-config and --dry-run: expected one of them; neither writes a GGUF, the one writes rules");
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
+        if (written[i] && mica_path_is_directory(written[i]))
+            return mica_fail(error, MICA_USAGE, "%s: expected the path of a file to write, got a directory", written[i]);
+    if (options->generate_config && !options->force && mica_path_exists(options->generate_config))
+        return mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", options->generate_config);
+    if (!path || !options->mmproj || options->dry_run || options->generate_config)
+        return MICA_OK;
+    if (strcmp(path, options->mmproj) == 0 || mica_path_is_same(path, options->mmproj))
+        return mica_fail(error, MICA_USAGE, "--mmproj and --output: expected two files, got %s for both", path);
+    if (options->split_bytes)
+        return MICA_OK;
+    char *journal = journal_of(path);
+    const mica_status status = journal ? choose_action(options, path, path, journal, &action, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    mica_free(journal);
     return status;
 }
 
@@ -111,9 +135,11 @@ static mica_status check_not_source(const mica_export_run *run, mica_error *erro
 
 static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_error *error) {
     export_action action = ACTION_START;
-    mica_status status = check_not_source(run, error);
+    char *first = mica_gguf_file_path(run->path, 0, run->layout.shard_count);
+    mica_status status = first ? check_not_source(run, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
     if (status == MICA_OK)
-        status = choose_action(run, &action, error);
+        status = choose_action(run->options, run->path, first, run->journal_path, &action, error);
+    mica_free(first);
     if (status != MICA_OK)
         return status;
     *outcome = action == ACTION_CHECK ? "already finished" : action == ACTION_RESUME ? "resumed" : "written";
@@ -369,11 +395,9 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
                                mica_error *error) {
     mica_export_rules rules = {0};
     mica_export_run run = {.plan = plan, .rules = &rules, .options = options, .path = path, .lock = -1, .budget_ratio = NAN};
-    mica_text journal = MICA_TEXT_INIT;
     const char *outcome = "dry run";
     double estimate = NAN;
-    mica_text_printf(&journal, "%s.journal", path ? path : "");
-    run.journal_path = mica_text_take(&journal);
+    run.journal_path = journal_of(path);
     run.inexact = mica_calloc(plan->tensor_count + 1, sizeof *run.inexact);
     mica_status status = run.journal_path && run.inexact ? mica_export_rules_load(options->config, &rules, error)
                                                          : mica_fail(error, MICA_NO_MEMORY, "out of memory");
@@ -418,10 +442,9 @@ static mica_status export_vision(const mica_model *model, const mica_export_gguf
     mica_status status = mica_export_plan_vision(model, &plan, error);
     if (status != MICA_OK)
         return status;
-    mica_text journal = MICA_TEXT_INIT;
-    mica_text_printf(&journal, "%s.journal", options->mmproj);
-    const bool done = options->resume && !mica_text_failed(&journal) && mica_path_exists(options->mmproj) && !mica_path_exists(journal.bytes);
-    mica_text_release(&journal);
+    char *journal = journal_of(options->mmproj);
+    const bool done = options->resume && journal && mica_path_exists(options->mmproj) && !mica_path_exists(journal);
+    mica_free(journal);
     if (done) {
         mica_export_plan_release(&plan);
         return MICA_OK;
@@ -451,7 +474,9 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
         return mica_fail(error, MICA_USAGE, "expected --output FILE.gguf");
     mica_model *model = NULL;
     mica_tensor_source *source = NULL;
-    mica_status status = mica_tensor_source_open(checkpoint, &source, error);
+    mica_status status = check_paths(path, options, error);
+    if (status == MICA_OK)
+        status = mica_tensor_source_open(checkpoint, &source, error);
     const bool again = status == MICA_OK && mica_gguf_of_source(source);
     if (again && options->mmproj) {
         mica_tensor_source_close(source);

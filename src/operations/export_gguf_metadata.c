@@ -67,9 +67,9 @@ static void size_label(const mica_export_plan *plan, char *label, size_t bytes) 
         snprintf(label, bytes, "%.*f%s", scaled < 9.5 ? 1 : 0, scaled, units[i].suffix);
 }
 
-/* The checkpoint directory's own name; the model's type where the path has none. */
+/* The checkpoint directory's own name, or what its store calls it; the model's type where the path has none. */
 static void model_name(const mica_model *model, char *name, size_t bytes) {
-    const char *path = model->source->path;
+    const char *path = model->source->model_name ? model->source->model_name : model->source->path;
     size_t end = strlen(path);
     while (end > 0 && path[end - 1] == '/')
         end--;

@@ -31,7 +31,7 @@ struct mica_export_rule {
 
 static mica_status refuse(const mica_export_rules *rules, mica_error *error, const char *key, const json_t *value, const char *expected) {
     char got[208];
-    return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %s, got %s", rules->name, key, expected,
+    return mica_fail(error, MICA_BAD_INPUT, "%s: %s%s: expected %s, got %s", rules->name, rules->within, key, expected,
                      value ? mica_json_show(value, got, sizeof got) : "none");
 }
 
@@ -139,7 +139,7 @@ static mica_status read_regex(const mica_export_rules *rules, const json_t *valu
         return MICA_OK;
     PCRE2_UCHAR reason[128] = "";
     pcre2_get_error_message(number, reason, sizeof reason);
-    return mica_fail(error, MICA_BAD_INPUT, "%s: regex: %s: %s at %zu", rules->name, json_string_value(value), (const char *)reason, offset);
+    return mica_fail(error, MICA_BAD_INPUT, "%s: %sregex: %s: %s at %zu", rules->name, rules->within, json_string_value(value), (const char *)reason, offset);
 }
 
 /* ---- rules */
@@ -212,11 +212,13 @@ static mica_status read_rule(mica_export_rules *rules, size_t index, const json_
         return refuse(rules, error, rule->label, object, "an object");
     if (!json_object_get(object, "type"))
         return refuse(rules, error, rule->label, object, "a type in it");
+    snprintf(rules->within, sizeof rules->within, "%s: ", rule->label);
     mica_status status = MICA_OK;
     json_object_foreach((json_t *)object, key, value)
         if (status == MICA_OK)
             status = read_condition(rules, rule, key, value, error);
-    return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", rule->label);
+    rules->within[0] = 0;
+    return status;
 }
 
 static mica_status read_rules(mica_export_rules *rules, const json_t *array, mica_error *error) {

@@ -17,6 +17,7 @@ typedef struct mica_export_rules {
     char **notes;              /* one line each, for the report: what an old key means here; owned */
     uint64_t note_count;
     bool trellis;              /* scale_optimization "trellis" */
+    char within[72];           /* "rules[3]: ", while that one is read: for messages */
 } mica_export_rules;
 
 /* `path` NULL: no rules. BAD_INPUT names the key that is unknown or wrong. */

@@ -246,6 +246,13 @@ static void test_refusals(void **state) {
     assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT, "of another job");
     assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true, .config = one_path}, MICA_CONFLICT,
                    "of another job: other keys, tensors or types");
+    /* Before anything is read or written. */
+    assert_refused("/nonexistent", scratch("."), NULL, MICA_USAGE, "directory");
+    assert_refused("/nonexistent", scratch("x.gguf"), &(mica_export_gguf_options){.mmproj = scratch(".")}, MICA_USAGE, "directory");
+    assert_refused("/nonexistent", scratch("x.gguf"), &(mica_export_gguf_options){.mmproj = scratch("x.gguf")}, MICA_USAGE, "two files");
+    assert_refused("/nonexistent", scratch("there.gguf"), &(mica_export_gguf_options){.mmproj = scratch("m.gguf")}, MICA_CONFLICT, "--force");
+    assert_refused("/nonexistent", NULL, &(mica_export_gguf_options){.generate_config = scratch("there.gguf")}, MICA_CONFLICT, "--force");
+    assert_refused("/nonexistent", NULL, &(mica_export_gguf_options){.generate_config = scratch("c.json"), .dry_run = true}, MICA_USAGE, "--dry-run");
     uint64_t stop = 10;
     const mica_export_gguf_options stopping = {.type = "q4_0", .progress = stop_after, .progress_context = &stop};
     assert_refused(TINY, scratch("half.gguf"), &stopping, MICA_INTERRUPTED, "");

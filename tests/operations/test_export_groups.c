@@ -227,7 +227,7 @@ static void test_budget(void **state) {
     (void)state;
     double ratios[2];
     for (int mica = 0; mica < 2; mica++) {
-        mica_export_gguf_options options = {.type = "q4_k_m", .imatrix = importance, .compat = mica ? "mica" : NULL, .generate_config = scratch("bought.json")};
+        mica_export_gguf_options options = {.type = "q4_k_m", .imatrix = importance, .compat = mica ? "mica" : NULL, .generate_config = scratch("bought.json"), .force = true};
         mica_error error = {MICA_OK, ""};
         char *json = NULL;
         json_t *report = NULL;
