@@ -19,7 +19,7 @@ typedef enum mica_gguf_form {
     MICA_GGUF_QUERY_PAIRS, /* each query head's rows i and i + half next to each other, as llama's rotary embedding wants them */
     MICA_GGUF_KEY_PAIRS,   /* the same of each key head */
     MICA_GGUF_TABLE,       /* integers, as I32 */
-    MICA_GGUF_QUERY_THIRD, MICA_GGUF_KEY_THIRD, MICA_GGUF_VALUE_THIRD, /* of a fused projection (or its bias): a third of the rows */
+    MICA_GGUF_QUERY_THIRD, MICA_GGUF_KEY_THIRD, MICA_GGUF_VALUE_THIRD, /* of FUSED_TURNED: a third of the rows */
     MICA_GGUF_POSITIONS,   /* [height][width][channel] as [height x width][channel] */
     MICA_GGUF_CONVOLUTION, /* three or four dimensions, as they are */
     MICA_GGUF_FUSED_TURNED /* queries, keys and values of a tower in one (or its bias): rows (x, x', y, y') of each head's queries and keys, where x and

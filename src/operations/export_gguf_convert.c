@@ -38,7 +38,8 @@ mica_status mica_export_converter_create(const mica_export_plan *plan, mica_expo
             columns = tensor->columns;
         if (tensor->form == MICA_GGUF_KEY_PART && tensor->rows * tensor->columns > turned)
             turned = tensor->rows * tensor->columns;
-        if ((tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED) && tensor->rank == 1 && tensor->columns > turned)
+        if ((tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED || tensor->form == MICA_GGUF_QUERY_THIRD) && tensor->rank == 1 &&
+            tensor->columns > turned)
             turned = tensor->columns;
     }
     if (turned > floats)
@@ -171,7 +172,7 @@ static mica_status encode(const mica_export_converter *converter, const mica_exp
     return status == MICA_OK ? MICA_OK : mica_fail_context(error, status, "%s", tensor->name);
 }
 
-/* Of queries, keys and values of `heads`, in `rows`: FUSED_TURNED. */
+/* Of queries, keys and values of `heads`, in `rows`, those of queries and keys turned: FUSED_TURNED and the thirds. */
 static uint64_t turned_row(uint64_t heads, uint64_t rows, uint64_t row) {
     const uint64_t width = rows / 3 / heads, place = row % width, half = place / (width / 2), rest = place % (width / 2);
     return row >= rows / 3 * 2 ? row : row - place + rest / 2 * 4 + half * 2 + rest % 2;
@@ -183,8 +184,8 @@ static uint64_t source_row_of(const mica_export_plan *plan, const mica_export_un
     const mica_export_tensor *tensor = unit->tensor;
     if (tensor->form == MICA_GGUF_VALUE_PART)
         return unit->matrix * (config->qk_nope_head_dim + config->v_head_dim) + config->qk_nope_head_dim + row;
-    if (tensor->form == MICA_GGUF_KEY_THIRD || tensor->form == MICA_GGUF_VALUE_THIRD)
-        return row + tensor->rows * (tensor->form == MICA_GGUF_KEY_THIRD ? 1 : 2);
+    if (tensor->form >= MICA_GGUF_QUERY_THIRD && tensor->form <= MICA_GGUF_VALUE_THIRD)
+        return turned_row(plan->vision_heads, 3 * tensor->rows, row + tensor->rows * (uint64_t)(tensor->form - MICA_GGUF_QUERY_THIRD));
     if (tensor->form == MICA_GGUF_FUSED_TURNED)
         return turned_row(plan->vision_heads, tensor->rows, row);
     if (tensor->form != MICA_GGUF_QUERY_PAIRS && tensor->form != MICA_GGUF_KEY_PAIRS)
@@ -201,7 +202,8 @@ static uint64_t output_row_bytes(const mica_export_unit *unit) {
 static mica_status convert_rows(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
                                 mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
-    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED;
+    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED ||
+                        tensor->form == MICA_GGUF_QUERY_THIRD || tensor->form == MICA_GGUF_KEY_THIRD;
     const bool own_grid = !mapped && tensor->dtype == MICA_Q8_0 && matrix->encoding == MICA_ENCODING_FP8_BLOCK;
     const uint64_t most = strip_rows(tensor);
     mica_status status = MICA_OK;
@@ -258,7 +260,7 @@ static mica_status convert_bias(mica_export_converter *converter, const mica_exp
     return encode(converter, unit->tensor, converter->turned, 1, out, error);
 }
 
-/* A third of a fused bias. */
+/* A third of a fused bias, ordered as the rows of its matrix are. */
 static mica_status convert_bias_third(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
                                       mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
@@ -266,7 +268,13 @@ static mica_status convert_bias_third(mica_export_converter *converter, const mi
     const mica_status status = check_finite(unit, converter->strip, 0, 1, matrix->columns, error);
     if (status != MICA_OK)
         return status;
-    return encode(converter, tensor, converter->strip + tensor->columns * (uint64_t)(tensor->form - MICA_GGUF_QUERY_THIRD), 1, out, error);
+    mica_export_tensor upright = *tensor;
+    upright.rows = upright.columns;
+    mica_export_unit turned = *unit;
+    turned.tensor = &upright;
+    for (uint64_t i = 0; i < tensor->columns; i++)
+        converter->turned[i] = converter->strip[source_row_of(converter->plan, &turned, i)];
+    return encode(converter, tensor, converter->turned, 1, out, error);
 }
 
 static mica_status convert_table(const mica_export_unit *unit, const uint8_t *data, uint8_t *out, mica_error *error) {

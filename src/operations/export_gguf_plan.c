@@ -103,17 +103,15 @@ static mica_status shape_stack(const mica_weight *weight, mica_export_tensor *te
 }
 
 /* Thirds of whole heads, whose rows come in fours. */
-static mica_status shape_fused(uint64_t heads, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
-    const bool bias = weight->data->rank == 1;
-    const uint64_t rows = bias ? weight->columns : weight->rows;
-    set_shape(tensor, weight->columns, weight->rows, 1, bias ? 1 : 2);
+static mica_status check_fused(uint64_t heads, const mica_weight *weight, mica_error *error) {
+    const uint64_t rows = weight->data->rank == 1 ? weight->columns : weight->rows;
     if (weight->data->rank <= 2 && heads > 0 && rows % (12 * heads) == 0)
         return MICA_OK;
     return mica_fail(error, MICA_BAD_INPUT, "%s: expected queries, keys and values of %llu heads whose width is a multiple of 4, got %llu rows",
                      weight->name, (unsigned long long)heads, (unsigned long long)rows);
 }
 
-static mica_status shape_tensor(const mica_config *config, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
+static mica_status shape_tensor(const mica_config *config, uint64_t vision_heads, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
     const uint64_t heads = config->num_attention_heads;
     switch (tensor->form) {
     case MICA_GGUF_EXPERTS: set_shape(tensor, weight->columns, weight->rows, tensor->weight_count, 3); return MICA_OK;
@@ -138,13 +136,12 @@ static mica_status shape_tensor(const mica_config *config, const mica_weight *we
             set_shape(tensor, weight->columns / 3, 1, 1, 1);
         else
             set_shape(tensor, weight->columns, weight->rows / 3, 1, 2);
-        if (weight->data->rank <= 2 && (weight->data->rank == 1 ? weight->columns : weight->rows) % 3 == 0)
-            return MICA_OK;
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected queries, keys and values of one size, got %llu x %llu", weight->name,
-                         (unsigned long long)weight->rows, (unsigned long long)weight->columns);
+        return check_fused(vision_heads, weight, error);
     case MICA_GGUF_POSITIONS:
     case MICA_GGUF_CONVOLUTION: return shape_stack(weight, tensor, error);
-    case MICA_GGUF_FUSED_TURNED: /* shape_fused */
+    case MICA_GGUF_FUSED_TURNED:
+        set_shape(tensor, weight->columns, weight->rows, 1, weight->data->rank == 1 ? 1 : 2);
+        return check_fused(vision_heads, weight, error);
     case MICA_GGUF_TABLE:
     case MICA_GGUF_COPY: break;
     }
@@ -178,8 +175,7 @@ static mica_status add_row(builder *b, const mica_gguf_row *row, uint64_t layer,
         if (!add_source(b, weight))
             return no_memory(error);
     }
-    const mica_status status = row->form == MICA_GGUF_FUSED_TURNED ? shape_fused(b->plan->vision_heads, first, tensor, error)
-                                                                    : shape_tensor(config, first, tensor, error);
+    const mica_status status = shape_tensor(config, b->plan->vision_heads, first, tensor, error);
     tensor->fixed = row->float32 || row->form == MICA_GGUF_TABLE || tensor->rank < 2;
     tensor->dtype = tensor->wanted = row->form == MICA_GGUF_TABLE ? MICA_I32 : MICA_F32;
     return status;

@@ -155,6 +155,8 @@ static uint64_t granule(const mica_export_plan *plan, const mica_export_tensor *
     case MICA_GGUF_VALUE_PART: return tensor->rows;
     case MICA_GGUF_QUERY_PAIRS: return tensor->rows / config->num_attention_heads ? tensor->rows / config->num_attention_heads : 1;
     case MICA_GGUF_FUSED_TURNED: return tensor->rank == 1 ? 1 : tensor->rows / 3 / plan->vision_heads;
+    case MICA_GGUF_QUERY_THIRD:
+    case MICA_GGUF_KEY_THIRD: return tensor->rank == 1 ? 1 : tensor->rows / plan->vision_heads;
     case MICA_GGUF_KEY_PAIRS: return tensor->rows / config->num_key_value_heads ? tensor->rows / config->num_key_value_heads : 1;
     default: break;
     }

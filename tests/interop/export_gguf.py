@@ -164,7 +164,7 @@ def check_tokens():
 
 
 def halves(values, heads):
-    """Kimi-K2.5's queries and keys as llama.cpp's clip wants them: of each four rows of a head the first two, then the others."""
+    """Queries and keys as llama.cpp's clip computes with them: of each four rows of a head the first two, then the others."""
     groups = values.reshape(heads, -1, 2, 2, *values.shape[1:])
     return np.moveaxis(groups, 2, 1).reshape(values.shape)
 
@@ -217,9 +217,10 @@ def check_vision(kind):
             for ours, theirs in parts.items():
                 expected[f"v.blk.{block}.{ours}.{part}"] = values[f"{tower}encoder.blocks.{block}.{theirs}.{part}"]
             thirds = np.split(values[f"{tower}encoder.blocks.{block}.wqkv.{part}"], 3)
+            heads = vision["vt_num_attention_heads" if fused else "num_attention_heads"]
+            thirds = [halves(thirds[0], heads), halves(thirds[1], heads), thirds[2]]
             if fused:
-                heads = vision["vt_num_attention_heads"]
-                expected[f"v.blk.{block}.attn_qkv.{part}"] = np.concatenate([halves(thirds[0], heads), halves(thirds[1], heads), thirds[2]])
+                expected[f"v.blk.{block}.attn_qkv.{part}"] = np.concatenate(thirds)
             for i, ours in enumerate(() if fused else ("attn_q", "attn_k", "attn_v")):
                 expected[f"v.blk.{block}.{ours}.{part}"] = thirds[i]
     check(set(tensors) == set(expected), f"{kind} vision: names: {sorted(set(tensors) ^ set(expected))}")
