@@ -35,7 +35,7 @@ typedef struct product_task {
     float *out; /* [tokens][stride] */
     uint64_t stride;
     const float *bias; /* [rows] from the first; NULL: none */
-    uint64_t piece;    /* the phase's own */
+    uint64_t piece, piece_rows; /* the phase's own: the number of its first piece, and their rows */
 } product_task;
 
 /* A feed-forward block over some tokens: the dense one, the shared experts, or a routed expert. */

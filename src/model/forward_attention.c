@@ -34,7 +34,7 @@ typedef struct attention_job {
 static product_task *add_task(mica_engine *engine, uint64_t *count, const mica_matrix *matrix, const mica_operand *x, float *out, uint64_t stride,
                               const float *bias) {
     product_task *task = &engine->work.tasks[(*count)++];
-    *task = (product_task){matrix, 0, matrix->rows, x, out, stride, bias, 0};
+    *task = (product_task){matrix, 0, matrix->rows, x, out, stride, bias, 0, 0};
     return task;
 }
 
@@ -174,7 +174,7 @@ static void multiply_heads(const attention_job *job, const mica_matrix *matrix, 
     uint64_t heads = engine->sizes.heads, bytes = mica_operand_bytes(engine->options.precision, job->tokens, matrix->columns);
     for (uint64_t h = 0; h < heads; h++) {
         mica_operand_init(&operands[h], engine->options.precision, values + h * width, heads * width, job->tokens, matrix->columns, storage + h * bytes);
-        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &operands[h], out + h * out_step, heads * out_step, NULL, 0};
+        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &operands[h], out + h * out_step, heads * out_step, NULL, 0, 0};
     }
     mica_pool_each(engine->pool, heads, heads * job->tokens * matrix->columns > 65536 ? 1 : heads, prepare_heads, operands);
     mica_products_run(engine, heads);

@@ -5,19 +5,18 @@
 
 #define PIECE_ROWS 64 /* a strip of the many-token kernels */
 #define PIECE_ROWS_SMALL 16
-/* Of few tokens the weights are a stream that starts anew with each piece: two threads read Q4_K 17 % faster in pieces of 256 rows than of 64,
- * and slower again in pieces of 512, of which the last makes others wait. */
-#define PIECE_ROWS_LARGE 256
-#define PIECES_PER_THREAD 16
+/* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So what is left of a
+ * phase is cut for this many pieces a thread: the last matrix into as many, those before into fewer. */
+#define PIECES_LEFT 3
 
 typedef struct phase {
     mica_engine *engine;
     const product_task *tasks;
-    uint64_t count, rows; /* rows: of a piece */
+    uint64_t count;
 } phase;
 
 static void run_piece(const phase *work, const product_task *task, uint64_t piece, uint32_t thread) {
-    uint64_t first = piece * work->rows, count = task->rows - first < work->rows ? task->rows - first : work->rows;
+    uint64_t first = piece * task->piece_rows, count = task->rows - first < task->piece_rows ? task->rows - first : task->piece_rows;
     float *out = task->out + first;
     mica_product(task->matrix, task->row + first, count, task->x, out, task->stride, mica_engine_scratch(work->engine, thread));
     for (uint64_t t = 0; task->bias && t < task->x->tokens; t++)
@@ -41,27 +40,30 @@ static void run_pieces(void *context, uint64_t first, uint64_t last, uint32_t th
     }
 }
 
-static uint64_t piece_rows(const product_task *tasks, uint64_t count, uint64_t threads) {
-    uint64_t rows = 0, tokens = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        rows += tasks[i].rows;
-        tokens = tasks[i].x->tokens > tokens ? tasks[i].x->tokens : tokens;
-    }
-    if (rows < PIECE_ROWS * 4 * threads)
+/* Rows of a piece of a task, of whose phase `left` are still to be cut, its own among them. */
+static uint64_t piece_rows(const product_task *task, uint64_t total, uint64_t left, uint64_t threads) {
+    if (total < PIECE_ROWS * 4 * threads)
         return PIECE_ROWS_SMALL;
-    const uint64_t share = rows / (PIECES_PER_THREAD * threads) / PIECE_ROWS * PIECE_ROWS;
-    if (tokens > MICA_PRODUCT_SOME || share < PIECE_ROWS)
+    if (task->x->tokens > MICA_PRODUCT_SOME)
         return PIECE_ROWS;
-    return threads == 1 || share < PIECE_ROWS_LARGE ? share : PIECE_ROWS_LARGE;
+    if (threads == 1)
+        return task->rows;
+    uint64_t share = left / (PIECES_LEFT * threads), pieces = task->rows / (share > PIECE_ROWS ? share : PIECE_ROWS);
+    pieces = (pieces + threads) / threads * threads;
+    return left >= PIECES_LEFT * threads * task->rows ? task->rows : (task->rows + pieces - 1) / pieces;
 }
 
 void mica_products_run(mica_engine *engine, uint64_t count) {
     product_task *tasks = engine->work.tasks;
-    uint64_t pieces = 0;
-    phase work = {engine, tasks, count, piece_rows(tasks, count, engine->options.threads)};
-    for (uint64_t i = 0; i < count; i++) {
+    uint64_t pieces = 0, total = 0, left;
+    phase work = {engine, tasks, count};
+    for (uint64_t i = 0; i < count; i++)
+        total += tasks[i].rows;
+    left = total;
+    for (uint64_t i = 0; i < count; left -= tasks[i++].rows) {
         tasks[i].piece = pieces;
-        pieces += (tasks[i].rows + work.rows - 1) / work.rows;
+        tasks[i].piece_rows = piece_rows(&tasks[i], total, left, engine->options.threads);
+        pieces += (tasks[i].rows + tasks[i].piece_rows - 1) / tasks[i].piece_rows;
     }
     mica_pool_each(engine->pool, pieces, 1, run_pieces, &work);
 }
