@@ -1,6 +1,6 @@
 /* model/engine.c: opening a model for computation: what is refused, what is read, how the memory is divided; sessions and meters.
- * The order of opening makes the budget hold: everything that has a fixed size is allocated and touched first; what the process then has in
- * memory is measured, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and tests/cli/memory.sh. */
+ * The order of opening makes the budget hold: what every token needs is read, and what the process then has in memory is measured; with what has a
+ * fixed size it is counted, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and tests/cli/memory.sh. */
 #include "model/engine.h"
 
 #include <math.h>
@@ -314,7 +314,9 @@ static mica_status load_weights(mica_engine *engine, mica_error *error) {
 
 /* ---- the division of memory */
 
-static mica_status open_cache(mica_engine *engine, mica_error *error) {
+/* `resident`: of the process, before the workspace and the session, which count whole: a long prompt uses all of the workspace, a short one need not wait for
+ * its pages. */
+static mica_status open_cache(mica_engine *engine, uint64_t resident, mica_error *error) {
     const mica_model *model = engine->model;
     uint64_t experts = mica_expert_count(model), slot_bytes = mica_expert_slot_bytes(model);
     if (experts == 0)
@@ -322,7 +324,7 @@ static mica_status open_cache(mica_engine *engine, mica_error *error) {
     const mica_cache_policy *policy = mica_cache_policy_find(engine->options.policy);
     if (!policy)
         return mica_fail(error, MICA_USAGE, "policy: expected lfu or lru, got %s", engine->options.policy);
-    uint64_t used = mica_memory_resident_bytes() + MARGIN, budget = engine->options.memory_bytes;
+    uint64_t used = resident + engine->work.bytes + engine->session.layers * engine->session.layer_bytes + MARGIN, budget = engine->options.memory_bytes;
     uint64_t slots = budget > used ? (budget - used) / (slot_bytes + mica_expert_slot_overhead()) : 0;
     if (slots > experts)
         slots = experts;
@@ -342,7 +344,6 @@ static mica_status open_session(mica_engine *engine, mica_error *error) {
     if (!session->rows)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for a context of %llu positions", engine->model->source->path,
                          (unsigned long long)session->context);
-    memset(session->rows, 0, bytes); /* touched now, so that the cache of experts gets what is left */
     return MICA_OK;
 }
 
@@ -414,11 +415,12 @@ static mica_status open_all(mica_engine *engine, const mica_engine_options *opti
     status = mica_pool_create(engine->options.threads, &engine->pool, error);
     if (status == MICA_OK)
         status = load_weights(engine, error);
+    const uint64_t resident = mica_memory_resident_bytes();
     if (status == MICA_OK)
         status = mica_workspace_init(engine, error);
     if (status == MICA_OK)
         status = open_session(engine, error);
-    return status == MICA_OK ? open_cache(engine, error) : status;
+    return status == MICA_OK ? open_cache(engine, resident, error) : status;
 }
 
 mica_status mica_engine_open(const mica_model *model, const mica_engine_options *options, mica_engine **result, mica_error *error) {

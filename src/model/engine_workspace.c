@@ -1,7 +1,5 @@
 /* model/engine_workspace.c: every buffer of a step in one block, sized from the configuration, laid out once.
  * Judged by tests/model/test_forward.c, under the address sanitizer for its sizes. */
-#include <string.h>
-
 #include "base/memory.h"
 #include "model/engine_internal.h"
 
@@ -111,7 +109,6 @@ mica_status mica_workspace_init(mica_engine *engine, mica_error *error) {
     if (!buffer)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for a workspace of %llu bytes", engine->model->source->path,
                          (unsigned long long)bytes);
-    memset(buffer, 0, bytes); /* touched now, so that the cache of experts gets what is left: a long prompt uses all of it */
     lay_out(engine, &(cursor){buffer, 0});
     work->buffer = buffer;
     work->bytes = bytes;
