@@ -1,7 +1,7 @@
-/* numerics/product_few_avx512.c: rows of few tokens from the bytes as they are, one row after the other (a linear stream, fetched 4 KiB ahead),
+/* numerics/product_few_avx512.c: rows of few tokens from the bytes as they are, in linear streams that are fetched 4 KiB ahead,
  * each decoded once for up to four tokens. Two families:
  *   plain and fp8   to float32, 64 columns at a time; float32 activations: the same for both precisions
- *   grouped         codes of 8 bits times activations of 16 in two digits (VNNI), exact in int32; a factor for each four columns, and the
+ *   grouped         codes of 8 bits times activations of 16 in two digits (VNNI), exact in int32; a factor for 16 or 32 columns, and the
  *                   activations' own for 256. FAST only.
  * A token's sums are taken in the same order whatever the other tokens are. Judged by tests/numerics/test_product.c. */
 #if defined(__x86_64__)
@@ -61,9 +61,9 @@ INLINE void add_chunk(const uint8_t *codes, const uint8_t *scales, const int hal
 }
 
 /* ROWS rows, `step` apart, of TOKENS tokens from `token` on. */
-INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, uint64_t row, uint64_t step, const int rows, const mica_operand *x, uint64_t token,
-                         const int tokens, float *out, uint64_t stride, unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes,
-                         const uint64_t scale_bytes, const float factor) {
+INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, uint64_t row, uint64_t step, const int rows, const mica_operand *x,
+                         uint64_t token, const int tokens, float *out, uint64_t stride, unpack256 *unpack, const int group_columns, const int minima,
+                         const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
     const uint8_t *codes[ROWS_TOGETHER], *scales[ROWS_TOGETHER];
     few_token of[TOGETHER];
     __m512 totals[ROWS_TOGETHER][TOGETHER];
@@ -102,7 +102,8 @@ INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, 
 /* One token takes two rows at once, which share the loads of its digits: one of the first half and one of the second, so that each is a linear
  * stream. (Rows side by side would be streams that leap, which the processor does not fetch ahead; a short piece is better one stream.) */
 INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
-                         unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
+                         unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
+                         const float factor) {
     const uint64_t whole = matrix->columns / 256, half = count / 2;
     grouped_shape shape = {.row_bytes = mica_matrix_row_bytes(matrix), .row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0};
     shape.last_codes = shape.row_bytes - whole * code_bytes;
@@ -113,7 +114,8 @@ INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count
     for (r *= 2; r < count; r++) {
         uint64_t t = 0;
         for (; t + TOGETHER <= x->tokens; t += TOGETHER)
-            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, TOGETHER, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
+            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, TOGETHER, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes,
+                         scale_bytes, factor);
         if (t + 2 <= x->tokens) {
             grouped_tile(matrix, &shape, row + r, 0, 1, x, t, 2, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
             t += 2;
