@@ -383,7 +383,7 @@ static double measure_peer(const peer *p, const job *j, const peer_graph *g) {
 
 /* ---- the table */
 
-static const uint64_t token_counts[] = {1, 4, 16, 64, 512};
+static const uint64_t token_counts[] = {1, 4, 8, 16, 64, 512};
 enum { TOKEN_COUNTS = sizeof token_counts / sizeof *token_counts };
 static uint64_t only_tokens;
 

@@ -55,8 +55,10 @@ static void lay_out_feed(mica_engine *engine, cursor *from) {
     work->gate_values = take(from, sizes->feed_values, sizeof(float));
     work->up_values = take(from, sizes->feed_values, sizeof(float));
     work->out_rows = take(from, sizes->feed_rows * sizes->hidden, sizeof(float));
+    uint64_t some = MICA_PRODUCT_FEW + 1; /* of so many tokens each takes the most room */
     work->gated_bytes = mica_operand_bytes(engine->options.precision, sizes->batch, sizes->widest) +
-                        mica_operand_bytes(engine->options.precision, sizes->feed_rows, sizes->expert_width) + sizes->members * 4096;
+                        (sizes->feed_rows + some - 1) / some * mica_operand_bytes(engine->options.precision, some, sizes->expert_width) +
+                        sizes->members * 4096;
     work->gated_storage = take(from, work->gated_bytes, 1);
     work->router_logits = take(from, sizes->batch * sizes->experts, sizeof(float));
     work->router_scores = take(from, sizes->batch * sizes->experts, sizeof(float));

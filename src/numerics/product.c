@@ -21,38 +21,41 @@ static const mica_product_kernels *current(void) {
     return &mica_product_kernels_portable;
 }
 
-/* Of few tokens; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
+/* What kernels of few tokens want; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
 static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
     const uint64_t columns = tokens * padded;
     return 2 * columns + (columns / 4 + columns / 8) * sizeof(int32_t) + 2 * (columns / 16) * sizeof(float) + round_up(columns / 256 * sizeof(float), 64);
 }
 
+static uint64_t bf16_bytes(uint64_t tokens, uint64_t padded) {
+    return tokens > MICA_PRODUCT_FEW && current()->multiply_bf16 ? tokens * padded * sizeof(uint16_t) : 0;
+}
+
 uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t columns) {
-    uint64_t padded = round_up(columns, 256), few = few_bytes(tokens < MICA_PRODUCT_FEW ? tokens : MICA_PRODUCT_FEW, padded);
-    uint64_t many = tokens > MICA_PRODUCT_SOME && current()->multiply_bf16 ? tokens * padded * sizeof(uint16_t) : 0;
+    uint64_t padded = round_up(columns, 256);
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return 0;
-    return many > few ? many : few;
+    return bf16_bytes(tokens, padded) + few_bytes(tokens < MICA_PRODUCT_SOME ? tokens : MICA_PRODUCT_SOME, padded);
 }
 
 void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
                        void *storage) {
-    *operand = (mica_operand){.precision = precision, .few = tokens <= MICA_PRODUCT_FEW, .tokens = tokens, .columns = columns, .values = values,
-                              .stride = stride, .padded = round_up(columns, 256)};
+    uint64_t padded = round_up(columns, 256), bf16 = bf16_bytes(tokens, padded);
+    *operand = (mica_operand){.precision = precision, .tokens = tokens, .columns = columns, .values = values, .stride = stride, .padded = padded};
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return;
-    if (operand->few) {
-        operand->digits = storage;
-        operand->words = storage;
-        const uint64_t all = tokens * operand->padded;
+    if (bf16)
+        operand->bf16 = storage;
+    if (tokens <= MICA_PRODUCT_SOME) {
+        operand->digits = (int8_t *)storage + bf16;
+        operand->words = (int16_t *)(void *)operand->digits;
+        const uint64_t all = tokens * padded;
         operand->sums = (int32_t *)(void *)(operand->digits + 2 * all);
         operand->block_sums = (float *)(void *)operand->sums;
         operand->pair_sums = operand->sums + all / 4;
         operand->wide_sums = (float *)(operand->pair_sums + all / 8);
         operand->wide_pair_sums = operand->wide_sums + all / 16;
         operand->scales = operand->wide_pair_sums + all / 16;
-    } else if (tokens > MICA_PRODUCT_SOME && current()->multiply_bf16) {
-        operand->bf16 = storage;
     }
 }
 
@@ -107,7 +110,7 @@ enum { FEW_ROWS = 4 }; /* of a strip that few tokens use: it stays in the first-
 static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out,
                         uint64_t stride, float *strip) {
     mica_strip_f32 *decode = kernels->strip_f32 ? kernels->strip_f32(matrix) : NULL;
-    uint64_t most = x->few ? FEW_ROWS : MICA_STRIP_ROWS;
+    uint64_t most = x->tokens <= MICA_PRODUCT_FEW ? FEW_ROWS : MICA_STRIP_ROWS;
     decode = decode ? decode : decode_strip;
     for (uint64_t first = 0, rows; first < count; first += rows) {
         rows = count - first < most ? count - first : most;
@@ -141,17 +144,20 @@ typedef struct choice {
     mica_strip_bf16 *bf16;
 } choice;
 
-static choice choose(const mica_matrix *matrix, mica_precision precision, bool few, bool many) {
+/* Of so many tokens, of an operand that has bf16, and what kernels of few tokens want. */
+static choice choose(const mica_matrix *matrix, mica_precision precision, uint64_t tokens, bool bf16, bool digits) {
     choice c = {.kernels = current()};
-    if (few)
-        c.few = c.kernels->few ? c.kernels->few(matrix, precision) : NULL;
-    else if (many)
-        c.bf16 = c.kernels->strip_bf16 ? c.kernels->strip_bf16(matrix) : NULL;
+    bool fast = precision == MICA_PRECISION_FAST && digits;
+    uint64_t most = fast && c.kernels->few_tokens ? c.kernels->few_tokens(matrix) : MICA_PRODUCT_FEW;
+    if (tokens <= most && c.kernels->few)
+        c.few = c.kernels->few(matrix, fast ? MICA_PRECISION_FAST : MICA_PRECISION_EXACT);
+    if (!c.few && bf16 && c.kernels->strip_bf16)
+        c.bf16 = c.kernels->strip_bf16(matrix);
     return c;
 }
 
 void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
-    choice c = choose(matrix, x->precision, x->few, x->bf16);
+    choice c = choose(matrix, x->precision, x->tokens, x->bf16, x->digits);
     if (c.few)
         c.few(matrix, row, count, x, out, stride);
     else if (c.bf16)
@@ -161,7 +167,8 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 }
 
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
-    choice c = choose(matrix, precision, tokens <= MICA_PRODUCT_FEW, precision == MICA_PRECISION_FAST && tokens > MICA_PRODUCT_SOME);
+    bool fast = precision == MICA_PRECISION_FAST;
+    choice c = choose(matrix, precision, tokens, fast && tokens > MICA_PRODUCT_FEW && current()->multiply_bf16, fast && tokens <= MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
     return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
 }

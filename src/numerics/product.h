@@ -4,12 +4,12 @@
  * An operand holds activations [tokens][columns] and what the kernels want of them (bf16, int16 as two digits), made once and used by all
  * weights that multiply them.
  *   EXACT  float32 activations and products, float32 sums (in many lanes): for judging
- *   FAST   an operand of up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
- *          (one scale for 256 columns): off by 1e-5. Up to MICA_PRODUCT_SOME: as EXACT. More: weights and activations rounded to bf16,
- *          float32 sums: off by 2e-3 (F32 weights as EXACT).
+ *   FAST   up to MICA_PRODUCT_FEW tokens: plain and fp8 weights as EXACT; grouped and block weights with activations of 16 bits
+ *          (one scale for 256 columns): off by 1e-5. More: the same as long as it is the faster way (up to MICA_PRODUCT_SOME, by encoding), then
+ *          weights and activations rounded to bf16, float32 sums: off by 2e-3 (F32 weights as EXACT).
  * What is not accelerated for the processor computes as EXACT.
  *
- * out[t][r] depends on row r, on token t, on the precision and on which of these three numbers of tokens the operand
+ * out[t][r] depends on row r, on token t, on the precision, and on the numbers of tokens, of those that are multiplied and of those that the operand
  * was made for; not on how rows are split among calls or threads, on which tokens are selected, or on the other tokens. Infinite or NaN weights or
  * activations give an infinite or NaN result. */
 #ifndef MICA_NUMERICS_PRODUCT_H
@@ -21,22 +21,21 @@
 #include "numerics/matrix.h"
 
 #define MICA_PRODUCT_FEW 4 /* tokens */
-#define MICA_PRODUCT_SOME 16
+#define MICA_PRODUCT_SOME 16 /* an operand of up to so many is prepared for selections of few of them as well */
 #define MICA_PRODUCT_SCRATCH_BYTES 327680 /* for each thread that multiplies, 64-byte aligned */
 
 typedef enum mica_precision { MICA_PRECISION_EXACT, MICA_PRECISION_FAST } mica_precision;
 
 typedef struct mica_operand {
     mica_precision precision;
-    bool few; /* made for at most MICA_PRODUCT_FEW tokens */
     uint64_t tokens, columns;
     const float *values; /* [rows][stride], the caller's: it must stay as it is while the operand is used */
     uint64_t stride;
     const uint32_t *selection; /* token t is row selection[t]; NULL: row t */
     /* the kernels' own, in the caller's storage; NULL where they have no use for them */
     uint64_t padded; /* columns, to a multiple of 256; zeros there */
-    uint16_t *bf16;  /* of many tokens: [rows][padded] */
-    /* of few: */
+    uint16_t *bf16;  /* of more than few tokens: [rows][padded] */
+    /* of up to MICA_PRODUCT_SOME: */
     int8_t *digits;     /* AVX-512: [rows][padded / 64][2][64]: value = (256 first + second) * scale; the order is product_unpack_avx512.h's */
     int16_t *words;     /* AVX2, in the same place: [rows][padded / 32][2][16]: even columns, odd columns */
     int32_t *sums;      /* AVX-512: [rows][padded / 4]: -128 * the sum of four of these integers */

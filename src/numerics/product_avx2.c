@@ -70,7 +70,15 @@ static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t row
     }
 }
 
-const mica_product_kernels mica_product_kernels_avx2 = {.prepare = mica_prepare_avx2, .few = mica_product_few_avx2, .multiply_f32 = multiply_f32};
+/* Four tokens at a time come to 100 to 130 GFLOP/s of grouped encodings, of others to 80 of eight and 60 of sixteen; strips to 54 to 78 of sixteen. */
+static uint64_t few_tokens(const mica_matrix *matrix) {
+    return matrix->encoding == MICA_ENCODING_PLAIN || matrix->encoding == MICA_ENCODING_FP8_BLOCK ? 8 : MICA_PRODUCT_SOME;
+}
+
+const mica_product_kernels mica_product_kernels_avx2 = {.prepare = mica_prepare_avx2,
+                                                        .few = mica_product_few_avx2,
+                                                        .few_tokens = few_tokens,
+                                                        .multiply_f32 = multiply_f32};
 #else
 typedef int mica_product_avx2_empty; /* a translation unit may not be empty */
 #endif

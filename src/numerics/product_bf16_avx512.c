@@ -11,10 +11,41 @@ INLINE void store_bf16(void *strip, const __m512 values[4]) {
     memcpy((uint8_t *)strip + 64, &second, sizeof second);
 }
 
+/* 2^15 + code, as float32, is a code in the second of its four bytes, so that bytes become numbers by interleaving alone, in each quarter of a vector for
+ * itself, and so lie as the factors do. They are brought into their order when they are bf16, four to a quadword. */
+INLINE void store_bf16_128(void *to, const columns256 *w, const int g, const int group_columns, const int minima, const float factor) {
+    const __m512i upper_half = _mm512_set1_epi16(0x4700), zero = _mm512_setzero_si512();
+    const __m512i order[2] = {_mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13), _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15)};
+    for (int h = 0; h < 2; h++) {
+        const int v = 2 * g + h;
+        __m512i first = _mm512_unpacklo_epi8(zero, w->codes[v]), second = _mm512_unpackhi_epi8(zero, w->codes[v]);
+        __m512 factors = group_columns == 32 ? w->factors[2 * g] : w->factors[v], least = _mm512_setzero_ps();
+        __m512 values[4] = {_mm512_castsi512_ps(_mm512_unpacklo_epi16(first, upper_half)), _mm512_castsi512_ps(_mm512_unpackhi_epi16(first, upper_half)),
+                            _mm512_castsi512_ps(_mm512_unpacklo_epi16(second, upper_half)), _mm512_castsi512_ps(_mm512_unpackhi_epi16(second, upper_half))};
+        if (!minima && factor != 1)
+            factors = _mm512_mul_ps(factors, _mm512_set1_ps(factor));
+        if (minima)
+            least = _mm512_mul_ps(group_columns == 32 ? of_four(w->least, 8 + 4 * g) : of_every_other(w->least, 8 * g + h), _mm512_set1_ps(-128));
+        for (int i = 0; i < 4; i++) {
+            values[i] = _mm512_sub_ps(values[i], _mm512_set1_ps(minima ? 32768 : 32768 + 128)); /* exactly */
+            values[i] = minima ? _mm512_fmadd_ps(values[i], factors, least) : _mm512_mul_ps(values[i], factors);
+        }
+        __m512bh pairs[2] = {_mm512_cvtne2ps_pbh(values[1], values[0]), _mm512_cvtne2ps_pbh(values[3], values[2])};
+        __m512i words[2];
+        memcpy(words, pairs, sizeof words);
+        for (int i = 0; i < 2; i++) { /* two quarters */
+            __m512i two = _mm512_permutex2var_epi64(words[0], order[i], words[1]);
+            uint8_t *at = (uint8_t *)to + 128 * i + 32 * h;
+            _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(two));
+            _mm256_storeu_si256((__m256i *)(void *)(at + 64), _mm512_extracti64x4_epi64(two, 1));
+        }
+    }
+}
+
 #define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                                \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride) { \
         grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, group_columns, minima, code_bytes, scale_bytes, factor,          \
-                      store_bf16);                                                                                                               \
+                      store_bf16_128);                                                                                                               \
     }
 GROUPED_LIST(X)
 #undef X
@@ -104,8 +135,8 @@ void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uin
                                float *out, uint64_t stride) {
     for (uint64_t t = 0, some; t < x->tokens; t += some) {
         const uint16_t *values[TILE_TOKENS];
-        some = x->tokens - t < TILE_TOKENS ? x->tokens - t : TILE_TOKENS;
-        some = x->tokens - t == TILE_TOKENS + 1 ? 4 : some; /* rather 4 and 3 than 6 and 1 */
+        uint64_t left_tokens = x->tokens - t, tiles = (left_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+        some = (left_tokens + tiles - 1) / tiles; /* rather 4 and 4 than 6 and 2 */
         for (uint64_t i = 0; i < some; i++)
             values[i] = x->bf16 + mica_operand_row(x, t + i) * x->padded + column;
         for (uint64_t r = 0; r < rows; r += TILE_ROWS) { /* rows beyond the last are in the scratch, whatever they hold */

@@ -47,7 +47,8 @@ INLINE void add_columns(const uint8_t *codes, const head256 *head, const int gro
         factor = _mm256_broadcast_ss(head->factors + group);
     }
     for (int t = 0; t < tokens; t++)
-        parts[t][group % 2] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product_of(c, x + t, chunk * 256 + 32 * (uint64_t)group)), factor, parts[t][group % 2]);
+        parts[t][group % 2] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product_of(c, x + t, chunk * 256 + 32 * (uint64_t)group)), factor,
+                                              parts[t][group % 2]);
 }
 
 /* What is subtracted from a chunk's columns, as far as it is known before them. */

@@ -19,6 +19,8 @@ typedef struct mica_product_kernels {
     void (*prepare)(mica_operand *operand, uint64_t row); /* NULL: float32 is all that is used */
     /* NULL where the layout is not one it knows */
     mica_product_few *(*few)(const mica_matrix *matrix, mica_precision precision);
+    /* up to how many tokens that is the quickest FAST product, as measured, from MICA_PRODUCT_FEW to MICA_PRODUCT_SOME; NULL: MICA_PRODUCT_FEW */
+    uint64_t (*few_tokens)(const mica_matrix *matrix);
     mica_strip_f32 *(*strip_f32)(const mica_matrix *matrix);
     mica_strip_bf16 *(*strip_bf16)(const mica_matrix *matrix);
     /* out[t][r] (+)= strip[r] . x[t] over columns [column, column + width) */

@@ -55,9 +55,37 @@ int mica_plain_avx512(const mica_matrix *matrix) {
 
 /* ---- strips of grouped encodings; the others are mica_matrix_decode_block's */
 
-INLINE void store_f32(void *strip, const __m512 values[4]) {
-    for (int i = 0; i < 4; i++)
-        _mm512_storeu_ps((float *)strip + 16 * i, values[i]);
+/* Vector v's values: 16 columns of a quarter each. */
+INLINE void values_of(const columns256 *w, const int v, const int group_columns, const int minima, const float factor, __m512 values[4]) {
+    __m128i codes[4] = {_mm512_castsi512_si128(w->codes[v]), _mm512_extracti32x4_epi32(w->codes[v], 1), _mm512_extracti32x4_epi32(w->codes[v], 2),
+                        _mm512_extracti32x4_epi32(w->codes[v], 3)};
+    __m512 factors = group_columns == 32 ? w->factors[v / 2 * 2] : w->factors[v], least = w->least;
+    if (!minima && factor != 1)
+        factors = _mm512_mul_ps(factors, _mm512_set1_ps(factor));
+    if (minima)
+        least = _mm512_mul_ps(least, _mm512_set1_ps(-128));
+#define SIXTEEN_COLUMNS(i)                                                                                                              \
+    do { /* all factors of 16 columns are one */                                                                                        \
+        __m512 scale = _mm512_shuffle_f32x4(factors, factors, (i) * 0x55);                                                              \
+        __m512i whole = minima ? _mm512_cvtepu8_epi32(codes[i]) : _mm512_cvtepi8_epi32(_mm_xor_si128(codes[i], _mm_set1_epi8(-128)));    \
+        const int lane = group_columns == 32 ? 8 + v / 2 * 4 + (i) : v / 2 * 8 + 2 * (i) + v % 2; /* of least */                              \
+        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_permutexvar_ps(_mm512_set1_epi32(lane), least))     \
+                           : _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);                                                           \
+    } while (0)
+    SIXTEEN_COLUMNS(0);
+    SIXTEEN_COLUMNS(1);
+    SIXTEEN_COLUMNS(2);
+    SIXTEEN_COLUMNS(3);
+#undef SIXTEEN_COLUMNS
+}
+
+INLINE void store_f32(void *to, const columns256 *w, const int g, const int group_columns, const int minima, const float factor) {
+    for (int h = 0; h < 2; h++) {
+        __m512 values[4];
+        values_of(w, 2 * g + h, group_columns, minima, factor, values);
+        for (int i = 0; i < 4; i++)
+            _mm512_storeu_ps((float *)to + 32 * i + 16 * h, values[i]);
+    }
 }
 
 #define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                             \

@@ -385,36 +385,13 @@ INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to,
     }
 }
 
-/* Vector v's values: 16 columns of a quarter each. */
-INLINE void values_of(const columns256 *w, const int v, const int group_columns, const int minima, const float factor, __m512 values[4]) {
-    __m128i codes[4] = {_mm512_castsi512_si128(w->codes[v]), _mm512_extracti32x4_epi32(w->codes[v], 1), _mm512_extracti32x4_epi32(w->codes[v], 2),
-                        _mm512_extracti32x4_epi32(w->codes[v], 3)};
-    __m512 factors = group_columns == 32 ? w->factors[v / 2 * 2] : w->factors[v], least = w->least;
-    if (!minima && factor != 1)
-        factors = _mm512_mul_ps(factors, _mm512_set1_ps(factor));
-    if (minima)
-        least = _mm512_mul_ps(least, _mm512_set1_ps(-128));
-#define SIXTEEN_COLUMNS(i)                                                                                                              \
-    do { /* all factors of 16 columns are one */                                                                                        \
-        __m512 scale = _mm512_shuffle_f32x4(factors, factors, (i) * 0x55);                                                              \
-        __m512i whole = minima ? _mm512_cvtepu8_epi32(codes[i]) : _mm512_cvtepi8_epi32(_mm_xor_si128(codes[i], _mm_set1_epi8(-128)));    \
-        const int lane = group_columns == 32 ? 8 + v / 2 * 4 + (i) : v / 2 * 8 + 2 * (i) + v % 2; /* of least */                              \
-        values[i] = minima ? _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), scale, _mm512_permutexvar_ps(_mm512_set1_epi32(lane), least))     \
-                           : _mm512_mul_ps(_mm512_cvtepi32_ps(whole), scale);                                                           \
-    } while (0)
-    SIXTEEN_COLUMNS(0);
-    SIXTEEN_COLUMNS(1);
-    SIXTEEN_COLUMNS(2);
-    SIXTEEN_COLUMNS(3);
-#undef SIXTEEN_COLUMNS
-}
-
-typedef void store64(void *strip, const __m512 values[4]);
+/* The 128 columns of vectors 2 g and 2 g + 1, in their order. */
+typedef void store128(void *to, const columns256 *w, const int g, const int group_columns, const int minima, const float factor);
 
 /* Rows of a strip; `column` is a multiple of 256, and so many columns are written as make width a multiple of 256. */
 INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, void *strip, uint64_t stride,
                           const uint64_t element, unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes,
-                          const uint64_t scale_bytes, const float factor, store64 *store) {
+                          const uint64_t scale_bytes, const float factor, store128 *store) {
     uint64_t row_bytes = mica_matrix_row_bytes(matrix), row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0;
     uint64_t first = column / 256, end = (column + width + 255) / 256, whole = matrix->columns / 256;
     uint8_t tail[272 + 32];
@@ -433,14 +410,8 @@ INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t coun
             }
             fetch(from, code_bytes);
             unpack(from, scale, &w, 2);
-            for (int g = 0; g < 2; g++) {
-                uint8_t *to = (uint8_t *)strip + (r * stride + (chunk - first) * 256 + (uint64_t)g * 128) * element;
-                __m512 even[4], odd[4];
-                values_of(&w, 2 * g, group_columns, minima, factor, even);
-                values_of(&w, 2 * g + 1, group_columns, minima, factor, odd);
-                store(to, (const __m512[4]){even[0], odd[0], even[1], odd[1]});
-                store(to + 64 * element, (const __m512[4]){even[2], odd[2], even[3], odd[3]});
-            }
+            for (int g = 0; g < 2; g++)
+                store((uint8_t *)strip + (r * stride + (chunk - first) * 256 + (uint64_t)g * 128) * element, &w, g, group_columns, minima, factor);
         }
     }
 }

@@ -372,7 +372,8 @@ static void check_splits(const kind *k, mica_precision precision, uint64_t token
     uint64_t columns = columns_for(k, 2600);
     sample s = sample_of(k, ROWS, columns);
     float *values = random_values(tokens * columns), *whole = malloc(tokens * ROWS * sizeof *whole), *split = malloc(tokens * ROWS * sizeof *split);
-    assert_true(whole && split);
+    float *other = malloc(tokens * ROWS * sizeof *other);
+    assert_true(whole && split && other);
     activations a = activations_of(precision, values, tokens, columns);
     mica_product(&s.matrix, 0, ROWS, &a.operand, whole, ROWS, scratch);
     for (uint64_t row = 0, count; row < ROWS; row += count) {
@@ -381,17 +382,24 @@ static void check_splits(const kind *k, mica_precision precision, uint64_t token
     }
     same_bits(whole, split, tokens * ROWS, k, "the split of rows");
 
-    uint32_t chosen[64];
+    uint32_t chosen[64], others[64]; /* each second token of the one is the next token of the other */
     for (uint64_t t = 0; t < fewer; t++)
         chosen[t] = (uint32_t)random_below(tokens);
-    mica_operand some = mica_operand_select(&a.operand, chosen, fewer);
-    mica_product(&s.matrix, 0, ROWS, &some, split, ROWS, scratch);
     for (uint64_t t = 0; t < fewer; t++)
-        same_bits(whole + chosen[t] * ROWS, split + t * ROWS, ROWS, k, "the other tokens");
+        others[t] = t % 2 ? (uint32_t)random_below(tokens) : chosen[(t + 1) % fewer];
+    mica_operand some = mica_operand_select(&a.operand, chosen, fewer), more = mica_operand_select(&a.operand, others, fewer);
+    mica_product(&s.matrix, 0, ROWS, &some, split, ROWS, scratch);
+    mica_product(&s.matrix, 0, ROWS, &more, other, ROWS, scratch);
+    for (uint64_t t = 0; t < fewer; t += 2)
+        same_bits(split + (t + 1) % fewer * ROWS, other + t * ROWS, ROWS, k, "the other tokens of a selection");
+    if (strcmp(mica_product_method(&s.matrix, precision, fewer), mica_product_method(&s.matrix, precision, tokens)) == 0)
+        for (uint64_t t = 0; t < fewer; t++)
+            same_bits(whole + chosen[t] * ROWS, split + t * ROWS, ROWS, k, "the other tokens");
     release_activations(a);
     free(values);
     free(whole);
     free(split);
+    free(other);
     release_sample(s);
 }
 
@@ -403,6 +411,7 @@ static void test_splits(void **state) {
                 check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
                 check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
                 check_splits(&kinds[i], (mica_precision)precision, 30, 1 + random_below(30));
+                check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_SOME + 1, 1 + random_below(MICA_PRODUCT_FEW)); /* no longer prepared for few */
             }
         }
     }
