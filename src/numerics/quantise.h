@@ -46,14 +46,6 @@ mica_status mica_quantise_rows(mica_dtype type, const float *x, uint64_t stride,
 mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_quantise_options *options,
                                  float *scratch, uint8_t *out, mica_error *error) MICA_CHECKED;
 
-/* The block type that holds a stored matrix with its own codes, every value the same: INT4_GROUP is Q4_0 when every scale is a float16, MXFP4 is
- * MXFP4, BLOCK is what it is. False when there is none; `why` then has a reason, one line, no full stop. Reads every scale, no code. */
-#define MICA_LOSSLESS_WHY_BYTES 160
-bool mica_lossless_type(const mica_matrix *matrix, mica_dtype *type, char why[MICA_LOSSLESS_WHY_BYTES]);
-
-/* Rows [row, row + count) of a matrix for which mica_lossless_type says true, as blocks of that type without a gap. */
-void mica_lossless_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, uint8_t *out);
-
 /* Sums over columns and rows; the relative error is sqrt(squared / energy). */
 typedef struct mica_quantise_error {
     double squared; /* of importance * (x - decoded)^2 */

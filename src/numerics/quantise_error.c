@@ -1,4 +1,4 @@
-/* numerics/quantise_error.c: how far what was written is from what was meant. Judged by tests/numerics/test_quantise_lossless.c. */
+/* numerics/quantise_error.c: how far what was written is from what was meant. Judged by tests/numerics/test_quantise_matrix.c. */
 #include "numerics/decode_kernels.h"
 #include "numerics/quantise.h"
 

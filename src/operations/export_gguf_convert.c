@@ -305,14 +305,16 @@ static bool is_copy(const mica_export_unit *unit) {
            (mica_dtype_is_block(dtype) || !mica_dtype_is_floating(dtype) || dtype == MICA_F64);
 }
 
-/* The codes of the checkpoint in the blocks of the file. A scale that is not finite is found by looking at the scales alone. */
+/* The codes of the checkpoint in the blocks of the file; codes are always finite. */
 static mica_status repack(const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out, uint64_t *inexact, mica_error *error) {
-    mica_matrix_health health;
-    mica_matrix_examine(matrix, &health);
-    if (health.has_nan || health.has_infinity)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected finite scales, got %s in row %llu", unit->weight->name,
-                         health.has_nan ? "nan" : "inf", (unsigned long long)(unit->source_row + health.nan_row));
-    mica_repack_rows(matrix, unit->tensor->dtype, unit->row - unit->source_row, unit->rows, out, inexact);
+    const mica_dtype dtype = unit->tensor->dtype;
+    const uint64_t row = unit->row - unit->source_row;
+    mica_repack_misfit misfit;
+    if (!mica_repack_scales_fit(matrix, dtype, row, unit->rows, &misfit))
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected scales that are finite in %s, got %g at [%llu,%llu]", unit->weight->name,
+                         mica_dtype_name(dtype), misfit.scale, (unsigned long long)(unit->source_row + misfit.row),
+                         (unsigned long long)misfit.column);
+    mica_repack_rows(matrix, dtype, row, unit->rows, out, inexact);
     return MICA_OK;
 }
 

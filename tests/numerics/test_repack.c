@@ -1,4 +1,5 @@
 /* mica_repack_rows: what the blocks decode to is what the checkpoint's encoding decodes to, bit for bit; and which scales float16 cannot hold. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +24,9 @@ static void assert_same_values(const mica_matrix *matrix, mica_dtype type, uint6
     static uint8_t blocks[ROWS * COLUMNS];
     static float expected[ROWS * COLUMNS], got[ROWS * COLUMNS];
     uint64_t inexact = 0;
+    mica_repack_misfit misfit;
     assert_true(mica_repack_can(matrix, type));
+    assert_true(mica_repack_scales_fit(matrix, type, 0, matrix->rows, &misfit));
     mica_repack_rows(matrix, type, 0, 1, blocks, &inexact);
     mica_repack_rows(matrix, type, 1, matrix->rows - 1, blocks + COLUMNS / 32 * mica_dtype_block_bytes(type), &inexact);
     assert_int_equal(inexact, expected_inexact);
@@ -34,6 +37,22 @@ static void assert_same_values(const mica_matrix *matrix, mica_dtype type, uint6
         assert_true(got[i] == expected[i]); /* -0 and 0 are one value */
 }
 
+/* Scale 77, the third of row 25's: one is held, the other is told, and by the rows that have it alone. */
+static void assert_misfit(const mica_matrix *matrix, mica_dtype type, void *scale, const void *fits, const void *does_not, size_t bytes) {
+    mica_repack_misfit misfit;
+    memcpy(scale, fits, bytes);
+    assert_true(mica_repack_scales_fit(matrix, type, 0, ROWS, &misfit));
+    memcpy(scale, does_not, bytes);
+    assert_false(mica_repack_scales_fit(matrix, type, 0, ROWS, &misfit));
+    assert_int_equal(misfit.row, 25);
+    assert_int_equal(misfit.column, 64);
+    assert_false(isfinite(misfit.scale) && fabs(misfit.scale) < 65520);
+    assert_false(mica_repack_scales_fit(matrix, type, 25, 1, &misfit));
+    assert_true(mica_repack_scales_fit(matrix, type, 0, 25, &misfit));
+    assert_true(mica_repack_scales_fit(matrix, type, 26, ROWS - 26, &misfit));
+    memcpy(scale, fits, bytes);
+}
+
 static void test_mxfp4(void **state) {
     (void)state;
     static uint8_t codes[ROWS * COLUMNS / 2], scales[ROWS * COLUMNS / 32];
@@ -41,8 +60,16 @@ static void test_mxfp4(void **state) {
         codes[i] = (uint8_t)next_random();
     for (size_t i = 0; i < sizeof scales; i++)
         scales[i] = (uint8_t)(i % 252);
-    const mica_matrix matrix = {MICA_ENCODING_MXFP4, MICA_I8, ROWS, COLUMNS, codes, MICA_F8_E8M0, 1, 32, scales};
+    mica_matrix matrix = {MICA_ENCODING_MXFP4, MICA_I8, ROWS, COLUMNS, codes, MICA_F8_E8M0, 1, 32, scales};
     assert_same_values(&matrix, MICA_MXFP4, 0);
+    assert_false(mica_repack_can(&matrix, MICA_Q4_0));
+    assert_misfit(&matrix, MICA_MXFP4, &scales[77], (uint8_t[]){254}, (uint8_t[]){255}, 1);
+    matrix.block_columns = 64;
+    assert_false(mica_repack_can(&matrix, MICA_MXFP4));
+    matrix.block_columns = 32;
+    matrix.scale_dtype = MICA_F32;
+    assert_false(mica_repack_can(&matrix, MICA_MXFP4));
+    matrix.encoding = MICA_ENCODING_FP8_BLOCK;
     assert_false(mica_repack_can(&matrix, MICA_Q4_0));
 }
 
@@ -70,6 +97,31 @@ static void test_int4(void **state) {
     for (size_t i = 0; i < ROWS * COLUMNS / 32; i++)
         odd += scales[i] < 0x3700 && (scales[i] & 1);
     assert_same_values(&matrix, MICA_Q4_0, odd);
+    make_int4(0x3f80, scales, codes);
+    const uint16_t held[] = {0x0000, 0x8000, 0x3380, 0x477f}; /* 0, -0, float16's smallest, 65280 */
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
+        scales[5] = held[i];
+        assert_same_values(&matrix, MICA_Q4_0, 0);
+    }
+    static const uint16_t beyond[] = {0x4780, 0xc780, 0x7f7f, 0x7f80, 0xff80, 0x7fc0}; /* 65536, -65536, the largest, infinities, NaN */
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++)
+        assert_misfit(&matrix, MICA_Q4_0, &scales[77], &held[3], &beyond[i], sizeof beyond[i]);
+}
+
+/* float32 scales: what float16 rounds to 65504 fits, what it rounds to infinity does not. */
+static void test_float_scales(void **state) {
+    (void)state;
+    static uint8_t codes[ROWS * COLUMNS / 2];
+    static float scales[ROWS * COLUMNS / 32];
+    for (size_t i = 0; i < sizeof codes; i++)
+        codes[i] = (uint8_t)next_random();
+    for (size_t i = 0; i < ROWS * COLUMNS / 32; i++)
+        scales[i] = ldexpf((float)(1 + i % 2000), -18);
+    const mica_matrix matrix = {MICA_ENCODING_INT4_GROUP, MICA_I32, ROWS, COLUMNS, codes, MICA_F32, 1, 32, scales};
+    assert_same_values(&matrix, MICA_Q4_0, 0);
+    assert_misfit(&matrix, MICA_Q4_0, &scales[77], &(float){65519.0f}, &(float){65520.0f}, sizeof(float));
+    scales[9] = 0.1f;
+    assert_same_values(&matrix, MICA_Q4_0, 2); /* and 65519, which becomes 65504 */
 }
 
 /* A group of 96 columns is three blocks of one scale, and counts once. */
@@ -90,6 +142,6 @@ static void test_wide_groups(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mxfp4), cmocka_unit_test(test_int4), cmocka_unit_test(test_wide_groups)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mxfp4), cmocka_unit_test(test_int4), cmocka_unit_test(test_float_scales), cmocka_unit_test(test_wide_groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 
 #include "export_helpers.h"
 
+#include "base/copy_directory.h"
 #include "base/cpu.h"
 #include "base/no_memory.h"
 #include "model/model.h"
@@ -288,6 +289,45 @@ static void test_finished_is_left_alone(void **state) {
     }
 }
 
+/* int4 becomes Q4_0, whose scales are float16: one that this would make infinite is refused by its place, those that only lose bits are counted. */
+static void test_scales_of_int4(void **state) {
+    (void)state;
+    static const char name[] = "model.layers.1.mlp.experts.1.gate_proj.weight";
+    const struct {
+        uint16_t scale; /* bfloat16 */
+        bool refused;
+    } cases[] = {{0x477f, false}, {0x3681, false}, {0x4780, true}, {0x7f80, true}, {0x7fc0, true}};
+    if (!mica_path_exists(FIXTURES "/k2-thinking")) {
+        print_message("no shared fixtures: skipped\n");
+        skip();
+    }
+    copy_directory(FIXTURES "/k2-thinking", scratch("int4"));
+    mica_model *model = NULL;
+    assert_int_equal(mica_model_open(scratch("int4"), &(mica_model_options){.strict = false}, &model, NULL), MICA_OK);
+    const mica_tensor *scales = mica_model_weight(model, name)->scale;
+    assert_int_equal(scales->dtype, MICA_BF16);
+    assert_int_equal(scales->shape[1], 3);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mica_file *file = NULL;
+        assert_int_equal(mica_file_open_update(mica_file_path(mica_model_file(model, scales)), &file, NULL), MICA_OK);
+        const uint64_t offset = scales->offset + (7 * 3 + 2) * sizeof cases[i].scale;
+        assert_int_equal(mica_file_write(file, offset, &cases[i].scale, sizeof cases[i].scale, NULL), MICA_OK);
+        assert_int_equal(mica_file_close(file, NULL), MICA_OK);
+        const mica_export_gguf_options options = {.type = "source", .force = true};
+        if (cases[i].refused) {
+            assert_refused(scratch("int4"), scratch("int4.gguf"), &options, MICA_BAD_INPUT, name);
+            assert_refused(scratch("int4"), scratch("int4.gguf"), &options, MICA_BAD_INPUT, "finite in Q4_0");
+            assert_refused(scratch("int4"), scratch("int4.gguf"), &options, MICA_BAD_INPUT, "[7,64]");
+            continue;
+        }
+        char *json = NULL;
+        assert_int_equal(mica_export_gguf(scratch("int4"), scratch("int4.gguf"), &options, NULL, &json, NULL), MICA_OK);
+        assert_non_null(strstr(json, cases[i].scale == 0x3681 ? "\"inexact_scales\": 1" : "\"inexact_scales\": 0"));
+        mica_string_free(json);
+    }
+    mica_model_close(model);
+}
+
 static void test_report(void **state) {
     (void)state;
     char *text = NULL, *json = NULL;
@@ -314,6 +354,7 @@ int main(void) {
                                        cmocka_unit_test(test_full_disk),
                                        cmocka_unit_test(test_without_memory),
                                        cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_scales_of_int4),
                                        cmocka_unit_test(test_report)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -16,6 +16,7 @@
 #include <mica/checkpoint.h>
 #include <mica/vindex.h>
 
+#include "base/copy_directory.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -135,27 +136,6 @@ static inline void assert_same_tree(const char *a, const char *b) {
     }
     mica_free(names_a);
     mica_free(names_b);
-}
-
-/* Copies the files of a directory (no subdirectories). */
-static inline void copy_directory(const char *from, const char *to) {
-    char **names;
-    uint64_t count;
-    assert_int_equal(mica_directory_create(to, NULL), MICA_OK);
-    assert_int_equal(mica_directory_list(from, &names, &count, NULL), MICA_OK);
-    for (uint64_t i = 0; i < count; i++) {
-        char *source = mica_path_join(from, names[i]), *target = mica_path_join(to, names[i]);
-        if (!mica_path_is_directory(source)) {
-            uint64_t length;
-            char *bytes = load(from, names[i], &length);
-            assert_int_equal(mica_file_replace(target, bytes, length, NULL), MICA_OK);
-            mica_free(bytes);
-        }
-        mica_free(source);
-        mica_free(target);
-        mica_free(names[i]);
-    }
-    mica_free(names);
 }
 
 #endif
