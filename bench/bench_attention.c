@@ -5,29 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "numerics/attention.h"
 
 enum { PASSES = 5, RANK = 512, ROPE = 64, NOPE = 128, VALUE = 128, MOST_HEADS = 128, MOST_POSITIONS = 16384, PREFILL = 512 };
-
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double times[PASSES]) {
-    qsort(times, PASSES, sizeof *times, ascending);
-    return times[PASSES / 2];
-}
 
 static void *allocate(uint64_t bytes) {
     uint16_t *p = mica_alloc_aligned(bytes);
@@ -71,15 +56,15 @@ static void expanded(const arrays *a, uint64_t heads, uint64_t tokens, uint64_t 
 static void measure(const arrays *a, uint64_t heads, uint64_t tokens, uint64_t positions) {
     double times[2][PASSES];
     for (int pass = -1; pass < PASSES; pass++) {
-        double start = seconds();
+        double start = mica_thread_seconds_now();
         absorbed(a, heads, tokens, positions);
-        double middle = seconds();
+        double middle = mica_thread_seconds_now();
         expanded(a, heads, tokens, positions);
-        double end = seconds();
+        double end = mica_thread_seconds_now();
         times[0][pass < 0 ? 0 : pass] = middle - start;
         times[1][pass < 0 ? 0 : pass] = end - middle;
     }
-    double first = median(times[0]), second = median(times[1]), pairs = 0; /* (token, position) */
+    double first = median(times[0], PASSES), second = median(times[1], PASSES), pairs = 0; /* (token, position) */
     for (uint64_t t = 0; t < tokens; t++)
         pairs += (double)(positions - tokens + 1 + t);
     printf("%5llu %6llu %9llu %12.3f %9.0f %12.3f %9.0f %8.2f\n", (unsigned long long)heads, (unsigned long long)tokens, (unsigned long long)positions,

@@ -9,9 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "numerics/quantise_covariance.h"
 #include "operations/compute.h"
 
@@ -66,12 +67,6 @@ typedef struct result {
     double error, energy, shared, seconds;
 } result;
 
-static double cpu_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static void judge(mica_dtype type, const float *x, const uint8_t *blocks, const double *h, uint64_t rows, result *r) {
     mica_matrix matrix = {.encoding = MICA_ENCODING_BLOCK, .dtype = type, .rows = rows, .columns = N, .codes = blocks};
     float *y = mica_malloc(rows * N * sizeof *y);
@@ -84,23 +79,17 @@ static void judge(mica_dtype type, const float *x, const uint8_t *blocks, const 
     mica_free(y);
 }
 
-static int fail(const char *message) {
-    fprintf(stderr, "bench_covariance: %s\n", message);
-    return 1;
-}
-
 /* All up projections of a layer below one another. */
-static float *load_experts(const mica_model *model, uint64_t layer, uint64_t *rows, mica_error *error) {
+static float *load_experts(const mica_model *model, uint64_t layer, uint64_t *rows) {
     uint64_t experts = model->config.n_routed_experts;
     float *all = NULL;
     *rows = 0;
     for (uint64_t e = 0; e < experts; e++) {
         const mica_weight *up = model->layers[layer].experts[e * MICA_PROJECTION_COUNT + MICA_UP];
         float *one;
-        if (mica_weight_load(model, up, &one, error) != MICA_OK)
-            return NULL;
+        check(mica_weight_load(model, up, &one, &error));
         if (!all)
-            all = mica_malloc(experts * up->rows * N * sizeof *all);
+            all = need(mica_malloc(experts * up->rows * N * sizeof *all));
         memcpy(all + *rows * N, one, up->rows * N * sizeof *all);
         *rows += up->rows;
         mica_free(one);
@@ -110,8 +99,7 @@ static float *load_experts(const mica_model *model, uint64_t layer, uint64_t *ro
 
 enum { THEIRS, PLAIN, WITH, WITH_GAIN, WAYS };
 
-static mica_status run_layer(ggml_quantise *theirs, mica_dtype type, const moments *m, const float *x, uint64_t rows, uint8_t *blocks, result r[WAYS],
-                             mica_error *error) {
+static void run_layer(ggml_quantise *theirs, mica_dtype type, const moments *m, const float *x, uint64_t rows, uint8_t *blocks, result r[WAYS]) {
     static float h[N * N];
     float diagonal[N];
     mica_covariance *covariance = NULL;
@@ -119,42 +107,40 @@ static mica_status run_layer(ggml_quantise *theirs, mica_dtype type, const momen
         h[i] = (float)(m->learnt[i] / (double)m->learnt_tokens);
     for (int i = 0; i < N; i++)
         diagonal[i] = h[i * N + i];
-    mica_status status = mica_covariance_create(h, N, MICA_COVARIANCE_DAMPING, &covariance, error);
-    for (int way = 0; status == MICA_OK && way < WAYS; way++) {
+    check(mica_covariance_create(h, N, MICA_COVARIANCE_DAMPING, &covariance, &error));
+    for (int way = 0; way < WAYS; way++) {
         mica_quantise_options options = {MICA_EFFORT_DEFAULT, way == WITH ? 0 : MICA_QUANTISE_GAIN, diagonal};
-        double start = cpu_seconds();
+        double start = mica_thread_seconds_now();
         if (way == THEIRS)
             theirs(mica_dtype_ggml(type), x, blocks, 0, (int64_t)rows, N, diagonal);
         else if (way == PLAIN)
-            status = mica_quantise_rows(type, x, N, rows, N, &options, blocks, error);
+            check(mica_quantise_rows(type, x, N, rows, N, &options, blocks, &error));
         else
-            status = mica_quantise_rows_covariance(type, x, N, rows, covariance, &options, blocks, error);
-        r[way].seconds += cpu_seconds() - start;
+            check(mica_quantise_rows_covariance(type, x, N, rows, covariance, &options, blocks, &error));
+        r[way].seconds += mica_thread_seconds_now() - start;
         judge(type, x, blocks, m->judged, rows, &r[way]);
     }
     mica_covariance_free(covariance);
-    return status;
 }
 
-static mica_status read_text(mica_compute *compute, collector *c, uint64_t most, mica_error *error) {
+static void read_text(mica_compute *compute, collector *c, uint64_t most) {
     static char text[1 << 18];
     FILE *file = fopen(TINY_K2 "/heldout.txt", "rb");
     uint64_t length = file ? fread(text, 1, sizeof text, file) : 0, count = 0;
     uint32_t *ids = NULL;
     if (file)
         fclose(file);
-    mica_status status = mica_tokenizer_encode(compute->tokenizer, text, length, false, &ids, &count, error);
+    check(mica_tokenizer_encode(compute->tokenizer, text, length, false, &ids, &count, &error));
     count = count < most ? count : most;
-    for (uint64_t at = 0; status == MICA_OK && at + WINDOW <= count; at += WINDOW) {
+    for (uint64_t at = 0; at + WINDOW <= count; at += WINDOW) {
         int64_t window[WINDOW];
         for (int i = 0; i < WINDOW; i++)
             window[i] = ids[at + (uint64_t)i];
         c->judging = at >= count / 4 * 3;
         mica_engine_rewind(compute->engine, 0);
-        status = mica_engine_step(compute->engine, window, WINDOW, error);
+        check(mica_engine_step(compute->engine, window, WINDOW, &error));
     }
     mica_ids_free(ids);
-    return status;
 }
 
 int main(int count, char **arguments) {
@@ -166,26 +152,21 @@ int main(int count, char **arguments) {
         else if (strcmp(arguments[i], "--tokens") == 0)
             tokens = strtoull(arguments[i + 1], NULL, 10);
         else
-            return fail("usage: bench_covariance [--ggml FILE] [--tokens N]");
+            fail("usage: bench_covariance [--ggml FILE] [--tokens N]");
     }
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     ggml_quantise *theirs = library ? (ggml_quantise *)(uintptr_t)dlsym(library, "ggml_quantize_chunk") : NULL;
     if (!theirs)
-        return fail(dlerror());
+        fail("%s", dlerror());
     mica_compute compute = {0};
-    mica_error error = {0};
     mica_compute_options options = {.context = WINDOW, .exact = true};
-    moments *layers = mica_calloc(LAYERS, sizeof *layers);
-    mica_status status = mica_compute_open_model(TINY_K2, &compute, &error);
-    if (status == MICA_OK)
-        status = mica_compute_open_engine(&compute, &options, 0, 0, &error);
-    if (status != MICA_OK || !layers)
-        return fail(error.message);
+    moments *layers = need(mica_calloc(LAYERS, sizeof *layers));
+    check(mica_compute_open_model(TINY_K2, &compute, &error));
+    check(mica_compute_open_engine(&compute, &options, 0, 0, &error));
     collector c = {.model = compute.model, .layers = layers};
     mica_observer observer = {.context = &c, .input = collect};
     mica_engine_observe(compute.engine, &observer);
-    if (read_text(&compute, &c, tokens, &error) != MICA_OK)
-        return fail(error.message);
+    read_text(&compute, &c, tokens);
     static const mica_dtype types[] = {MICA_Q2_K, MICA_Q4_K, MICA_Q5_K};
     static const char *const names[WAYS] = {"llama.cpp, imatrix", "ours, imatrix", "covariance, gain 0", "covariance, gain 0.75"};
     uint8_t *blocks = mica_malloc(8u << 20);
@@ -197,9 +178,8 @@ int main(int count, char **arguments) {
             uint64_t rows;
             if (!compute.model->layers[layer].moe)
                 continue;
-            float *x = load_experts(compute.model, layer, &rows, &error);
-            if (!x || run_layer(theirs, types[t], layers + layer, x, rows, blocks, r, &error) != MICA_OK)
-                return fail(error.message);
+            float *x = load_experts(compute.model, layer, &rows);
+            run_layer(theirs, types[t], layers + layer, x, rows, blocks, r);
             weights += rows * N;
             mica_free(x);
         }

@@ -5,19 +5,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/memory.h"
 #include "numerics/matrix.h"
 
 enum { ROWS = 2048, COLUMNS = 7168, PASSES = 7, BAND = 16 };
-
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 /* Codes as weights have them: no NaN, no infinity, magnitudes spread around the middle of the format. */
 static void fill(uint8_t *bytes, uint64_t count, mica_dtype dtype) {
@@ -41,15 +35,15 @@ static void measure(const char *name, mica_matrix matrix, uint8_t *codes, float 
         mica_cpu_select(cpu);
         for (int pass = 0; pass < (cpu ? PASSES : 2); pass++) {
             mica_matrix_health health;
-            double start = seconds();
+            double start = mica_seconds_now();
             mica_matrix_decode(&matrix, 0, 0, ROWS, out, COLUMNS);
-            double decoded = seconds();
+            double decoded = mica_seconds_now();
             for (uint64_t row = 0; row < ROWS; row += BAND) {
                 mica_matrix_decode(&matrix, 0, row, BAND, out, COLUMNS);
             }
-            double banded = seconds();
+            double banded = mica_seconds_now();
             mica_matrix_examine(&matrix, &health);
-            double examined = seconds();
+            double examined = mica_seconds_now();
             whole = decoded - start < whole ? decoded - start : whole;
             band = banded - decoded < band ? banded - decoded : band;
             examine = examined - banded < examine ? examined - banded : examine;
@@ -73,9 +67,9 @@ static void measure_ggml(void *library, mica_dtype dtype, const uint8_t *codes, 
     double best = 1e9;
     memcpy(&decode, &symbol, sizeof decode);
     for (int pass = 0; symbol && pass < PASSES; pass++) {
-        double start = seconds();
+        double start = mica_seconds_now();
         decode(codes, out, (int64_t)ROWS * COLUMNS);
-        double took = seconds() - start;
+        double took = mica_seconds_now() - start;
         best = took < best ? took : best;
     }
     uint64_t bytes = 0;

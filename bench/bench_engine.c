@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/pool.h"
+#include "bench.h"
 #include "llama_bench.h"
 #include "model/engine.h"
 
@@ -23,26 +24,6 @@ static struct {
     bool exact;
     const char *llama, *checkpoint;
 } options = {.rounds = 3, .prompt = 512, .generate = 64, .threads = {1, 2}, .thread_count = 2, .depths = {0}, .depth_count = 1};
-
-static mica_error error;
-
-static void check(mica_status status) {
-    if (status == MICA_OK)
-        return;
-    fprintf(stderr, "bench_engine: %s\n", error.message);
-    exit(1);
-}
-
-static double median(double *values, uint64_t count) {
-    for (uint64_t i = 0; i < count; i++)
-        for (uint64_t j = i + 1; j < count; j++)
-            if (values[j] < values[i]) {
-                double other = values[i];
-                values[i] = values[j];
-                values[j] = other;
-            }
-    return values[count / 2];
-}
 
 /* ---- what the memory gives: every thread adds up its share of a buffer that no cache holds */
 
@@ -204,13 +185,6 @@ static void measure(mica_model *model, const uint64_t *words, uint64_t threads) 
     mica_engine_close(engine);
 }
 
-static uint64_t parse_list(const char *text, uint64_t list[LIST_MAX]) {
-    uint64_t count = 0;
-    for (char *at = (char *)text; *at && count < LIST_MAX; at += *at == ',')
-        list[count++] = strtoull(at, &at, 10);
-    return count;
-}
-
 int main(int count, char **arguments) {
     static const struct option known[] = {{"rounds", 1, 0, 'r'}, {"threads", 1, 0, 't'}, {"prompt", 1, 0, 'p'}, {"generate", 1, 0, 'n'},
                                           {"depth", 1, 0, 'd'},  {"exact", 0, 0, 'e'},   {"llama", 1, 0, 'l'},  {0}};
@@ -219,8 +193,8 @@ int main(int count, char **arguments) {
         case 'r': options.rounds = strtoull(optarg, NULL, 10); break;
         case 'p': options.prompt = strtoull(optarg, NULL, 10); break;
         case 'n': options.generate = strtoull(optarg, NULL, 10); break;
-        case 't': options.thread_count = parse_list(optarg, options.threads); break;
-        case 'd': options.depth_count = parse_list(optarg, options.depths); break;
+        case 't': options.thread_count = parse_list("--threads", optarg, options.threads, LIST_MAX); break;
+        case 'd': options.depth_count = parse_list("--depth", optarg, options.depths, LIST_MAX); break;
         case 'e': options.exact = true; break;
         case 'l': options.llama = optarg; break;
         default: return 2;

@@ -17,7 +17,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +29,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "bench.h"
 #include "llama_bench.h"
 #include "model/engine.h"
 #include "model/weight_layout.h"
@@ -44,22 +44,6 @@ static struct {
     const char *llama, *each, *file, *policy;
     bool no_lookahead, peers;
 } options = {.shares = {25, 50, 75}, .share_count = 3, .rounds = 3, .peers = true, .tokens = 48, .warm = 48, .threads = 2, .each = ""};
-
-static mica_error error;
-
-__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("bench_experts: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static void check(mica_status status) {
-    if (status != MICA_OK)
-        fail("%s", error.message);
-}
 
 /* ---- a child: decoding, in the memory it is given */
 
@@ -327,16 +311,6 @@ static double disk_rate(void) {
 
 /* ---- the table */
 
-static int compare(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return left < right ? -1 : left > right;
-}
-
-static double median(double *values, uint64_t count) {
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
-}
-
 /* Each round: the disk, everything in memory, ours; so that the bound and what is held against it saw the same machine. The peers, which are slow, once. */
 static void measure(uint64_t share, const outcome *sizes) {
     uint64_t slow = options.tokens / 4 > 8 ? options.tokens / 4 : 8;
@@ -374,13 +348,6 @@ static void measure(uint64_t share, const outcome *sizes) {
     fflush(stdout);
 }
 
-static uint64_t parse_list(const char *text, uint64_t list[SHARES_MAX]) {
-    uint64_t count = 0;
-    for (char *at = (char *)text; *at && count < SHARES_MAX; at += *at == ',')
-        list[count++] = strtoull(at, &at, 10);
-    return count;
-}
-
 int main(int count, char **arguments) {
     static const struct option known[] = {{"share", 1, 0, 's'},     {"tokens", 1, 0, 'n'},
                                           {"warm", 1, 0, 'w'},      {"threads", 1, 0, 't'},
@@ -391,7 +358,7 @@ int main(int count, char **arguments) {
                                           {"alone", 0, 0, 'A'},     {0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;)
         switch (option) {
-        case 's': options.share_count = parse_list(optarg, options.shares); break;
+        case 's': options.share_count = parse_list("--share", optarg, options.shares, SHARES_MAX); break;
         case 'n': options.tokens = strtoull(optarg, NULL, 10); break;
         case 'w': options.warm = strtoull(optarg, NULL, 10); break;
         case 't': options.threads = strtoull(optarg, NULL, 10); break;

@@ -4,7 +4,6 @@
  * Each round of each checkpoint is a process of its own, the checkpoint's pages dropped from the page cache before it, 5 GiB of memory touched
  * and given back: open the model, open the engine (which reads what every token needs), one token and its logits. The disk: attention's
  * weights, O_DIRECT, pieces of 8 MiB, the best of 2 to 16 threads. Medians. */
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "bench.h"
 #include "model/engine.h"
 
 enum { ROUNDS_MAX = 15 };
@@ -29,28 +29,9 @@ static struct {
     uint64_t rounds, threads, touch; /* touch: bytes of memory before each round */
 } options = {.rounds = 5, .touch = UINT64_C(5) << 30};
 
-static mica_error error;
-
-static void check(mica_status status) {
-    if (status == MICA_OK)
-        return;
-    fprintf(stderr, "bench_first: %s\n", error.message);
-    exit(1);
-}
-
-static int compare(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return left < right ? -1 : left > right;
-}
-
 static void drop_pages(const mica_model *model) {
-    for (uint32_t i = 0; i < model->source->shard_count; i++) {
-        int descriptor = open(mica_file_path(model->source->shards[i].file), O_RDONLY | O_CLOEXEC);
-        if (descriptor < 0)
-            continue;
-        (void)posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
-        close(descriptor);
-    }
+    for (uint32_t i = 0; i < model->source->shard_count; i++)
+        (void)drop_from_cache(mica_file_path(model->source->shards[i].file));
 }
 
 /* ---- the disk */
@@ -172,11 +153,6 @@ static timing run_apart(const char *path) {
         exit(1);
     close(ends[0]);
     return got;
-}
-
-static double median(double *values, uint64_t count) {
-    qsort(values, count, sizeof *values, compare);
-    return values[count / 2];
 }
 
 int main(int count, char **arguments) {

@@ -2,12 +2,10 @@
  * --reflink=never` and `sync` of the same files, in turns on the same disk: GB/s of each, the ratio of each round, the import's memory; then a
  * second import of the same model, of which nothing is to be stored. Before each run the source's files are dropped from the page cache. Both
  * times end when sync returns. Makes the checkpoint (make_checkpoint) where --data has none, and removes what it made, unless --keep. */
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +17,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "bench.h"
 
 enum { ROUNDS_MAX = 20, RATIO_AIM_PERCENT = 80, PEAK_AIM_MB = 300 };
 
@@ -28,22 +27,6 @@ static char *tools, *data;
 static char experts[24] = "186";
 static uint64_t rounds = 3;
 static bool keep;
-
-__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("bench_import: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static char *path_of(const char *directory, const char *name) {
-    char *path = mica_path_join(directory, name);
-    if (!path)
-        fail("out of memory");
-    return path;
-}
 
 /* Runs a program to its end, its output to our standard error, and then sync. Seconds; *peak_bytes (may be NULL): its resident set. */
 static double call_and_sync(char *const arguments[], double *peak_bytes) {
@@ -65,33 +48,6 @@ static double call_and_sync(char *const arguments[], double *peak_bytes) {
     return mica_seconds_now() - begin;
 }
 
-static void remove_tree(char *path) {
-    char *const arguments[] = {"rm", "-rf", path, NULL};
-    (void)call_and_sync(arguments, NULL);
-}
-
-/* Drops the files from the page cache; the sum of their sizes. */
-static uint64_t drop_files(const char *directory) {
-    char **names = NULL;
-    uint64_t count = 0, bytes = 0;
-    mica_error error;
-    if (mica_directory_list(directory, &names, &count, &error) != MICA_OK)
-        fail("%s", error.message);
-    for (uint64_t i = 0; i < count; i++) {
-        char *path = path_of(directory, names[i]);
-        const int fd = open(path, O_RDONLY);
-        struct stat status;
-        if (fd < 0 || fstat(fd, &status) != 0)
-            fail("%s: %m", path);
-        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-        bytes += (uint64_t)status.st_size;
-        close(fd);
-        mica_free(path);
-    }
-    mica_directory_names_free(names, count);
-    return bytes;
-}
-
 static void make_checkpoint(char *checkpoint) {
     char *program = path_of(tools, "make_checkpoint");
     char *const arguments[] = {program, "--spectrum", "flat", "--experts", experts, checkpoint, NULL};
@@ -104,7 +60,7 @@ static double time_copy(char *checkpoint, uint64_t *bytes) {
     char *copy = path_of(data, "copy");
     char *const arguments[] = {"cp", "--reflink=never", "-r", checkpoint, copy, NULL};
     remove_tree(copy);
-    *bytes = drop_files(checkpoint);
+    *bytes = drop_files_from_cache(checkpoint);
     const double seconds = call_and_sync(arguments, NULL);
     remove_tree(copy);
     mica_free(copy);
@@ -114,7 +70,7 @@ static double time_copy(char *checkpoint, uint64_t *bytes) {
 static double time_import(char *checkpoint, char *store, char *name, double *peak_bytes) {
     char *program = path_of(tools, "../mica");
     char *const arguments[] = {program, "import", checkpoint, "-o", store, "--as", name, NULL};
-    (void)drop_files(checkpoint);
+    (void)drop_files_from_cache(checkpoint);
     const double seconds = call_and_sync(arguments, peak_bytes);
     mica_free(program);
     return seconds;
@@ -167,7 +123,7 @@ static void read_options(int count, char **arguments) {
 }
 
 int main(int count, char **arguments) {
-    char self[PATH_MAX], made[PATH_MAX];
+    char self[PATH_MAX], *made = NULL;
     const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     read_options(count, arguments);
     if (length < 0)
@@ -175,10 +131,8 @@ int main(int count, char **arguments) {
     self[length] = '\0';
     *strrchr(self, '/') = '\0';
     tools = self;
-    const char *parent = getenv("TMPDIR");
-    snprintf(made, sizeof made, "%s/mica-bench-XXXXXX", parent ? parent : P_tmpdir);
-    if (!data && !(data = mkdtemp(made)))
-        fail("%s: %m", made);
+    if (!data)
+        data = made = make_directory();
     char *checkpoint = path_of(data, "k2"), *config = path_of(checkpoint, "config.json");
     const bool there = mica_path_exists(config);
     if (!there)
@@ -190,7 +144,7 @@ int main(int count, char **arguments) {
     measure(checkpoint);
     if (!keep && !there)
         remove_tree(checkpoint);
-    if (!keep && data == made)
+    if (!keep && made)
         remove_tree(made);
     mica_free(config);
     mica_free(checkpoint);

@@ -3,13 +3,10 @@
  * tell the truth. Makes the checkpoints (make_checkpoint) and removes what it made, unless --keep. Before each run the shards are dropped
  * from the page cache, and memory is touched and given back: in a virtual machine the host's part of a first touch may cost more than a
  * millisecond a megabyte, which is not what is measured here. Runs come in rounds, and of each kind the quickest counts. One table. */
-#include <fcntl.h>
-#include <ftw.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,14 +14,15 @@
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "base/threads.h"
+#include "bench.h"
 #include "numerics/svd.h"
 
 #define FREE_BYTES_LEAST ((uint64_t)4 << 30)
@@ -41,8 +39,6 @@ extern char **environ;
 static char *tools, *data;
 static bool keep;
 static uint64_t counts[COUNTS_MAX] = {8, 16, 32}, count_count = 3, rounds = 3;
-static mica_error error;
-
 typedef struct run { /* one row of the table */
     uint64_t experts, threads;
     double wall, cpu, loop, work, svd, starved, read_bytes, peak_bytes; /* of the quickest run; the peak: of all */
@@ -52,31 +48,6 @@ typedef struct run { /* one row of the table */
 typedef struct usage { /* of a program that ended */
     double wall, cpu, peak_bytes;
 } usage;
-
-__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("bench_index: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static void check(mica_status status) {
-    if (status != MICA_OK) fail("%s", error.message);
-}
-
-static char *path_of(const char *directory, const char *name) {
-    char *path = mica_path_join(directory, name);
-    if (!path) fail("out of memory");
-    return path;
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* --- programs --- */
 
@@ -90,7 +61,7 @@ static usage call(char *const arguments[], char *output) {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, output ? ends[1] : STDERR_FILENO, STDOUT_FILENO);
     pid_t child;
-    const double begin = now();
+    const double begin = mica_seconds_now();
     if (posix_spawn(&child, arguments[0], &actions, NULL, arguments, environ) != 0) fail("%s: cannot run it", arguments[0]);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[1]);
@@ -101,7 +72,7 @@ static usage call(char *const arguments[], char *output) {
     int outcome;
     struct rusage used;
     if (wait4(child, &outcome, 0, &used) != child || !WIFEXITED(outcome) || WEXITSTATUS(outcome) != 0) fail("%s failed", arguments[0]);
-    return (usage){now() - begin, seconds_of(used.ru_utime) + seconds_of(used.ru_stime), 1024.0 * (double)used.ru_maxrss};
+    return (usage){mica_seconds_now() - begin, seconds_of(used.ru_utime) + seconds_of(used.ru_stime), 1024.0 * (double)used.ru_maxrss};
 }
 
 static double number(const json_t *report, const char *key) {
@@ -125,33 +96,6 @@ static json_t *call_index(char *checkpoint, char *vindex, uint64_t threads, usag
 }
 
 /* --- data --- */
-
-static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where) {
-    (void)status, (void)kind, (void)where;
-    return remove(path);
-}
-
-static void remove_tree(const char *path) {
-    if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && mica_path_exists(path)) fail("%s: cannot remove it: %m", path);
-}
-
-/* Of its shards; what is not written yet cannot be dropped, and make_checkpoint has synced. */
-static void drop_from_cache(const char *checkpoint) {
-    char **names;
-    uint64_t count;
-    check(mica_directory_list(checkpoint, &names, &count, &error));
-    for (uint64_t i = 0; i < count; i++) {
-        char *path = path_of(checkpoint, names[i]);
-        const int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-            (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-            close(fd);
-        }
-        mica_free(path);
-        mica_free(names[i]);
-    }
-    mica_free(names);
-}
 
 /* True when it was made now: config.json is what make_checkpoint writes last. */
 static bool need_checkpoint(char *checkpoint, uint64_t experts) {
@@ -188,7 +132,7 @@ static void warm_memory(void) {
 /* --- measuring --- */
 
 static json_t *call_cold(char *checkpoint, char *vindex, uint64_t threads, usage *used) {
-    drop_from_cache(checkpoint);
+    (void)drop_files_from_cache(checkpoint);
     warm_memory();
     return call_index(checkpoint, vindex, threads, used);
 }
@@ -271,23 +215,12 @@ static void print_table(const run *rows) {
 
 /* --- the program --- */
 
-static void parse_counts(const char *text) {
-    for (count_count = 0; count_count < COUNTS_MAX; text++) {
-        char *end;
-        counts[count_count++] = strtoull(text, &end, 10);
-        if (end == text || counts[count_count - 1] == 0) fail("--experts: expected numbers, as in 8,16,32");
-        text = end;
-        if (*text == '\0') return;
-    }
-    fail("--experts: expected at most %d numbers", COUNTS_MAX);
-}
-
 static void parse_options(int count, char **arguments) {
     static const struct option known[] = {{"data", 1, 0, 'd'}, {"keep", 0, 0, 'k'}, {"experts", 1, 0, 'e'}, {"rounds", 1, 0, 'r'}, {0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) {
         if (option == 'd') data = path_of(optarg, "");
         else if (option == 'k') keep = true;
-        else if (option == 'e') parse_counts(optarg);
+        else if (option == 'e') count_count = parse_list("--experts", optarg, counts, COUNTS_MAX);
         else if (option == 'r' && strtoull(optarg, NULL, 10) > 0) rounds = strtoull(optarg, NULL, 10);
         else exit(2);
     }

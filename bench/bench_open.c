@@ -4,41 +4,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "bench.h"
 #include "formats/index.h"
 #include "formats/tensor_source.h"
 
 enum { SHARDS = 61, EXPERTS = 384, RUNS = 7 };
 
-static char directory[256];
-static mica_error error;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static void fail(const char *what) {
-    fprintf(stderr, "bench_open: %s: %s\n", what, error.message);
-    exit(1);
-}
-
-static char *path_of(const char *name) {
-    char *path = mica_path_join(directory, name);
-    return path ? path : (fail("out of memory"), NULL);
-}
-
+static const char *directory;
 static void write_file(const char *name, uint64_t length_prefix, const mica_text *text, uint64_t data_bytes) {
-    char *path = path_of(name);
+    char *path = path_of(directory, name);
     FILE *file = fopen(path, "wb");
     if (!file || (length_prefix && fwrite(&length_prefix, 8, 1, file) != 1) || fwrite(text->bytes, 1, text->length, file) != text->length ||
         fclose(file) != 0 || (data_bytes && truncate(path, (off_t)(8 + length_prefix + data_bytes)) != 0)) {
-        fail(path);
+        fail("%s: cannot write it: %m", path);
     }
     mica_free(path);
 }
@@ -91,7 +74,7 @@ static void remove_checkpoint(void) {
         return;
     }
     for (uint64_t i = 0; i < count; i++) {
-        char *path = path_of(names[i]);
+        char *path = path_of(directory, names[i]);
         unlink(path);
         mica_free(path);
         mica_free(names[i]);
@@ -101,15 +84,13 @@ static void remove_checkpoint(void) {
 }
 
 static double time_index(void) {
-    char *path = path_of("model.safetensors.index.json"), *json = NULL;
+    char *path = path_of(directory, "model.safetensors.index.json"), *json = NULL;
     uint64_t length = 0;
     mica_index index;
-    double start = now();
-    if (mica_file_load(path, UINT64_MAX, &json, &length, &error) != MICA_OK ||
-        mica_index_parse(path, json, length, &index, &error) != MICA_OK) {
-        fail("index");
-    }
-    double seconds = now() - start;
+    double start = mica_seconds_now();
+    check(mica_file_load(path, UINT64_MAX, &json, &length, &error));
+    check(mica_index_parse(path, json, length, &index, &error));
+    double seconds = mica_seconds_now() - start;
     mica_index_release(&index);
     mica_free(json);
     mica_free(path);
@@ -118,30 +99,22 @@ static double time_index(void) {
 
 static double time_open(uint64_t tensors, double *find_seconds) {
     mica_tensor_source *source = NULL;
-    double start = now();
-    if (mica_tensor_source_open(directory, &source, &error) != MICA_OK) {
-        fail("open");
-    }
-    double opened = now();
+    double start = mica_seconds_now();
+    check(mica_tensor_source_open(directory, &source, &error));
+    double opened = mica_seconds_now();
     for (uint64_t i = 0; i < source->tensor_count; i++) {
-        if (mica_tensor_source_find(source, source->tensors[i * 7919 % tensors].name) == NULL) {
-            fail("find");
-        }
+        if (mica_tensor_source_find(source, source->tensors[i * 7919 % tensors].name) == NULL)
+            fail("a tensor is not found");
     }
-    *find_seconds = now() - opened;
-    if (source->tensor_count != tensors) {
-        fail("count");
-    }
+    *find_seconds = mica_seconds_now() - opened;
+    if (source->tensor_count != tensors)
+        fail("tensors are missing");
     mica_tensor_source_close(source);
     return opened - start;
 }
 
 int main(void) {
-    const char *parent = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/mica-bench-XXXXXX", parent ? parent : P_tmpdir);
-    if (!mkdtemp(directory)) {
-        fail(directory);
-    }
+    directory = make_directory();
     uint64_t header_bytes, index_bytes, tensors = write_checkpoint(&header_bytes, &index_bytes);
     double index = 1e9, open = 1e9, find = 1e9;
     for (int i = 0; i < RUNS; i++) {

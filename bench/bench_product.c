@@ -13,6 +13,7 @@
 
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "numerics/product.h"
 
 enum { PASSES = 5, MOST_TOKENS = 512 };
@@ -21,16 +22,6 @@ static double clock_of(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double times[PASSES]) {
-    qsort(times, PASSES, sizeof *times, ascending);
-    return times[PASSES / 2];
 }
 
 static uint64_t random_u64(void) {
@@ -95,7 +86,7 @@ static double read_roof(int threads) {
         }
         times[pass] = clock_of(clock) - start;
     }
-    return 1e-9 * (double)pool_bytes / median(times);
+    return 1e-9 * (double)pool_bytes / median(times, PASSES);
 }
 
 #if defined(__x86_64__)
@@ -410,17 +401,17 @@ static void measure(const kind *k, job *j, const peer *p, double roof_one, doubl
         for (int which = 0; which < 2; which++)
             if (have[which])
                 free_peer_graph(&graphs[which]);
-        double time = median(own), flops = 2e-9 * (double)j->matrix.rows * (double)j->matrix.columns * (double)j->tokens;
-        double other = have[0] ? median(ggml[0]) : 0;
+        double time = median(own, PASSES), flops = 2e-9 * (double)j->matrix.rows * (double)j->matrix.columns * (double)j->tokens;
+        double other = have[0] ? median(ggml[0], PASSES) : 0;
         const char *layout = "plain";
-        if (have[1] && median(ggml[1]) < other) {
-            other = median(ggml[1]);
+        if (have[1] && median(ggml[1], PASSES) < other) {
+            other = median(ggml[1], PASSES);
             layout = "repacked";
         }
         printf("%-13s %5llu  %-14s %8.1f us %6.1f GB/s %7.1f GFLOP/s", t && !only_tokens ? "" : k->name, (unsigned long long)j->tokens,
                mica_product_method(&j->matrix, MICA_PRECISION_FAST, j->tokens), 1e6 * time, 1e-9 * (double)bytes / time, flops / time);
         if (j->tokens == 1) {
-            double both = median(two);
+            double both = median(two, PASSES);
             printf("  %3.0f%% of the roof; two threads %5.1f GB/s, %3.0f%%", 1e-7 * (double)bytes / time / roof_one, 1e-9 * (double)bytes / both,
                    1e-7 * (double)bytes / both / roof_two);
         }

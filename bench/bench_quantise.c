@@ -10,10 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "model/model.h"
 #include "numerics/quantise.h"
 
@@ -97,7 +98,6 @@ static void to_fp8(float *x, mica_matrix *matrix, uint8_t *codes, float *scales)
 /* Routed experts of tiny-k2, rows of 256; as many as the other data has weights. */
 static uint64_t fill_tiny_k2(float *x, uint64_t wanted) {
     mica_model *model = NULL;
-    mica_error error = {0};
     mica_model_options options = {0};
     uint64_t filled = 0;
     if (mica_model_open(TINY_K2, &options, &model, &error) != MICA_OK) {
@@ -154,30 +154,14 @@ static bool fill(int data, const settings *s, work *w) {
 
 /* ---- measuring */
 
-static double cpu_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare);
-    return values[count / 2];
-}
-
 static double error_of(const float *x, const float *y, const float *importance, uint64_t rows, uint64_t columns) {
-    double error = 0, energy = 0;
+    double squared = 0, energy = 0;
     for (uint64_t i = 0; i < rows * columns; i++) {
         double q = importance ? (double)importance[i % columns] : 1, off = (double)x[i] - (double)y[i];
-        error += q * off * off;
+        squared += q * off * off;
         energy += q * (double)x[i] * (double)x[i];
     }
-    return sqrt(error / energy);
+    return sqrt(squared / energy);
 }
 
 static ggml_decode *decoder_of(const peer *ggml, mica_dtype type) {
@@ -198,27 +182,25 @@ static void measure(const peer *ggml, mica_dtype type, const char *data, bool im
     for (int repeat = 0; repeat < s->repeats; repeat++)
         for (int who = 0; who <= MICA_EFFORT_COUNT; who++) {
             mica_quantise_options options = {.effort = (mica_effort)(who - 1), .gain = s->gain, .importance = importance};
-            mica_error error = {0};
             mica_status status = MICA_OK;
-            double start = cpu_seconds();
+            double start = mica_thread_seconds_now();
             if (who == 0)
                 ggml->quantise(mica_dtype_ggml(type), w->x, w->blocks, 0, (int64_t)w->rows, (int64_t)w->columns, importance);
             else if (stored)
                 status = mica_quantise_matrix(type, &w->fp8, 0, w->rows, &options, w->y, w->blocks, &error);
             else
                 status = mica_quantise_rows(type, w->x, w->columns, w->rows, w->columns, &options, w->blocks, &error);
-            seconds[who][repeat] = cpu_seconds() - start;
-            if (status != MICA_OK)
-                fprintf(stderr, "bench_quantise: %s\n", error.message);
+            seconds[who][repeat] = mica_thread_seconds_now() - start;
+            check(status);
             if (repeat == 0) {
                 decode(w->blocks, w->y, (int64_t)count);
                 errors[who] = error_of(w->x, w->y, importance, w->rows, w->columns);
             }
         }
-    double theirs = median(seconds[0], s->repeats);
+    double theirs = median(seconds[0], (uint64_t)s->repeats);
     printf("%-7s %-8s %-3s %8.5f %7.0f", mica_dtype_name(type), stored ? "fp8 + S" : data, important ? "yes" : "no", errors[0], 4e-6 * (double)count / theirs);
     for (int effort = 0; effort < MICA_EFFORT_COUNT; effort++) {
-        double ours = median(seconds[1 + effort], s->repeats);
+        double ours = median(seconds[1 + effort], (uint64_t)s->repeats);
         printf(" | %6.4f %6.0f %6.1fx", errors[1 + effort] / errors[0], 4e-6 * (double)count / ours, theirs / ours);
     }
     printf("\n");

@@ -2,7 +2,6 @@
  * tensors, and, as the peer, to open the same tensors as shards with their index. Writes the shards (names real, each tensor one number) and the
  * store (0.6 GB) in a directory of its own, and removes them. Finding is timed from a new connection each time, as a command does it: the
  * catalogue in the page cache, and dropped from it. */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,23 +13,12 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "bench.h"
 #include "formats/store.h"
 
 enum { SHARDS = 61, EXPERTS = 384, RUNS = 9 };
 
-static char directory[256];
-static mica_error error;
-
-static void fail(const char *what) {
-    fprintf(stderr, "bench_store: %s: %s\n", what, error.message);
-    exit(1);
-}
-
-static char *path_of(const char *name) {
-    char *path = mica_path_join(directory, name);
-    return path ? path : (fail("out of memory"), NULL);
-}
-
+static const char *directory;
 /* One shard: `data` holds a number of its own for each tensor, so that none is another's copy. */
 static uint64_t write_shard(int layer, uint32_t *value, mica_text *index) {
     static const char *const projections[] = {"gate_proj", "up_proj", "down_proj"};
@@ -53,9 +41,10 @@ static uint64_t write_shard(int layer, uint32_t *value, mica_text *index) {
     const uint64_t length = header.length - 8;
     memcpy(header.bytes, &length, 8);
     mica_text_append(&header, data.bytes, data.length);
-    char *path = path_of(shard);
-    if (mica_text_failed(&header) || mica_file_replace(path, header.bytes, header.length, &error) != MICA_OK)
-        fail(shard);
+    char *path = path_of(directory, shard);
+    if (mica_text_failed(&header))
+        fail("out of memory");
+    check(mica_file_replace(path, header.bytes, header.length, &error));
     mica_free(path);
     mica_text_release(&header);
     mica_text_release(&data);
@@ -69,21 +58,11 @@ static uint64_t write_checkpoint(void) {
     for (int layer = 0; layer < SHARDS; layer++)
         count += write_shard(layer, &value, &index);
     mica_text_puts(&index, "}}");
-    char *path = path_of("model.safetensors.index.json");
-    if (mica_file_replace(path, index.bytes, index.length, &error) != MICA_OK)
-        fail(path);
+    char *path = path_of(directory, "model.safetensors.index.json");
+    check(mica_file_replace(path, index.bytes, index.length, &error));
     mica_free(path);
     mica_text_release(&index);
     return count;
-}
-
-static void drop_from_cache(const char *path) {
-    const int fd = open(path, O_RDONLY);
-    if (fd >= 0) {
-        (void)fdatasync(fd);
-        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-        close(fd);
-    }
 }
 
 /* From nothing to where a tensor lies. */
@@ -101,8 +80,9 @@ static double time_find(const char *store, uint64_t number) {
     if (status == MICA_OK && found)
         status = mica_catalogue_find_entry(mica_store_catalogue(opened), model.id, name, &found, &entry, &error);
     const double seconds = mica_seconds_now() - start;
-    if (status != MICA_OK || !found)
-        fail(name);
+    check(status);
+    if (!found)
+        fail("%s: it is not found", name);
     mica_stored_model_release(&model);
     mica_store_close(opened);
     return seconds;
@@ -111,9 +91,10 @@ static double time_find(const char *store, uint64_t number) {
 static double time_open(const char *path, uint64_t tensors) {
     mica_tensor_source *source = NULL;
     const double start = mica_seconds_now();
-    if (mica_tensor_source_open(path, &source, &error) != MICA_OK || source->tensor_count != tensors)
-        fail(path);
+    check(mica_tensor_source_open(path, &source, &error));
     const double seconds = mica_seconds_now() - start;
+    if (source->tensor_count != tensors)
+        fail("%s: tensors are missing", path);
     mica_tensor_source_close(source);
     return seconds;
 }
@@ -124,15 +105,11 @@ static void least(double *best, double seconds) {
 }
 
 int main(void) {
-    const char *parent = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/mica-bench-XXXXXX", parent ? parent : P_tmpdir);
-    if (!mkdtemp(directory))
-        fail(directory);
+    directory = make_directory();
     const uint64_t tensors = write_checkpoint();
-    char *store = path_of("store"), *model = path_of("store#k2"), *catalogue = path_of("store/catalogue.sqlite"), command[600];
+    char *store = path_of(directory, "store"), *model = path_of(directory, "store#k2"), *catalogue = path_of(directory, "store/catalogue.sqlite");
     double start = mica_seconds_now();
-    if (mica_import(directory, store, &(mica_import_options){.name = "k2"}, NULL, NULL, &error) != MICA_OK)
-        fail("import");
+    check(mica_import(directory, store, &(mica_import_options){.name = "k2"}, NULL, NULL, &error));
     const double import_seconds = mica_seconds_now() - start;
     double find = 0, cold = 0, open_store = 0, open_shards = 0;
     for (uint64_t i = 0; i < RUNS; i++) {
@@ -149,9 +126,7 @@ int main(void) {
     printf("  shards: index and headers (peer)   %8.1f ms\n", 1e3 * open_shards);
     printf("  import of so many small tensors    %8.1f s\n", import_seconds);
     printf("  peak resident                      %8.1f MB\n", 1e-6 * (double)mica_memory_peak_bytes());
-    snprintf(command, sizeof command, "rm -rf '%s'", directory);
-    if (system(command) != 0)
-        fail("removing the directory");
+    remove_tree(directory);
     mica_free(store);
     mica_free(model);
     mica_free(catalogue);

@@ -12,10 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "numerics/gram.h"
 #include "numerics/kernels.h"
 #include "numerics/lapack.h"
@@ -24,22 +25,6 @@
 #include "../tests/numerics/matrices.h"
 
 #define ROUNDS_MAX 64
-
-static double thread_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, by_value);
-    return count ? values[count / 2] : NAN;
-}
 
 /* Best of a few runs of the two inner loops on data in the first-level cache: what this core can do with these instructions. */
 static void measure_peaks(const mica_kernels *kernels, double *integer, double *floating) {
@@ -50,13 +35,13 @@ static void measure_peaks(const mica_kernels *kernels, double *integer, double *
         scale[i] = 1;
     *integer = *floating = 0;
     for (int run = 0; run < 9; run++) {
-        double begin = thread_seconds();
+        double begin = mica_thread_seconds_now();
         for (int i = 0; i < 20000; i++)
             kernels->gram_tiles(panels, 0, scale, panels + MICA_PANEL_INT16S, scale, tiles, tiles + MICA_TILE_FLOATS);
-        double middle = thread_seconds();
+        double middle = mica_thread_seconds_now();
         for (int i = 0; i < 2000; i++)
             kernels->multiply_64(a, 64, 1, b, 64, c, 64, 48, 64, 1);
-        double end = thread_seconds();
+        double end = mica_thread_seconds_now();
         *integer = fmax(*integer, 20000.0 * 2 * 8 * 32 * MICA_PANEL_COLUMNS / (middle - begin));
         *floating = fmax(*floating, 2000.0 * 2 * 48 * 64 * 64 / (end - middle));
     }
@@ -84,9 +69,9 @@ static void time_sgesdd(const float *values, size_t rows, size_t columns, peer_t
     float *vt = mica_alloc_aligned((size_t)k * (size_t)n * 4), *work = mica_alloc_aligned((size_t)work_count * 4);
     int *integers = mica_alloc_aligned(8 * (size_t)k * sizeof(int));
     memcpy(copy, values, rows * columns * 4);
-    double begin = thread_seconds();
+    double begin = mica_thread_seconds_now();
     mica_blas.sgesdd_("S", &m, &n, copy, &m, s, u, &m, vt, &k, work, &work_count, integers, &info);
-    times->sgesdd[times->sgesdd_count++] = thread_seconds() - begin;
+    times->sgesdd[times->sgesdd_count++] = mica_thread_seconds_now() - begin;
     mica_free_aligned(copy), mica_free_aligned(s), mica_free_aligned(u), mica_free_aligned(vt), mica_free_aligned(work),
         mica_free_aligned(integers);
 }
@@ -98,11 +83,11 @@ static void time_ssyevr(const float *values, size_t rows, size_t columns, const 
     float one = 1, zero = 0, *gram = mica_alloc_aligned((size_t)m * (size_t)m * 4), *w = mica_alloc_aligned((size_t)m * 4);
     float *z = mica_alloc_aligned((size_t)m * 64 * 4), *work = mica_alloc_aligned((size_t)work_count * 4);
     int *integers = mica_alloc_aligned(14 * (size_t)m * sizeof(int));
-    double begin = thread_seconds();
+    double begin = mica_thread_seconds_now();
     mica_blas.ssyrk_("L", rows < columns ? "T" : "N", &m, &k, &one, values, &ld, &zero, gram, &m);
     mica_blas.ssyevr_("V", "I", "L", &m, gram, &m, &zero, &zero, &low, &high, &zero, &found, w, z, &m, integers, work, &work_count,
                       integers + 2 * m, &integer_count, &info);
-    times->ssyevr[times->ssyevr_count++] = thread_seconds() - begin;
+    times->ssyevr[times->ssyevr_count++] = mica_thread_seconds_now() - begin;
     times->value_error = 0;
     for (int i = 0; i < 64; i++)
         times->value_error = fmax(times->value_error, fabs(sqrt(fmax((double)w[63 - i], 0)) - ours[i]) / ours[0]);
@@ -122,21 +107,14 @@ static void run(const char *name, spectrum_kind kind, size_t rows, size_t column
     float *vectors = malloc(64 * columns * sizeof *vectors);
     mica_svd_result result = {.values = s, .vectors = vectors};
     mica_svd_workspace *workspace;
-    mica_error error;
     static peer_times peers;
     memset(&peers, 0, sizeof peers);
-    if (mica_svd_workspace_create(rows, columns, &options, &workspace, &error) != MICA_OK) {
-        fprintf(stderr, "bench_svd: %s\n", error.message);
-        exit(1);
-    }
+    check(mica_svd_workspace_create(rows, columns, &options, &workspace, &error));
     for (int round = -1; round < rounds; round++) {
         result.values = s;
-        double begin = thread_seconds();
-        if (mica_svd(workspace, &matrix.matrix, health.exponent, &options, &result, &error) != MICA_OK) {
-            fprintf(stderr, "bench_svd: %s\n", error.message);
-            exit(1);
-        }
-        double seconds = thread_seconds() - begin;
+        double begin = mica_thread_seconds_now();
+        check(mica_svd(workspace, &matrix.matrix, health.exponent, &options, &result, &error));
+        double seconds = mica_thread_seconds_now() - begin;
         plan = result.plan;
         if (round < 0)
             first = seconds; /* learns the plan and touches the memory: the first expert of a layer */
@@ -173,13 +151,9 @@ int main(int count, char **arguments) {
             return 2;
         }
     }
-    mica_error error;
     if (getenv("OPENBLAS_CORETYPE"))
         fprintf(stderr, "bench_svd: OPENBLAS_CORETYPE is set; the peers may run below their speed. Unset it.\n");
-    if (mica_lapack_load(&error) != MICA_OK) {
-        fprintf(stderr, "bench_svd: %s\n", error.message);
-        return 1;
-    }
+    check(mica_lapack_load(&error));
     double integer, floating;
     measure_peaks(mica_kernels_for(mica_cpu_current()), &integer, &floating);
     printf("%s; peaks here: int16 dot %.0f Gop/s, float32 FMA %.0f Gflop/s; one core, thread CPU time, medians of %d\n\n",

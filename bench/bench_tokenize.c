@@ -5,40 +5,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
-
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int fail(const char *what) {
-    fprintf(stderr, "bench_tokenize: %s\n", what);
-    return 1;
-}
+#include "bench.h"
 
 static int measure(const mica_tokenizer *tokenizer, const char *path, int rounds) {
     char *text = NULL, *decoded = NULL;
     uint64_t length, count = 0, decoded_length;
     uint32_t *ids = NULL;
     double encode = 1e9, decode = 1e9;
-    mica_error error;
-    if (mica_file_load(path, UINT64_C(1) << 30, &text, &length, &error) != MICA_OK)
-        return fail(error.message);
+    check(mica_file_load(path, UINT64_C(1) << 30, &text, &length, &error));
     for (int round = 0; round < rounds; round++) {
         mica_ids_free(ids);
         mica_string_free(decoded);
-        double start = seconds();
-        if (mica_tokenizer_encode(tokenizer, text, length, false, &ids, &count, &error) != MICA_OK)
-            return fail(error.message);
-        double middle = seconds();
-        if (mica_tokenizer_decode(tokenizer, ids, count, &decoded, &decoded_length, &error) != MICA_OK)
-            return fail(error.message);
-        double end = seconds();
+        double start = mica_thread_seconds_now();
+        check(mica_tokenizer_encode(tokenizer, text, length, false, &ids, &count, &error));
+        double middle = mica_thread_seconds_now();
+        check(mica_tokenizer_decode(tokenizer, ids, count, &decoded, &decoded_length, &error));
+        double end = mica_thread_seconds_now();
         encode = middle - start < encode ? middle - start : encode;
         decode = end - middle < decode ? end - middle : decode;
     }
@@ -53,7 +39,6 @@ static int measure(const mica_tokenizer *tokenizer, const char *path, int rounds
 int main(int count, char **arguments) {
     int first = 1, rounds = 5, status = 0;
     mica_tokenizer *tokenizer = NULL;
-    mica_error error;
     if (count > 2 && strcmp(arguments[1], "--rounds") == 0) {
         rounds = atoi(arguments[2]);
         first = 3;
@@ -65,10 +50,9 @@ int main(int count, char **arguments) {
     double best = 1e9;
     for (int round = 0; round < rounds; round++) {
         mica_tokenizer_close(tokenizer);
-        double start = seconds();
-        if (mica_tokenizer_open(arguments[first], &tokenizer, &error) != MICA_OK)
-            return fail(error.message);
-        double end = seconds();
+        double start = mica_thread_seconds_now();
+        check(mica_tokenizer_open(arguments[first], &tokenizer, &error));
+        double end = mica_thread_seconds_now();
         best = end - start < best ? end - start : best;
     }
     printf("open %.1f ms, %u ids\n", best * 1e3, mica_tokenizer_count(tokenizer));

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +16,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "base/threads.h"
+#include "bench.h"
 #include "model/config.h"
 #include "synthetic.h"
 
@@ -31,23 +31,6 @@ static struct {
     bool dense;
 } options = {.family = "kimi_k2", .spectrum = "spiked", .layers = 1, .experts = 32, .width = 2048, .vocabulary = 1024, .seed = 1,
              .shard_bytes = 1u << 30, .real_experts = UINT64_MAX};
-
-static mica_error error;
-
-__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("make_checkpoint: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static void *need(void *pointer) { return pointer ? pointer : (fail("out of memory"), NULL); }
-
-static void check(mica_status status) {
-    if (status != MICA_OK) fail("%s", error.message);
-}
 
 static const char kimi_k2_config[] =
     "{\n  \"architectures\": [\"DeepseekV3ForCausalLM\"],\n  \"model_type\": \"kimi_k2\",\n"
@@ -279,8 +262,6 @@ static void make_plan(void) {
 
 /* --- files --- */
 
-static char *path_of(const char *name) { return need(mica_path_join(options.directory, name)); }
-
 static void write_whole(int fd, const void *bytes, uint64_t length, uint64_t offset) {
     while (length > 0) {
         const ssize_t wrote = pwrite(fd, bytes, length, (off_t)offset);
@@ -296,7 +277,7 @@ static void shard_name(char name[64], uint64_t shard) {
 }
 
 static void write_text(const char *name, mica_text *text) {
-    char *path = path_of(name);
+    char *path = path_of(options.directory, name);
     if (mica_text_failed(text)) fail("out of memory");
     check(mica_file_replace(path, text->bytes, text->length, &error));
     mica_text_release(text);
@@ -318,7 +299,7 @@ static void begin_shard(uint64_t first, uint64_t end) {
     if (mica_text_failed(&header)) fail("out of memory");
     char name[64];
     shard_name(name, parts[first]->shard);
-    char *path = path_of(name);
+    char *path = path_of(options.directory, name);
     const int fd = shards[parts[first]->shard] = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) fail("%s: %m", path);
     const uint64_t length = header.length;
