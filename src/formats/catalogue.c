@@ -249,23 +249,14 @@ void mica_stored_models_free(mica_stored_model *models, uint64_t count) {
     mica_free(models);
 }
 
+static mica_status read_model(mica_catalogue *catalogue, sqlite3_stmt *statement, void *item, mica_error *error) {
+    return mica_sql_model(catalogue, statement, 0, item, error);
+}
+
 mica_status mica_catalogue_models(mica_catalogue *catalogue, mica_stored_model **models, uint64_t *count, mica_error *error) {
-    sqlite3_stmt *statement = NULL;
-    mica_stored_model *list = NULL;
-    uint64_t listed = 0;
-    bool row = true;
-    mica_status status = mica_sql_bind(catalogue, MICA_SQL_MODELS, &statement, error, "");
-    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
-        mica_stored_model *more = mica_reallocarray(list, listed + 1, sizeof *more);
-        if (!more) {
-            status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", catalogue->path);
-            break;
-        }
-        list = more;
-        status = mica_sql_model(catalogue, statement, 0, &list[listed], error);
-        listed += status == MICA_OK;
-    }
-    sqlite3_reset(statement);
+    void *list;
+    uint64_t listed;
+    const mica_status status = mica_sql_list(catalogue, MICA_SQL_MODELS, sizeof **models, read_model, &list, &listed, error, "");
     if (status != MICA_OK) {
         mica_stored_models_free(list, listed);
         return status;

@@ -12,17 +12,6 @@ static mica_status no_memory(const mica_catalogue *catalogue, mica_error *error)
     return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", catalogue->path);
 }
 
-/* Room for one more row of `size` bytes: capacities are powers of two. */
-static bool reserve_row(void **list, uint64_t count, size_t size) {
-    if (count & (count - 1))
-        return true;
-    void *more = mica_reallocarray(*list, count ? 2 * count : 1, size);
-    if (!more)
-        return false;
-    *list = more;
-    return true;
-}
-
 /* ---- tensors */
 
 mica_status mica_catalogue_add_entry(mica_catalogue *catalogue, int64_t model, const mica_entry *entry, mica_error *error) {
@@ -163,23 +152,19 @@ mica_status mica_catalogue_each_blob(mica_catalogue *catalogue, int64_t pack, mi
 
 /* ---- packs */
 
+static mica_status read_pack(mica_catalogue *catalogue, sqlite3_stmt *statement, void *item, mica_error *error) {
+    const int64_t number = sqlite3_column_int64(statement, 0), bytes = sqlite3_column_int64(statement, 1);
+    if (number <= 0 || bytes < 0)
+        return mica_fail(error, MICA_CORRUPT, "%s: packs: expected positive numbers, got pack %" PRId64 " of %" PRId64 " bytes",
+                         catalogue->path, number, bytes);
+    *(mica_stored_pack *)item = (mica_stored_pack){number, (uint64_t)bytes};
+    return MICA_OK;
+}
+
 mica_status mica_catalogue_packs(mica_catalogue *catalogue, mica_stored_pack **packs, uint64_t *count, mica_error *error) {
-    sqlite3_stmt *statement = NULL;
-    void *list = NULL;
-    uint64_t listed = 0;
-    bool row = true;
-    mica_status status = mica_sql_bind(catalogue, MICA_SQL_PACKS, &statement, error, "");
-    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
-        const int64_t number = sqlite3_column_int64(statement, 0), bytes = sqlite3_column_int64(statement, 1);
-        if (number <= 0 || bytes < 0)
-            status = mica_fail(error, MICA_CORRUPT, "%s: packs: expected positive numbers, got pack %" PRId64 " of %" PRId64 " bytes",
-                               catalogue->path, number, bytes);
-        else if (!reserve_row(&list, listed, sizeof(mica_stored_pack)))
-            status = no_memory(catalogue, error);
-        else
-            ((mica_stored_pack *)list)[listed++] = (mica_stored_pack){number, (uint64_t)bytes};
-    }
-    sqlite3_reset(statement);
+    void *list;
+    uint64_t listed;
+    const mica_status status = mica_sql_list(catalogue, MICA_SQL_PACKS, sizeof **packs, read_pack, &list, &listed, error, "");
     if (status != MICA_OK) {
         mica_free(list);
         return status;
@@ -217,27 +202,22 @@ void mica_stored_shards_free(mica_stored_shard *shards, uint64_t count) {
     mica_free(shards);
 }
 
+static mica_status read_shard(mica_catalogue *catalogue, sqlite3_stmt *statement, void *item, mica_error *error) {
+    const char *path = mica_sql_text(statement, 1);
+    if (!path)
+        return mica_fail(error, MICA_CORRUPT, "%s: shards: expected a path, got none", catalogue->path);
+    char *copy = mica_strdup(path);
+    if (!copy)
+        return no_memory(catalogue, error);
+    *(mica_stored_shard *)item = (mica_stored_shard){sqlite3_column_int64(statement, 0), copy,
+                                                     (uint64_t)sqlite3_column_int64(statement, 2), sqlite3_column_int64(statement, 3)};
+    return MICA_OK;
+}
+
 mica_status mica_catalogue_shards(mica_catalogue *catalogue, mica_stored_shard **shards, uint64_t *count, mica_error *error) {
-    sqlite3_stmt *statement = NULL;
-    void *list = NULL;
-    uint64_t listed = 0;
-    bool row = true;
-    mica_status status = mica_sql_bind(catalogue, MICA_SQL_SHARDS, &statement, error, "");
-    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
-        const char *path = mica_sql_text(statement, 1);
-        char *copy = path ? mica_strdup(path) : NULL;
-        if (!path)
-            status = mica_fail(error, MICA_CORRUPT, "%s: shards: expected a path, got none", catalogue->path);
-        else if (!copy || !reserve_row(&list, listed, sizeof(mica_stored_shard)))
-            status = no_memory(catalogue, error);
-        if (status != MICA_OK)
-            mica_free(copy);
-        else
-            ((mica_stored_shard *)list)[listed++] = (mica_stored_shard){sqlite3_column_int64(statement, 0), copy,
-                                                                        (uint64_t)sqlite3_column_int64(statement, 2),
-                                                                        sqlite3_column_int64(statement, 3)};
-    }
-    sqlite3_reset(statement);
+    void *list;
+    uint64_t listed;
+    const mica_status status = mica_sql_list(catalogue, MICA_SQL_SHARDS, sizeof **shards, read_shard, &list, &listed, error, "");
     if (status != MICA_OK) {
         mica_stored_shards_free(list, listed);
         return status;
@@ -285,25 +265,21 @@ void mica_stored_files_free(mica_stored_file *files, uint64_t count) {
     mica_free(files);
 }
 
+static mica_status read_file(mica_catalogue *catalogue, sqlite3_stmt *statement, void *item, mica_error *error) {
+    mica_stored_file file = {.bytes = (uint64_t)sqlite3_column_int64(statement, 2)};
+    const char *name = mica_sql_text(statement, 0);
+    if (!name || strchr(name, '/') || !mica_sql_digest(statement, 1, file.sha256) || sqlite3_column_type(statement, 2) != SQLITE_INTEGER)
+        return mica_fail(error, MICA_CORRUPT, "%s: files: expected a plain name and its content, got a row without", catalogue->path);
+    if (!(file.name = mica_strdup(name)))
+        return no_memory(catalogue, error);
+    *(mica_stored_file *)item = file;
+    return MICA_OK;
+}
+
 mica_status mica_catalogue_files(mica_catalogue *catalogue, int64_t model, mica_stored_file **files, uint64_t *count, mica_error *error) {
-    sqlite3_stmt *statement = NULL;
-    void *list = NULL;
-    uint64_t listed = 0;
-    bool row = true;
-    mica_status status = mica_sql_bind(catalogue, MICA_SQL_FILES, &statement, error, "i", model);
-    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
-        mica_stored_file file = {.bytes = (uint64_t)sqlite3_column_int64(statement, 2)};
-        const char *name = mica_sql_text(statement, 0);
-        if (!name || strchr(name, '/') || !mica_sql_digest(statement, 1, file.sha256) || sqlite3_column_type(statement, 2) != SQLITE_INTEGER)
-            status = mica_fail(error, MICA_CORRUPT, "%s: files: expected a plain name and its content, got a row without", catalogue->path);
-        else if (!(file.name = mica_strdup(name)) || !reserve_row(&list, listed, sizeof file))
-            status = no_memory(catalogue, error);
-        if (status != MICA_OK)
-            mica_free(file.name);
-        else
-            ((mica_stored_file *)list)[listed++] = file;
-    }
-    sqlite3_reset(statement);
+    void *list;
+    uint64_t listed;
+    const mica_status status = mica_sql_list(catalogue, MICA_SQL_FILES, sizeof **files, read_file, &list, &listed, error, "i", model);
     if (status != MICA_OK) {
         mica_stored_files_free(list, listed);
         return status;

@@ -118,6 +118,32 @@ mica_status mica_sql_run(mica_catalogue *catalogue, mica_statement which, mica_e
     return status;
 }
 
+mica_status mica_sql_list(mica_catalogue *catalogue, mica_statement which, uint64_t item_bytes, mica_sql_reader *read, void **list,
+                          uint64_t *count, mica_error *error, const char *kinds, ...) {
+    va_list arguments;
+    sqlite3_stmt *statement = NULL;
+    bool row = true;
+    *list = NULL;
+    *count = 0;
+    va_start(arguments, kinds);
+    mica_status status = bind_all(catalogue, which, &statement, error, kinds, &arguments);
+    va_end(arguments);
+    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
+        if ((*count & (*count - 1)) == 0) { /* capacities are powers of two */
+            void *more = mica_reallocarray(*list, *count ? 2 * *count : 1, item_bytes);
+            if (!more) {
+                status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", catalogue->path);
+                break;
+            }
+            *list = more;
+        }
+        status = read(catalogue, statement, (uint8_t *)*list + *count * item_bytes, error);
+        *count += status == MICA_OK;
+    }
+    sqlite3_reset(statement);
+    return status;
+}
+
 const char *mica_sql_text(sqlite3_stmt *statement, int column) {
     if (sqlite3_column_type(statement, column) != SQLITE_TEXT)
         return NULL;

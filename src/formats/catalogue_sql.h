@@ -96,6 +96,11 @@ mica_status mica_sql_bind(mica_catalogue *catalogue, mica_statement which, sqlit
 mica_status mica_sql_step(mica_catalogue *catalogue, sqlite3_stmt *statement, bool *row, mica_error *error) MICA_CHECKED;
 /* For what gives no rows. */
 mica_status mica_sql_run(mica_catalogue *catalogue, mica_statement which, mica_error *error, const char *kinds, ...) MICA_CHECKED;
+/* Every row of a statement as an item of a list that grows: `read` fills one (what it leaves when it fails owns nothing). The list is the caller's to
+ * free after a failure too, with the items that were read. */
+typedef mica_status mica_sql_reader(mica_catalogue *catalogue, sqlite3_stmt *statement, void *item, mica_error *error);
+mica_status mica_sql_list(mica_catalogue *catalogue, mica_statement which, uint64_t item_bytes, mica_sql_reader *read, void **list,
+                          uint64_t *count, mica_error *error, const char *kinds, ...) MICA_CHECKED;
 /* NULL where it is null, no text, or holds a NUL. */
 const char *mica_sql_text(sqlite3_stmt *statement, int column);
 bool mica_sql_digest(sqlite3_stmt *statement, int column, uint8_t digest[MICA_SHA256_BYTES]);

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/no_memory.h"
 #include "base/scratch.h"
 #include "golden.h"
 #include "model/engine.h"
@@ -408,15 +409,12 @@ static void test_no_memory(void **state) {
     mica_model *model;
     mica_error error;
     assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
-    mica_status status = MICA_NO_MEMORY;
-    for (uint64_t n = 1; status != MICA_OK; n++) {
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
         mica_engine *engine = NULL;
-        mica_memory_fail_after(n);
-        status = mica_engine_open(model, &(mica_engine_options){.threads = 2, .slots = 7}, &engine, &error);
-        mica_memory_fail_after(0);
-        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
-        assert_true(n < 200);
+        no_memory_begin(&trial);
+        const mica_status status = mica_engine_open(model, &(mica_engine_options){.threads = 2, .slots = 7}, &engine, &error);
         mica_engine_close(engine);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
     mica_model_close(model);
 }

@@ -5,6 +5,7 @@
 
 #include "export_helpers.h"
 
+#include "base/no_memory.h"
 #include "formats/gguf_write.h"
 #include "model/gguf_model.h"
 #include "model/model.h"
@@ -397,8 +398,7 @@ static void test_refusals(void **state) {
 
 static void test_without_memory(void **state) {
     (void)state;
-    mica_error error;
-    mica_status status = MICA_NO_MEMORY;
+    mica_error error = {MICA_OK, ""};
     gguf_model made = {0};
     gguf_write(&made, "poor.gguf");
     char source[512], directory[512];
@@ -406,12 +406,12 @@ static void test_without_memory(void **state) {
     snprintf(directory, sizeof directory, "%s", scratch("poor"));
     const mica_export_safetensors_options options = {.threads = 1, .force = true};
     back_to(source, scratch("rich"), &options);
-    for (uint64_t n = 1; status != MICA_OK; n++) {
-        mica_memory_fail_after(n);
-        status = mica_export_safetensors(source, directory, &options, NULL, NULL, &error);
-        mica_memory_fail_after(0);
-        assert_true(status == MICA_OK || status == MICA_NO_MEMORY);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        no_memory_begin(&trial);
+        const mica_status status = mica_export_safetensors(source, directory, &options, NULL, NULL, &error);
+        no_memory_end(&trial, status, MICA_OK, &error);
     }
+    back_to(source, directory, &options); /* over whatever the last attempt left */
     assert_true(same_bytes(scratch("poor/model.safetensors"), scratch("rich/model.safetensors")));
 }
 
