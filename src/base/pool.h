@@ -1,5 +1,5 @@
 /* base/pool.h: a set of threads that stand ready: the phases of a forward pass are too short to start threads for each.
- * One thread (the one that created it) gives work; it takes part as index 0. Waiting spins, then yields, then sleeps, so that a pool without
+ * One thread at a time gives work; it takes part as index 0. Waiting spins, then yields, then sleeps, so that a pool without
  * work costs nothing. */
 #ifndef MICA_BASE_POOL_H
 #define MICA_BASE_POOL_H
@@ -22,5 +22,11 @@ void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index),
  * is free: for bodies whose results do not depend on the cut. */
 void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index),
                     void *context);
+
+/* Work that others may take part in when they have none of their own: mica_pool_each's promise, but by whoever there is. `each` NULL: nobody. */
+typedef struct mica_share {
+    void (*each)(void *context, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index), void *body_context);
+    void *context;
+} mica_share;
 
 #endif

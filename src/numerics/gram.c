@@ -194,23 +194,49 @@ static void add_tile(const mica_gram *gram, const mica_kernels *kernels, size_t 
         }
 }
 
-void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, float *packed, double *frobenius_squared) {
+typedef struct slab_products { /* of one slab, for every cache tile of G */
+    const mica_gram *gram;
+    const mica_kernels *kernels;
+    size_t padded_rows, blocks;
+    int digits;
+    float *packed;
+} slab_products;
+
+/* Tiles [first, last) of the lower half, row by row: each is written by one call only, its blocks in order. */
+static void add_products(void *context, uint64_t first, uint64_t last, uint32_t index) {
+    const slab_products *slab = context;
+    (void)index;
+    for (uint64_t tile = first; tile < last; tile++) {
+        size_t row = 0, other = tile;
+        for (; other > row; row++)
+            other -= row + 1;
+        row *= TILE_ROWS;
+        other *= TILE_ROWS;
+        for (size_t block = 0; block < slab->blocks; block++) {
+            add_tile(slab->gram, slab->kernels, slab->padded_rows, block, row, other, 0, 0, slab->packed);
+            if (slab->digits == 2) {
+                add_tile(slab->gram, slab->kernels, slab->padded_rows, block, row, other, 0, 1, slab->packed);
+                add_tile(slab->gram, slab->kernels, slab->padded_rows, block, row, other, 1, 0, slab->packed);
+            }
+        }
+    }
+}
+
+void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, const mica_share *share, float *packed,
+                       double *frobenius_squared) {
     packing plan = packing_of(wide);
+    const size_t tile_rows = (wide->padded_rows + TILE_ROWS - 1) / TILE_ROWS, tiles = tile_rows * (tile_rows + 1) / 2;
     double sum = 0;
     memset(packed, 0, mica_packed_offset(wide->padded_rows / 8) * sizeof *packed);
     for (size_t column = 0; column < wide->columns; column += MICA_SLAB_COLUMNS) {
         size_t left = wide->columns - column, width = left < MICA_SLAB_COLUMNS ? left : MICA_SLAB_COLUMNS;
         size_t blocks = (width + MICA_PANEL_COLUMNS - 1) / MICA_PANEL_COLUMNS;
         pack_slab(gram, kernels, wide, &plan, column, blocks, &sum);
-        for (size_t row = 0; row < wide->padded_rows; row += TILE_ROWS)
-            for (size_t other = 0; other <= row; other += TILE_ROWS)
-                for (size_t block = 0; block < blocks; block++) {
-                    add_tile(gram, kernels, wide->padded_rows, block, row, other, 0, 0, packed);
-                    if (plan.digits == 2) {
-                        add_tile(gram, kernels, wide->padded_rows, block, row, other, 0, 1, packed);
-                        add_tile(gram, kernels, wide->padded_rows, block, row, other, 1, 0, packed);
-                    }
-                }
+        slab_products slab = {gram, kernels, wide->padded_rows, blocks, plan.digits, packed};
+        if (share->each)
+            share->each(share->context, tiles, add_products, &slab);
+        else
+            add_products(&slab, 0, tiles, 0);
     }
     *frobenius_squared = sum;
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "numerics/kernels.h"
 #include "numerics/matrix.h"
 
@@ -38,8 +39,9 @@ uint64_t mica_gram_bytes(size_t padded_rows);
 mica_status mica_gram_create(size_t padded_rows, mica_gram **gram, mica_error *error) MICA_CHECKED;
 void mica_gram_free(mica_gram *gram); /* NULL is fine */
 
-/* Fills `packed` (mica_packed_offset(padded_rows / 8) floats, 64-byte aligned); *frobenius_squared of A. */
-void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, float *packed, double *frobenius_squared);
+/* Fills `packed` (mica_packed_offset(padded_rows / 8) floats, 64-byte aligned); *frobenius_squared of A. The same bits whoever takes part. */
+void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, const mica_share *share, float *packed,
+                       double *frobenius_squared);
 
 double mica_packed_sum_squares(const float *packed, size_t padded_rows);          /* |G|_F^2 */
 void mica_packed_expand(const float *packed, size_t rows, float *full); /* [rows][rows], lower half */

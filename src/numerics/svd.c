@@ -336,7 +336,7 @@ static mica_status krylov_route(mica_svd_workspace *w, const mica_wide *wide, co
     mica_krylov_result krylov;
     mica_svd_plan given = options->plan ? *options->plan : (mica_svd_plan){0};
     double squares, tolerance = RITZ_TOLERANCE;
-    mica_gram_compute(w->gram, w->kernels, wide, w->packed, &squares);
+    mica_gram_compute(w->gram, w->kernels, wide, &options->share, w->packed, &squares);
     result->frobenius = sqrt(squares);
     mica_status status = options->ask_plan ? options->ask_plan(options->ask_context, &given, error) : MICA_OK;
     if (status != MICA_OK)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/pool.h"
 #include "numerics/matrix.h"
 
 typedef enum mica_svd_route { MICA_SVD_KRYLOV, MICA_SVD_DENSE, MICA_SVD_ZERO } mica_svd_route;
@@ -32,6 +33,7 @@ typedef struct mica_svd_options {
      * that is not OK ends the decomposition. */
     mica_status (*ask_plan)(void *context, mica_svd_plan *plan, mica_error *error);
     void *ask_context;
+    mica_share share;            /* who may take part in the Gram matrix; the result does not depend on it */
 } mica_svd_options;
 
 typedef struct mica_svd_result {

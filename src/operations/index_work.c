@@ -2,6 +2,7 @@
  * Invariant: a record depends on the matrix, the options and the layer's first expert only, never on threads or order.
  * Judged by tests/operations/test_index.c. */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@ _Static_assert(sizeof(mica_index_record) == 312, "the journal's record has no pa
  * [columns]. */
 typedef struct index_result {
     mica_index_record record;
-    double seconds, svd_seconds;
+    double seconds, svd_seconds, helped_seconds; /* of threads: the last is in the first two, and is no work of the stream's */
     char warning[MICA_INDEX_WARNING_BYTES];
     char numbers[] __attribute__((aligned(16)));
 } index_result;
@@ -37,6 +38,8 @@ typedef struct index_context {
     index_worker *workers; /* [threads] */
     pthread_mutex_t large; /* held while a workspace above the share is alive */
     mica_stream *stream;
+    mica_pool *helpers;     /* as many threads as compute; NULL with one */
+    pthread_mutex_t helped; /* held by the unit that has the helpers */
 } index_context;
 
 static uint64_t smaller_side(const mica_weight *weight) {
@@ -264,6 +267,36 @@ static mica_status learn(void *opaque, mica_svd_plan *plan, mica_error *error) {
     return MICA_OK;
 }
 
+typedef struct sharing { /* of one unit */
+    index_context *context;
+    void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index);
+    void *body_context;
+    atomic_uint_fast64_t helped_nanoseconds;
+} sharing;
+
+static void take_part(void *opaque, uint64_t first, uint64_t last, uint32_t index) {
+    sharing *shared = opaque;
+    const double begin = mica_seconds_now();
+    shared->body(shared->body_context, first, last, index);
+    if (index > 0)
+        atomic_fetch_add(&shared->helped_nanoseconds, (uint64_t)(1e9 * (mica_seconds_now() - begin)));
+}
+
+/* At the end, when threads have no unit left, they take part in one of those that others still work on. */
+static void share(void *opaque, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index),
+                  void *body_context) {
+    sharing *shared = opaque;
+    index_context *context = shared->context;
+    if (!context->helpers || mica_stream_idle(context->stream) == 0 || pthread_mutex_trylock(&context->helped) != 0) {
+        body(body_context, 0, count, 0);
+        return;
+    }
+    shared->body = body;
+    shared->body_context = body_context;
+    mica_pool_each(context->helpers, count, 1, take_part, shared);
+    pthread_mutex_unlock(&context->helped);
+}
+
 static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, const uint8_t *const *data, void *memory, mica_error *error) {
     index_context *context = opaque;
     const mica_index_run *run = context->run;
@@ -278,6 +311,8 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
         options.ask_plan = learn;
         options.ask_context = &asked;
     }
+    sharing shared = {.context = context};
+    options.share = (mica_share){share, &shared};
     mica_matrix matrix;
     int exponent;
     mica_status status = examine_unit(run, unit, data, result, &matrix, &exponent, error);
@@ -292,13 +327,14 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
         svd.vectors = result_vectors(result, &options, unit);
     const double svd_begin = mica_seconds_now();
     status = mica_svd(worker->workspace, &matrix, exponent, &options, &svd, error);
-    result->svd_seconds = mica_seconds_now() - svd_begin - asked.waited_seconds;
+    result->helped_seconds = 1e-9 * (double)atomic_load(&shared.helped_nanoseconds);
+    result->svd_seconds = mica_seconds_now() - svd_begin - asked.waited_seconds + result->helped_seconds;
     done_with_workspace(context, worker);
     if (status != MICA_OK)
         return mica_fail_context(error, status, "%s", unit->weight->name);
     fill_record(unit, &svd, &result->record);
     result->record.warning_bytes = (uint32_t)strlen(result->warning);
-    result->seconds += mica_seconds_now() - begin - asked.waited_seconds;
+    result->seconds += mica_seconds_now() - begin - asked.waited_seconds + result->helped_seconds;
     return MICA_OK;
 }
 
@@ -374,6 +410,7 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
         return status;
     run->unit_seconds[number] = result->seconds;
     run->svd_seconds += result->svd_seconds;
+    run->work_seconds += result->helped_seconds;
     run->units_done = number + 1;
     if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_seconds_now() - run->flushed_at >= FLUSH_SECONDS))
         status = mica_index_flush(run, error);
@@ -399,10 +436,19 @@ static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
 }
 
 mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error) {
-    index_context context = {
-        .run = run, .workers = mica_calloc(run->resources.threads, sizeof(index_worker)), .large = PTHREAD_MUTEX_INITIALIZER};
+    index_context context = {.run = run,
+                             .workers = mica_calloc(run->resources.threads, sizeof(index_worker)),
+                             .large = PTHREAD_MUTEX_INITIALIZER,
+                             .helped = PTHREAD_MUTEX_INITIALIZER};
     if (!context.workers)
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->resources.threads);
+    if (run->resources.threads > 1) {
+        const mica_status created = mica_pool_create(run->resources.threads, &context.helpers, error);
+        if (created != MICA_OK) {
+            mica_free(context.workers);
+            return created;
+        }
+    }
     const mica_stream_job job = {
         .context = &context,
         .eager = &context.stream,
@@ -424,6 +470,8 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
     mica_status status = mica_stream_run(&job, &stats, error);
     for (uint32_t i = 0; i < run->resources.threads; i++)
         mica_svd_workspace_free(context.workers[i].workspace);
+    mica_pool_free(context.helpers);
+    pthread_mutex_destroy(&context.helped);
     pthread_mutex_destroy(&context.large);
     mica_free(context.workers);
     run->bytes_read += stats.bytes_read;

@@ -46,6 +46,7 @@ struct mica_stream {
     uint64_t failed;        /* smallest unit known to have failed; nothing beyond it is begun */
     bool stopping;
     uint32_t waiting; /* compute threads without work */
+    uint32_t left;    /* compute threads for which no unit is left */
     double started, accounted;
     mica_stream_stats stats;
 };
@@ -308,6 +309,13 @@ static mica_status prepare(mica_stream *stream, stream_slot *slot) {
     return status == MICA_OK ? status : job->prepare(job->context, 1, units, data, results, &slot->error);
 }
 
+uint32_t mica_stream_idle(mica_stream *stream) {
+    pthread_mutex_lock(&stream->mutex);
+    const uint32_t left = stream->left;
+    pthread_mutex_unlock(&stream->mutex);
+    return left;
+}
+
 static void work_units(mica_stream *stream, uint32_t thread) {
     const mica_stream_job *job = stream->job;
     pthread_mutex_lock(&stream->mutex);
@@ -322,6 +330,7 @@ static void work_units(mica_stream *stream, uint32_t thread) {
         stream->stats.work_seconds += seconds;
         finish(stream, slot, status, SLOT_DONE);
     }
+    stream->left++;
     pthread_cond_broadcast(&stream->changed); /* the last unit was taken: the others may leave */
     pthread_mutex_unlock(&stream->mutex);
 }

@@ -72,6 +72,9 @@ typedef struct mica_stream_stats { /* filled on failure too */
  * no work_seconds; *waited_seconds tells it. */
 bool mica_stream_await(mica_stream *stream, uint64_t after, double *waited_seconds);
 
+/* In the work of an eager job: the compute threads for which no unit is left. */
+uint32_t mica_stream_idle(mica_stream *stream);
+
 /* `stats` may be NULL. Errors: those of work and commit, reading's (IO, with the range's `what`), INTERRUPTED, NO_MEMORY, FAILED. */
 mica_status mica_stream_run(const mica_stream_job *job, mica_stream_stats *stats, mica_error *error) MICA_CHECKED;
 

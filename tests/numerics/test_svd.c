@@ -324,6 +324,36 @@ static void full_spectra_and_other_counts(void **state) {
     truth_free(&t), stored_free(&s);
 }
 
+static uint64_t shared_phases;
+
+static void each(void *pool, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index), void *body_context) {
+    shared_phases++;
+    mica_pool_each(pool, count, 1, body, body_context);
+}
+
+/* Whoever takes part in the Gram matrix: the same bits. Encodings of one digit and of two, wide and tall, ragged. */
+static void sharing_changes_nothing(void **state) {
+    (void)state;
+    static const size_t shapes[][2] = {{530, 2080}, {2080, 544}, {1024, 1152}};
+    mica_pool *pool = NULL;
+    assert_int_equal(mica_pool_create(3, &pool, NULL), MICA_OK);
+    for (int encoding = 0; encoding < 6; encoding++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            stored s = make(encoding, SPIKED, shapes[i][0], shapes[i][1]);
+            found alone = find(&s.matrix, (mica_svd_options){.count = 64});
+            shared_phases = 0;
+            found shared = find(&s.matrix, (mica_svd_options){.count = 64, .share = {each, pool}});
+            assert_true(shared_phases > 0);
+            assert_memory_equal(shared.values, alone.values, sizeof alone.values);
+            assert_memory_equal(shared.vectors, alone.vectors, 64 * shapes[i][1] * sizeof(float));
+            assert_true(shared.result.frobenius == alone.result.frobenius && shared.result.sum_fourth == alone.result.sum_fourth);
+            found_free(&alone);
+            found_free(&shared);
+            stored_free(&s);
+        }
+    mica_pool_free(pool);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_and_odd_shapes),
@@ -331,6 +361,7 @@ int main(void) {
         cmocka_unit_test(extreme_norms),
         cmocka_unit_test(plans_and_repetition),
         cmocka_unit_test(full_spectra_and_other_counts),
+        cmocka_unit_test(sharing_changes_nothing),
         cmocka_unit_test(krylov_agrees_with_lapack),
     };
     if (mica_lapack_load(NULL) != MICA_OK)
