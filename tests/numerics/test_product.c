@@ -338,7 +338,7 @@ static uint64_t columns_for(const kind *k, uint64_t columns) {
 
 static void test_bounds(void **state) {
     (void)state;
-    static const uint64_t shapes[][2] = {{1, 1}, {3, 5}, {7, 33}, {5, 97}, {6, 256}, {9, 1090}, {69, 257}, {130, 64}, {5, 4200}};
+    static const uint64_t shapes[][2] = {{1, 1}, {3, 5}, {7, 33}, {5, 97}, {6, 256}, {9, 1090}, {69, 257}, {130, 64}, {5, 4200}, {301, 300}};
     for (int i = 0; i < KINDS; i++) {
         for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
             uint64_t rows = shapes[j][0], columns = columns_for(&kinds[i], shapes[j][1]);
@@ -367,20 +367,19 @@ static void same_bits(const float *a, const float *b, uint64_t count, const kind
         fail_msg("%s under %s: results depend on %s", name_of(k), mica_cpu_name(mica_cpu_current()), what);
 }
 
-static void check_splits(const kind *k, mica_precision precision, uint64_t tokens, uint64_t fewer) {
-    enum { ROWS = 77 };
+static void check_splits(const kind *k, mica_precision precision, uint64_t rows, uint64_t tokens, uint64_t fewer) {
     uint64_t columns = columns_for(k, 2600);
-    sample s = sample_of(k, ROWS, columns);
-    float *values = random_values(tokens * columns), *whole = malloc(tokens * ROWS * sizeof *whole), *split = malloc(tokens * ROWS * sizeof *split);
-    float *other = malloc(tokens * ROWS * sizeof *other);
+    sample s = sample_of(k, rows, columns);
+    float *values = random_values(tokens * columns), *whole = malloc(tokens * rows * sizeof *whole), *split = malloc(tokens * rows * sizeof *split);
+    float *other = malloc(tokens * rows * sizeof *other);
     assert_true(whole && split && other);
     activations a = activations_of(precision, values, tokens, columns);
-    mica_product(&s.matrix, 0, ROWS, &a.operand, whole, ROWS, scratch);
-    for (uint64_t row = 0, count; row < ROWS; row += count) {
-        count = 1 + random_below(ROWS - row);
-        mica_product(&s.matrix, row, count, &a.operand, split + row, ROWS, scratch);
+    mica_product(&s.matrix, 0, rows, &a.operand, whole, rows, scratch);
+    for (uint64_t row = 0, count; row < rows; row += count) {
+        count = 1 + random_below(rows - row);
+        mica_product(&s.matrix, row, count, &a.operand, split + row, rows, scratch);
     }
-    same_bits(whole, split, tokens * ROWS, k, "the split of rows");
+    same_bits(whole, split, tokens * rows, k, "the split of rows");
 
     uint32_t chosen[64], others[64]; /* each second token of the one is the next token of the other */
     for (uint64_t t = 0; t < fewer; t++)
@@ -388,13 +387,13 @@ static void check_splits(const kind *k, mica_precision precision, uint64_t token
     for (uint64_t t = 0; t < fewer; t++)
         others[t] = t % 2 ? (uint32_t)random_below(tokens) : chosen[(t + 1) % fewer];
     mica_operand some = mica_operand_select(&a.operand, chosen, fewer), more = mica_operand_select(&a.operand, others, fewer);
-    mica_product(&s.matrix, 0, ROWS, &some, split, ROWS, scratch);
-    mica_product(&s.matrix, 0, ROWS, &more, other, ROWS, scratch);
+    mica_product(&s.matrix, 0, rows, &some, split, rows, scratch);
+    mica_product(&s.matrix, 0, rows, &more, other, rows, scratch);
     for (uint64_t t = 0; t < fewer; t += 2)
-        same_bits(split + (t + 1) % fewer * ROWS, other + t * ROWS, ROWS, k, "the other tokens of a selection");
+        same_bits(split + (t + 1) % fewer * rows, other + t * rows, rows, k, "the other tokens of a selection");
     if (strcmp(mica_product_method(&s.matrix, precision, fewer), mica_product_method(&s.matrix, precision, tokens)) == 0)
         for (uint64_t t = 0; t < fewer; t++)
-            same_bits(whole + chosen[t] * ROWS, split + t * ROWS, ROWS, k, "the other tokens");
+            same_bits(whole + chosen[t] * rows, split + t * rows, rows, k, "the other tokens");
     release_activations(a);
     free(values);
     free(whole);
@@ -408,10 +407,11 @@ static void test_splits(void **state) {
     EACH_CPU(cpu) {
         for (int i = 0; i < KINDS; i++) {
             for (int precision = 0; precision < 2; precision++) {
-                check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
-                check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
-                check_splits(&kinds[i], (mica_precision)precision, 30, 1 + random_below(30));
-                check_splits(&kinds[i], (mica_precision)precision, MICA_PRODUCT_SOME + 1, 1 + random_below(MICA_PRODUCT_FEW)); /* no longer prepared for few */
+                check_splits(&kinds[i], (mica_precision)precision, 301, 1, 1); /* so many that one token takes rows in twos */
+                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
+                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
+                check_splits(&kinds[i], (mica_precision)precision, 77, 30, 1 + random_below(30));
+                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_SOME + 1, 1 + random_below(MICA_PRODUCT_FEW)); /* no longer prepared for few */
             }
         }
     }
