@@ -16,7 +16,7 @@
 #include "llama_bench.h"
 #include "model/engine.h"
 
-enum { ROUNDS_MAX = 15, WARM_ROUNDS = 8, LIST_MAX = 8 };
+enum { ROUNDS_MAX = 15, WARM_ROUNDS = 40, WARM_IDLE = 4, LIST_MAX = 8 };
 #define STREAM_BYTES (UINT64_C(768) << 20)
 
 static struct {
@@ -79,14 +79,16 @@ static int64_t next_id(uint64_t *state, uint64_t vocabulary) {
     return (int64_t)((*state >> 33) % vocabulary);
 }
 
-/* Reads every expert that so many tokens choose: the cache holds them. */
+/* Reads every expert that tokens choose: until all are there, or several rounds wanted no other. */
 static void warm(mica_engine *engine) {
     const mica_model *model = mica_engine_model(engine);
     mica_engine_meters meters = mica_engine_meters_get(engine);
     if (meters.slots < meters.expert_count)
         fprintf(stderr, "bench_engine: the memory holds %" PRIu64 " of %" PRIu64 " experts\n", meters.slots, meters.expert_count);
     uint64_t state = 9;
-    for (int round = 0; round < WARM_ROUNDS && meters.experts.reads < meters.expert_count; round++) {
+    int idle = 0;
+    for (int round = 0; round < WARM_ROUNDS && idle < WARM_IDLE && meters.experts.reads < meters.expert_count; round++) {
+        const uint64_t before = meters.experts.reads;
         int64_t ids[256];
         uint64_t count = mica_engine_batch(engine) < 256 ? mica_engine_batch(engine) : 256;
         for (uint64_t i = 0; i < count; i++)
@@ -94,6 +96,7 @@ static void warm(mica_engine *engine) {
         mica_engine_rewind(engine, 0);
         check(mica_engine_step(engine, ids, count, &error));
         meters = mica_engine_meters_get(engine);
+        idle = meters.experts.reads == before ? idle + 1 : 0;
     }
 }
 

@@ -131,12 +131,24 @@ INLINE void tile(const uint16_t *w, uint64_t strip_stride, const uint16_t *const
         store_sums(sums[t], rows, add, out);
 }
 
+/* Functions of their own: 29 registers are in use in the largest, and what a caller keeps in others would be spilled inside the loop. */
+typedef void tile_kernel(const uint16_t *w, uint64_t strip_stride, const uint16_t *const x[TILE_TOKENS], uint64_t width, __mmask8 rows, bool add, float *out,
+                         uint64_t stride);
+#define X(tokens)                                                                                                                                  \
+    __attribute__((noinline)) static void tile_##tokens(const uint16_t *w, uint64_t strip_stride, const uint16_t *const x[TILE_TOKENS], uint64_t width, \
+                                                        __mmask8 rows, bool add, float *out, uint64_t stride) {                                   \
+        tile(w, strip_stride, x, tokens, width, rows, add, out, stride);                                                                           \
+    }
+X(1) X(2) X(3) X(4) X(5) X(6)
+#undef X
+static tile_kernel *const tiles[TILE_TOKENS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
+
 void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
                                float *out, uint64_t stride) {
     for (uint64_t t = 0, some; t < x->tokens; t += some) {
         const uint16_t *values[TILE_TOKENS];
-        uint64_t left_tokens = x->tokens - t, tiles = (left_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-        some = (left_tokens + tiles - 1) / tiles; /* rather 4 and 4 than 6 and 2 */
+        uint64_t rest = x->tokens - t, parts = (rest + TILE_TOKENS - 1) / TILE_TOKENS;
+        some = (rest + parts - 1) / parts; /* rather 4 and 4 than 6 and 2 */
         for (uint64_t i = 0; i < some; i++)
             values[i] = x->bf16 + mica_operand_row(x, t + i) * x->padded + column;
         for (uint64_t r = 0; r < rows; r += TILE_ROWS) { /* rows beyond the last are in the scratch, whatever they hold */
@@ -145,14 +157,7 @@ void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uin
             float *target = out + t * stride + r;
             __mmask8 mask = (__mmask8)((1u << left) - 1);
             fetch_next(x, t + some, x->bf16 + column, x->padded * sizeof(uint16_t), width * sizeof(uint16_t), r, rows);
-            switch (some) {
-            case 1: tile(w, strip_stride, values, 1, width, mask, column != 0, target, stride); break;
-            case 2: tile(w, strip_stride, values, 2, width, mask, column != 0, target, stride); break;
-            case 3: tile(w, strip_stride, values, 3, width, mask, column != 0, target, stride); break;
-            case 4: tile(w, strip_stride, values, 4, width, mask, column != 0, target, stride); break;
-            case 5: tile(w, strip_stride, values, 5, width, mask, column != 0, target, stride); break;
-            default: tile(w, strip_stride, values, 6, width, mask, column != 0, target, stride);
-            }
+            tiles[some - 1](w, strip_stride, values, width, mask, column != 0, target, stride);
         }
     }
 }
