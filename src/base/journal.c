@@ -77,6 +77,23 @@ mica_status mica_journal_create(const char *path, const void *head, uint64_t hea
     return status;
 }
 
+mica_status mica_journal_create_locked(const char *path, const char *busy, const void *head, uint64_t head_bytes, mica_journal **journal, int *lock,
+                                       mica_error *error) {
+    int there = -1;
+    mica_journal *made = NULL;
+    mica_status status = mica_path_exists(path) ? mica_path_lock(path, busy, &there, error) : MICA_OK;
+    mica_path_unlock(there);
+    if (status == MICA_OK)
+        status = mica_journal_create(path, head, head_bytes, &made, error);
+    if (status == MICA_OK)
+        status = mica_path_lock(path, busy, lock, error);
+    if (status == MICA_OK)
+        *journal = made;
+    else
+        mica_journal_close(made);
+    return status;
+}
+
 /* Reads the record at `offset` into `buffer` (prefix, payload, checksum). *record_bytes is 0 where none counts. */
 static mica_status read_record(const mica_file *file, uint64_t offset, mica_text *buffer, uint64_t *record_bytes, mica_error *error) {
     uint8_t prefix[PREFIX_BYTES], digest[MICA_SHA256_BYTES];

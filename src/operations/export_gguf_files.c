@@ -12,13 +12,10 @@
 #include "operations/source_identity.h"
 
 #define RECORD_PROGRESS 1u
+#define BUSY "another export is being written there"
 
 static mica_status no_memory(mica_error *error) {
     return mica_fail(error, MICA_NO_MEMORY, "out of memory");
-}
-
-static mica_status lock_journal(mica_export_run *run, mica_error *error) {
-    return mica_path_lock(run->journal_path, "another export is being written there", &run->lock, error);
 }
 
 void mica_export_files_close(mica_export_run *run) {
@@ -89,9 +86,7 @@ mica_status mica_export_files_start(mica_export_run *run, mica_error *error) {
     uint64_t length = 0;
     mica_status status = describe(run, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_journal_create(run->journal_path, head, length, &run->journal, error);
-    if (status == MICA_OK)
-        status = lock_journal(run, error);
+        status = mica_journal_create_locked(run->journal_path, BUSY, head, length, &run->journal, &run->lock, error);
     if (status == MICA_OK)
         status = mica_gguf_writer_open(run->path, &run->layout, true, &run->writer, error);
     run->flushed_at = mica_seconds_now();
@@ -171,7 +166,7 @@ mica_status mica_export_files_resume(mica_export_run *run, mica_error *error) {
     char *head = NULL;
     uint64_t length = 0;
     replay context = {.run = run};
-    mica_status status = lock_journal(run, error);
+    mica_status status = mica_path_lock(run->journal_path, BUSY, &run->lock, error);
     if (status == MICA_OK)
         status = describe(run, &head, &length, error);
     if (status == MICA_OK)

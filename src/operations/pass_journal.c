@@ -59,18 +59,6 @@ static mica_status visit_record(void *context, uint32_t kind, const uint8_t *pay
     return kind == MICA_JOURNAL_HEAD ? compare_head(r, payload, bytes, error) : r->visit(r->context, kind, payload, bytes, error);
 }
 
-static mica_status start(mica_pass_journal *journal, const replay *r, mica_error *error) {
-    mica_status status = MICA_OK;
-    if (mica_path_exists(journal->path)) { /* to be replaced, unless somebody writes it */
-        status = mica_path_lock(journal->path, BUSY, &journal->lock, error);
-        mica_path_unlock(journal->lock);
-        journal->lock = -1;
-    }
-    if (status == MICA_OK)
-        status = mica_journal_create(journal->path, r->job, r->length, &journal->journal, error);
-    return status == MICA_OK ? mica_path_lock(journal->path, BUSY, &journal->lock, error) : status;
-}
-
 mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *result, bool fresh, const char *job, uint64_t length, mica_journal_visit visit,
                                    void *context, mica_error *error) {
     *journal = (mica_pass_journal){.path = mica_pass_path(result, "journal"), .lock = -1};
@@ -78,7 +66,7 @@ mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *resul
     if (!journal->path)
         return no_memory(error);
     if (fresh)
-        return start(journal, &r, error);
+        return mica_journal_create_locked(journal->path, BUSY, job, length, &journal->journal, &journal->lock, error);
     const mica_status status = mica_path_lock(journal->path, BUSY, &journal->lock, error);
     return status == MICA_OK ? mica_journal_open(journal->path, visit_record, &r, &journal->journal, error) : status;
 }

@@ -261,6 +261,24 @@ static void test_refusals(void **state) {
     assert_refused(TINY, scratch("half.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT, "options.type");
 }
 
+/* Whoever starts afresh takes nothing from a run that is at work. */
+static void test_two_runs(void **state) {
+    (void)state;
+    uint64_t stop = 10, bytes = 0;
+    uint8_t before[MICA_SHA256_BYTES], after[MICA_SHA256_BYTES];
+    int lock = -1;
+    const mica_export_gguf_options stopping = {.type = "q4_0", .progress = stop_after, .progress_context = &stop};
+    assert_refused(TINY, scratch("two.gguf"), &stopping, MICA_INTERRUPTED, "");
+    assert_int_equal(mica_sha256_of_file(scratch("two.gguf.journal"), before, &bytes, NULL), MICA_OK);
+    assert_int_equal(mica_path_lock(scratch("two.gguf.journal"), "busy", &lock, NULL), MICA_OK);
+    assert_refused(TINY, scratch("two.gguf"), &(mica_export_gguf_options){.type = "q4_0", .force = true}, MICA_CONFLICT, "another export");
+    assert_refused(TINY, scratch("two.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true}, MICA_CONFLICT, "another export");
+    assert_int_equal(mica_sha256_of_file(scratch("two.gguf.journal"), after, &bytes, NULL), MICA_OK);
+    assert_memory_equal(after, before, sizeof before);
+    mica_path_unlock(lock);
+    export_to(TINY, scratch("two.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true});
+}
+
 /* Nothing is written, and every unit was done before; a split is looked at file by file. */
 static void test_finished_is_left_alone(void **state) {
     (void)state;
@@ -354,6 +372,7 @@ int main(void) {
                                        cmocka_unit_test(test_full_disk),
                                        cmocka_unit_test(test_without_memory),
                                        cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_two_runs),
                                        cmocka_unit_test(test_scales_of_int4),
                                        cmocka_unit_test(test_report)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
