@@ -378,7 +378,7 @@ INLINE __m256i every_other(const __m256i q[4], const int odd) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     __m256i shifted[4];
     for (int i = 0; i < 4; i++)
-        shifted[i] = _mm256_shuffle_epi32(q[i], odd ? 0xdd : 0x88); /* in each lane: two of them, twice */
+        shifted[i] = odd ? _mm256_shuffle_epi32(q[i], 0xdd) : _mm256_shuffle_epi32(q[i], 0x88); /* in each lane: two of them, twice */
     __m256i first = _mm256_unpacklo_epi64(shifted[0], shifted[1]), second = _mm256_unpacklo_epi64(shifted[2], shifted[3]);
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi32(first, second), order);
 }
