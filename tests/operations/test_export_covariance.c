@@ -204,7 +204,7 @@ static void test_no_memory(void **state) {
     without.effort = "default";
     export_to(TINY, scratch("short.gguf"), &without);
     assert_false(same_bytes(scratch("enough.gguf"), scratch("short.gguf"))); /* so covariances are made use of */
-    for (no_memory trial = {.may_do_without = true, .stride = 29}; no_memory_next(&trial);) { /* without compiled patterns */
+    for (no_memory trial = {.may_do_without = true, .stride = STRIDE}; no_memory_next(&trial);) { /* without compiled patterns */
         mica_error error = {MICA_OK, ""};
         no_memory_begin(&trial);
         const mica_status status = mica_export_gguf(TINY, scratch("short.gguf"), &options, NULL, NULL, &error);
