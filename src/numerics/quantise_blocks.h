@@ -192,10 +192,11 @@ INLINE void tile_q3_k(const mica_quantise_tile *tile, int weighted) {
     found_about f;
     find_about(tile, (shape_about){{16, weighted}, 16, -32, 31, grid}, mica_starts_q3_k, &f);
     for (int first = 0; first < MICA_TILE_GROUPS; first += 16) {
-        uint8_t *out = tile->block[first], *scales = out + 96;
+        uint8_t *out = tile->block[first];
         vec_i32 q[256 / LANES];
         if (!out)
             continue;
+        uint8_t *scales = out + 96;
         memset(scales, 0, 12);
         for (int g = 0; g < 16; g++) {
             levels_about(tile->x[first + g], 16, f.inverse[first + g], grid, q + 16 / LANES * g);
