@@ -9,6 +9,7 @@
 
 #include "numerics/product_avx2.h"
 #include "numerics/product_unpack_avx2.h"
+#include "numerics/product_encodings.h" /* behind the list */
 
 enum { TOGETHER = 4 /* tokens */, AHEAD = 4096 };
 
@@ -152,40 +153,6 @@ static mica_product_few *const grouped_few[GROUPED_COUNT] = {
 #undef X
 };
 
-static int grouped_of_block(mica_dtype dtype) {
-    switch ((int)dtype) {
-    case MICA_Q8_0: return GROUPED_q8_0;
-    case MICA_Q4_0: return GROUPED_q4_0;
-    case MICA_Q4_1: return GROUPED_q4_1;
-    case MICA_Q5_0: return GROUPED_q5_0;
-    case MICA_Q5_1: return GROUPED_q5_1;
-    case MICA_IQ4_NL: return GROUPED_iq4_nl;
-    case MICA_MXFP4: return GROUPED_mxfp4_blocks;
-    case MICA_Q2_K: return GROUPED_q2_k;
-    case MICA_Q3_K: return GROUPED_q3_k;
-    case MICA_Q4_K: return GROUPED_q4_k;
-    case MICA_Q5_K: return GROUPED_q5_k;
-    case MICA_Q6_K: return GROUPED_q6_k;
-    case MICA_IQ4_XS: return GROUPED_iq4_xs;
-    default: return -1;
-    }
-}
-
-static int grouped_of(const mica_matrix *matrix) {
-    if (matrix->encoding == MICA_ENCODING_BLOCK)
-        return grouped_of_block(matrix->dtype);
-    if (matrix->block_rows != 1 || matrix->block_columns != 32)
-        return -1;
-    if (matrix->encoding == MICA_ENCODING_MXFP4)
-        return matrix->scale_dtype == MICA_F8_E8M0 ? (int)GROUPED_mxfp4_planes : -1;
-    if (matrix->encoding == MICA_ENCODING_INT4_GROUP)
-        return matrix->scale_dtype == MICA_BF16  ? (int)GROUPED_int4_bf16
-               : matrix->scale_dtype == MICA_F16 ? (int)GROUPED_int4_f16
-               : matrix->scale_dtype == MICA_F32 ? (int)GROUPED_int4_f32
-                                                 : -1;
-    return -1;
-}
-
 /* ---- plain and fp8: 32 elements to float32, exactly but for a power of two; `seen` gathers what tells a NaN that the conversion does not make */
 
 typedef void load_columns(const uint8_t *codes, __m256 values[4], __m256i *seen);
@@ -232,34 +199,6 @@ INLINE void load_e4m3(const uint8_t *codes, __m256 values[4], __m256i *seen) {
 
 INLINE bool saw_nan(__m256i seen) {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, bytes(0x7f))) != 0;
-}
-
-typedef float scale_at(const uint8_t *scales, uint64_t index);
-
-INLINE float scale_none(const uint8_t *scales, uint64_t index) {
-    (void)scales;
-    (void)index;
-    return 1;
-}
-
-INLINE float scale_of_bits(uint32_t bits) {
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return scale;
-}
-
-INLINE float scale_f32(const uint8_t *scales, uint64_t index) {
-    float scale;
-    memcpy(&scale, scales + 4 * index, sizeof scale);
-    return scale;
-}
-
-INLINE float scale_bf16(const uint8_t *scales, uint64_t index) {
-    return scale_of_bits((uint32_t)u16_at(scales + 2 * index) << 16);
-}
-
-INLINE float scale_e8m0(const uint8_t *scales, uint64_t index) {
-    return scale_of_bits(scales[index] == 0 ? 0x400000u : scales[index] == 255 ? 0x7fc00000u : (uint32_t)scales[index] << 23);
 }
 
 /* What 32 columns add to each token's part; two sums, so that one need not await the other. */

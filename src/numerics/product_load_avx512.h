@@ -4,6 +4,7 @@
 #define MICA_NUMERICS_PRODUCT_LOAD_AVX512_H
 
 #include "numerics/product_unpack_avx512.h"
+#include "numerics/product_encodings.h" /* behind the list */
 
 /* An E4M3 code is exactly a bf16: its two bytes come from tables of 128, the sign apart. */
 #define BF16_OF_SMALL(code) ((code) == 0 ? 0 : (code) == 1 ? 0x3b00 : (code) < 4 ? 0x3b80 + (((code) & 1) << 6) : 0x3c00 + (((code) & 3) << 5))
@@ -48,36 +49,6 @@ INLINE void load_e4m3(const uint8_t *codes, __m512 values[4]) { /* unpacking wor
     values[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, first));
     values[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, second));
     values[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, second));
-}
-
-typedef float scale_at(const uint8_t *scales, uint64_t index);
-
-INLINE float scale_none(const uint8_t *scales, uint64_t index) {
-    (void)scales;
-    (void)index;
-    return 1;
-}
-
-INLINE float scale_f32(const uint8_t *scales, uint64_t index) {
-    float scale;
-    memcpy(&scale, scales + 4 * index, sizeof scale);
-    return scale;
-}
-
-INLINE float scale_of_bits(uint32_t bits) {
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return scale;
-}
-
-INLINE float scale_bf16(const uint8_t *scales, uint64_t index) {
-    uint16_t upper;
-    memcpy(&upper, scales + 2 * index, sizeof upper);
-    return scale_of_bits((uint32_t)upper << 16);
-}
-
-INLINE float scale_e8m0(const uint8_t *scales, uint64_t index) {
-    return scale_of_bits(scales[index] == 0 ? 0x400000u : scales[index] == 255 ? 0x7fc00000u : (uint32_t)scales[index] << 23);
 }
 
 /* name, loader, bytes of a code, scale */

@@ -9,34 +9,7 @@
 #include "numerics/product_tile_avx512.h"
 
 int mica_grouped_avx512(const mica_matrix *matrix) {
-    if (matrix->encoding == MICA_ENCODING_BLOCK) {
-        switch ((int)matrix->dtype) {
-        case MICA_Q8_0: return GROUPED_q8_0;
-        case MICA_Q4_0: return GROUPED_q4_0;
-        case MICA_Q4_1: return GROUPED_q4_1;
-        case MICA_Q5_0: return GROUPED_q5_0;
-        case MICA_Q5_1: return GROUPED_q5_1;
-        case MICA_IQ4_NL: return GROUPED_iq4_nl;
-        case MICA_MXFP4: return GROUPED_mxfp4_blocks;
-        case MICA_Q2_K: return GROUPED_q2_k;
-        case MICA_Q3_K: return GROUPED_q3_k;
-        case MICA_Q4_K: return GROUPED_q4_k;
-        case MICA_Q5_K: return GROUPED_q5_k;
-        case MICA_Q6_K: return GROUPED_q6_k;
-        case MICA_IQ4_XS: return GROUPED_iq4_xs;
-        default: return -1;
-        }
-    }
-    if (matrix->block_rows != 1 || matrix->block_columns != 32)
-        return -1;
-    if (matrix->encoding == MICA_ENCODING_MXFP4)
-        return matrix->scale_dtype == MICA_F8_E8M0 ? (int)GROUPED_mxfp4_planes : -1;
-    if (matrix->encoding == MICA_ENCODING_INT4_GROUP)
-        return matrix->scale_dtype == MICA_BF16  ? (int)GROUPED_int4_bf16
-               : matrix->scale_dtype == MICA_F16 ? (int)GROUPED_int4_f16
-               : matrix->scale_dtype == MICA_F32 ? (int)GROUPED_int4_f32
-                                                 : -1;
-    return -1;
+    return grouped_of(matrix);
 }
 
 int mica_plain_avx512(const mica_matrix *matrix) {
