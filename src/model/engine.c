@@ -55,8 +55,9 @@ static void measure(mica_engine *engine) {
                             .experts = config->n_routed_experts,
                             .top_k = config->num_experts_per_tok,
                             .expert_width = config->moe_intermediate_size};
-    sizes->kv_row = latent ? sizes->rank + sizes->rope : 2 * sizes->key_value_heads * sizes->width;
-    sizes->key_row = sizes->width + sizes->value_width;
+    sizes->rope_kept = latent && engine->cache_dtype == MICA_BF16 ? 2 * sizes->rope : sizes->rope;
+    sizes->kv_row = latent ? sizes->rank + sizes->rope_kept : 2 * sizes->key_value_heads * sizes->width;
+    sizes->key_row = sizes->nope + sizes->rope_kept + sizes->value_width;
     sizes->widest = larger(sizes->expert_width, config->n_shared_experts * sizes->expert_width);
     for (uint64_t i = 0; i < config->num_hidden_layers; i++)
         if (!engine->model->layers[i].moe)

@@ -56,7 +56,8 @@ typedef struct engine_sizes {
     uint64_t batch, hidden, heads, key_value_heads, width, value_width, nope, rope, rank, query_rank, kv_row; /* kv_row: elements a position and layer */
     uint64_t experts, top_k, expert_width, widest; /* widest: of all feed-forward blocks */
     uint64_t feed_rows, feed_values;               /* room in out_rows, and in gate_values and up_values */
-    uint64_t key_row;                              /* of an expanded key and value: width + value_width */
+    uint64_t rope_kept; /* elements of the cache for a rotated key: two a number where they are bf16 and the model is latent */
+    uint64_t key_row;   /* of an expanded key and value: nope + rope_kept + value_width */
     uint64_t tasks, members;
 } engine_sizes;
 
@@ -81,8 +82,8 @@ typedef struct engine_workspace {
     mica_operand *head_operands; /* [heads]: of absorbed queries, of weighted latents */
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
-    /* expanded attention, in each thread's scratch from expanded_offset on: rows of keys and values, as bf16, outputs and sums */
-    uint64_t expanded_offset, expanded_floats, expanded_halves, turned_offset; /* turned_offset: from there, room to turn a head's keys round */
+    /* expanded attention, in each thread's scratch from expanded_offset on: rows of keys and values, outputs and sums, rows as bf16, queries for them */
+    uint64_t expanded_offset, expanded_floats, expanded_halves, queries_offset, turned_offset; /* turned_offset: from there, room to turn a head's keys round */
 } engine_workspace;
 
 struct mica_session {

@@ -39,7 +39,7 @@ static void lay_out_attention(mica_engine *engine, cursor *from) {
     work->part_sums = take(from, MICA_PARTS_MAX * larger(part_rows, absorbed) + sizes->batch * sizes->heads, sizeof(mica_attention_sum));
     if (!latent)
         return;
-    work->absorbed_query = take(from, absorbed * (sizes->rank + sizes->rope), sizeof(float));
+    work->absorbed_query = take(from, absorbed * (sizes->rank + sizes->rope_kept), sizeof(float));
     work->latent_out = take(from, absorbed * sizes->rank, sizeof(float));
     work->head_storage = take(from, sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->nope), 1);
     work->latent_storage = take(from, larger(sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->rank),
@@ -77,7 +77,8 @@ static void lay_out_feed(mica_engine *engine, cursor *from) {
 static void lay_out(mica_engine *engine, cursor *from) {
     const engine_sizes *sizes = &engine->sizes;
     engine_workspace *work = &engine->work;
-    uint64_t key_width = sizes->rank ? sizes->rank + sizes->rope : sizes->width, value_width = sizes->rank ? sizes->rank : sizes->width;
+    uint64_t key_width = sizes->rank ? sizes->rank + sizes->rope_kept : sizes->width, value_width = sizes->rank ? sizes->rank : sizes->width;
+    uint64_t expanded_width = sizes->nope + sizes->rope_kept;
     work->x = take(from, sizes->batch * sizes->hidden, sizeof(float));
     work->normed = take(from, sizes->batch * sizes->hidden, sizeof(float));
     work->final_values = take(from, sizes->batch * sizes->hidden, sizeof(float));
@@ -89,9 +90,10 @@ static void lay_out(mica_engine *engine, cursor *from) {
     lay_out_feed(engine, from);
     work->expanded_floats = sizes->rank ? MICA_EXPANDED_POSITIONS * sizes->key_row : 0;
     work->expanded_halves = engine->cache_dtype == MICA_BF16 ? work->expanded_floats : 0;
-    uint64_t attention = larger(MICA_ATTENTION_SCRATCH_BYTES(key_width, value_width), MICA_ATTENTION_SCRATCH_BYTES(sizes->width, sizes->value_width));
+    uint64_t attention = larger(MICA_ATTENTION_SCRATCH_BYTES(key_width, value_width), MICA_ATTENTION_SCRATCH_BYTES(expanded_width, sizes->value_width));
     uint64_t expanded = sizes->rank ? work->expanded_floats * 4 + work->expanded_halves * 2 + sizes->batch * (sizes->value_width * 4 + 8) + 512 : 0;
-    work->turned_offset = (expanded + 63) / 64 * 64;
+    work->queries_offset = (expanded + 63) / 64 * 64;
+    work->turned_offset = (work->queries_offset + (work->expanded_halves ? sizes->batch * expanded_width * sizeof(float) : 0) + 63) / 64 * 64;
     expanded = sizes->rank ? work->turned_offset + 2 * sizes->rank * sizes->nope * sizeof(float) : 0;
     work->expanded_offset = (larger(attention, MICA_PRODUCT_SCRATCH_BYTES) + 63) / 64 * 64;
     work->scratch_bytes = (work->expanded_offset + expanded + 4095) / 4096 * 4096;

@@ -3,6 +3,8 @@
  * Latent, few new tokens: absorbed. Queries are taken to the latents (k_b), every head attends to the same rows [latent | rope], and the
  * weighted latents are taken to values (v_b). Many new tokens: expanded. Keys and values of a block of positions are made from their
  * latents, head by head. Which is cheaper follows from the work of both; the choice depends on the tokens and the position alone.
+ * The rotated part of a latent key is not normed, and where it is large its rounding to bf16 was nearly all that attention in bf16 differed by: so a bf16 cache
+ * keeps it as two numbers, what the first one leaves in the second, and the queries have theirs twice.
  * Several threads share a long context in parts whose borders depend on its length alone, so that results do not depend on threads.
  * Judged by tests/model/test_forward.c. */
 #include <math.h>
@@ -55,6 +57,23 @@ static void store_row(const attention_job *job, uint64_t position, uint64_t colu
         mica_bf16_of_float(values, count, (uint16_t *)row + column);
 }
 
+/* What bf16 has left of the values that were stored at `column`, behind them. */
+static void store_rest(const attention_job *job, uint64_t position, uint64_t column, float *values, uint64_t count) {
+    const uint16_t *row = (const uint16_t *)(const void *)cache_row(job, position) + column;
+    for (uint64_t i = 0; i < count; i++) {
+        float stored;
+        mica_float_of_bf16(row + i, 1, &stored);
+        values[i] -= stored;
+    }
+    store_row(job, position, column + count, values, count);
+}
+
+/* A query's rotated part, for keys as they are kept. */
+static void repeat_rotated(const engine_sizes *sizes, const float *rotated, float *to) {
+    for (uint64_t at = 0; at < sizes->rope_kept; at += sizes->rope)
+        memcpy(to + at, rotated, sizes->rope * sizeof *to);
+}
+
 static void rotate(const mica_engine *engine, float *x, uint64_t token) {
     uint64_t pairs = engine->rope.pairs;
     const float *cosines = engine->work.cosines + token * pairs, *sines = engine->work.sines + token * pairs;
@@ -79,7 +98,7 @@ static void attend_piece(void *context, uint64_t first, uint64_t last, uint32_t 
         uint64_t key = latent ? 0 : group * sizes->width, value = latent ? 0 : sizes->key_value_heads * sizes->width + key;
         mica_attention attention = {.dtype = engine->cache_dtype,
                                     .keys = job->rows + key * element,
-                                    .key_width = latent ? sizes->rank + sizes->rope : sizes->width,
+                                    .key_width = latent ? sizes->rank + sizes->rope_kept : sizes->width,
                                     .key_stride = sizes->kv_row,
                                     .values = job->rows + value * element,
                                     .value_width = latent ? sizes->rank : sizes->value_width,
@@ -134,6 +153,8 @@ static void finish_latent_rows(void *context, uint64_t first, uint64_t last, uin
         mica_rms_norm(latent, job->layer->vectors[MICA_PART_KV_A_NORM], sizes->rank, eps, latent);
         rotate(engine, latent + sizes->rank, t);
         store_row(job, job->position + t, 0, latent, sizes->rank + sizes->rope);
+        if (sizes->rope_kept > sizes->rope)
+            store_rest(job, job->position + t, sizes->rank, latent + sizes->rank, sizes->rope);
         if (sizes->query_rank) {
             float *query = engine->work.query_latent + t * sizes->query_rank;
             mica_rms_norm(query, job->layer->vectors[MICA_PART_Q_A_NORM], sizes->query_rank, eps, query);
@@ -154,8 +175,8 @@ static void copy_rotated(void *context, uint64_t first, uint64_t last, uint32_t 
     const engine_sizes *sizes = &job->engine->sizes;
     (void)thread;
     for (uint64_t i = first; i < last; i++)
-        memcpy(job->engine->work.absorbed_query + i * (sizes->rank + sizes->rope) + sizes->rank,
-               job->engine->work.query + (job->first_token * sizes->heads + i) * sizes->width + sizes->nope, sizes->rope * sizeof(float));
+        repeat_rotated(sizes, job->engine->work.query + (job->first_token * sizes->heads + i) * sizes->width + sizes->nope,
+                       job->engine->work.absorbed_query + i * (sizes->rank + sizes->rope_kept) + sizes->rank);
 }
 
 static void prepare_heads(void *context, uint64_t first, uint64_t last, uint32_t thread) {
@@ -184,7 +205,7 @@ static void attend_absorbed(attention_job *job) {
     mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
     engine_workspace *work = &engine->work;
-    uint64_t row = sizes->rank + sizes->rope;
+    uint64_t row = sizes->rank + sizes->rope_kept;
     for (job->first_token = 0; job->first_token < job->count; job->first_token += job->tokens) {
         uint64_t left = job->count - job->first_token, queries;
         job->tokens = left < MICA_ABSORBED_TOKENS ? left : MICA_ABSORBED_TOKENS;
@@ -254,19 +275,28 @@ static const void *expand_head(const attention_job *job, uint64_t head, float *r
     uint64_t first = layer->parts[MICA_PART_KV_B] ? head * (sizes->nope + sizes->value_width) : 0, stride = sizes->key_row;
     const mica_matrix keys = key_rows(job, head, own);
     mica_product(&keys, first, sizes->nope, &job->latents, rows, stride, scratch);
-    mica_product(layer->value_rows, head * layer->value_step + layer->value_first, sizes->value_width, &job->latents, rows + sizes->width, stride, scratch);
+    mica_product(layer->value_rows, head * layer->value_step + layer->value_first, sizes->value_width, &job->latents,
+                 rows + sizes->nope + sizes->rope_kept, stride, scratch);
     for (uint64_t i = 0; i < job->block_end - job->block; i++) {
         const uint8_t *row = cache_row(job, job->block + i);
         float *rope = rows + i * stride + sizes->nope;
         if (job->engine->cache_dtype == MICA_F32)
             memcpy(rope, row + sizes->rank * sizeof(float), sizes->rope * sizeof(float));
         else
-            mica_float_of_bf16((const uint16_t *)row + sizes->rank, sizes->rope, rope);
+            mica_float_of_bf16((const uint16_t *)row + sizes->rank, sizes->rope_kept, rope);
     }
     if (job->engine->cache_dtype == MICA_F32)
         return rows;
     mica_bf16_of_float(rows, (job->block_end - job->block) * stride, halves);
     return halves;
+}
+
+/* A head's queries [count][nope + rope_kept] out of those of all heads. */
+static void double_queries(const engine_sizes *sizes, const float *queries, uint64_t count, float *to) {
+    for (uint64_t t = 0; t < count; t++, queries += sizes->heads * sizes->width, to += sizes->nope + sizes->rope_kept) {
+        memcpy(to, queries, sizes->nope * sizeof *to);
+        repeat_rotated(sizes, queries + sizes->nope, to + sizes->nope);
+    }
 }
 
 static void attend_expanded_head(void *context, uint64_t head, uint64_t last, uint32_t thread) {
@@ -279,6 +309,8 @@ static void attend_expanded_head(void *context, uint64_t head, uint64_t last, ui
     mica_attention_sum *sums = (mica_attention_sum *)(means + sizes->batch * sizes->value_width), *totals;
     uint16_t *halves = (uint16_t *)(sums + sizes->batch);
     float *keys_turned = (float *)(void *)(own + work->turned_offset);
+    float *doubled = (float *)(void *)(own + work->queries_offset);
+    const uint64_t width = sizes->nope + sizes->rope_kept;
     for (; head < last; head++) {
         const uint8_t *keys = expand_head(job, head, rows, halves, keys_turned, scratch);
         uint64_t skipped = job->block > job->position ? job->block - job->position : 0; /* tokens before the block see nothing of it */
@@ -286,9 +318,9 @@ static void attend_expanded_head(void *context, uint64_t head, uint64_t last, ui
         float *out = work->joined + skipped * stride + head * sizes->value_width;
         mica_attention attention = {.dtype = engine->cache_dtype,
                                     .keys = keys,
-                                    .key_width = sizes->width,
+                                    .key_width = width,
                                     .key_stride = sizes->key_row,
-                                    .values = keys + sizes->width * mica_dtype_bytes(engine->cache_dtype),
+                                    .values = keys + width * mica_dtype_bytes(engine->cache_dtype),
                                     .value_width = sizes->value_width,
                                     .value_stride = sizes->key_row,
                                     .scale = engine->rope.softmax_scale,
@@ -296,8 +328,15 @@ static void attend_expanded_head(void *context, uint64_t head, uint64_t last, ui
                                     .visible = job->position + skipped + 1 - job->block};
         totals = work->part_sums + head * sizes->batch + skipped;
         bool fresh = job->block == 0;
-        mica_attend(&attention, 0, job->block_end - job->block, work->query + (skipped * sizes->heads + head) * sizes->width,
-                    sizes->heads * sizes->width, count, fresh ? out : means, fresh ? stride : sizes->value_width, fresh ? totals : sums, scratch);
+        const float *queries = work->query + (skipped * sizes->heads + head) * sizes->width;
+        uint64_t query_stride = sizes->heads * sizes->width;
+        if (width > sizes->width) {
+            double_queries(sizes, queries, count, doubled);
+            queries = doubled;
+            query_stride = width;
+        }
+        mica_attend(&attention, 0, job->block_end - job->block, queries, query_stride, count, fresh ? out : means,
+                    fresh ? stride : sizes->value_width, fresh ? totals : sums, scratch);
         for (uint64_t t = 0; !fresh && t < count; t++)
             merge_means(out + t * stride, &totals[t], means + t * sizes->value_width, sums[t], sizes->value_width);
     }
@@ -314,13 +353,13 @@ static void attend_expanded(attention_job *job) {
     }
 }
 
-/* Multiplications of each way for one head: absorbed 2 rank + rope a pair of token and position, and (nope + value) rank a token;
- * expanded width + value a pair, and (nope + value) rank a position. */
+/* Multiplications of each way for one head: absorbed 2 rank + rope_kept a pair of token and position, and (nope + value) rank a token;
+ * expanded nope + rope_kept + value a pair, and (nope + value) rank a position. */
 static bool expanding_pays(const attention_job *job) {
     const engine_sizes *sizes = &job->engine->sizes;
     double pairs = (double)job->count * (double)job->end, row = (double)((sizes->nope + sizes->value_width) * sizes->rank);
-    double absorbed = pairs * (double)(2 * sizes->rank + sizes->rope) + (double)job->count * row;
-    double expanded = pairs * (double)(sizes->width + sizes->value_width) + (double)job->end * row;
+    double absorbed = pairs * (double)(2 * sizes->rank + sizes->rope_kept) + (double)job->count * row;
+    double expanded = pairs * (double)sizes->key_row + (double)job->end * row;
     return job->count > MICA_PRODUCT_FEW && expanded < absorbed;
 }
 
