@@ -3,13 +3,23 @@
 text, and two fixtures that both read alike and whose sizes blocks of 32 divide (random weights).
 
 F32: logits within 1e-4. Files that llama.cpp has quantised: the truth is llama.cpp's own float32 run of the same weights (decoded by gguf, written as F32), which
---exact must meet within 1e-4. Beside it stands what activations of less than float32 cost each program, as KL from that truth in nats a token, and the KL between
-the two (docs/engine.md has the table). A token whose experts flip is computed by another expert: a few such make a mean. So of models with experts mica's mean over
-all types must be no more than llama.cpp's, and each type's median token no farther from the truth than llama.cpp's; of the dense one every mean is at most 1e-3.
+--exact must meet within 1e-4. Beside it stands what activations of less than float32 cost each program, as KL in nats a token (docs/engine.md has the table).
+
+A choice of experts is not continuous: a token whose experts nearly tie takes another one under any rounding. So every file is run twice by each program.
+  With the truth's experts, in both programs, nothing is left but rounding: every token counts. The means are at most 2e-3 between the programs and 1e-3 from mica
+to the truth; mica is nearer to it than llama.cpp (but for BF16, which both multiply in bf16). What the layers would choose there differs from the truth's choice as
+often, and over margins as small, as the deviations of their scores explain: as normal noise of that size would do it.
+  Between the programs this is asked of the trained model. Random weights have no margins to speak of and enlarge every rounding: there llama.cpp's activations alone
+cost up to 1.8e-3 with the same experts, so that of the fixtures only mica's distance from the truth is bounded.
+  With their own choice that holds of the tokens that choose alike; the others are no more than that noise makes (two programs, two noises), and mica's mean
+over all types is at most llama.cpp's, as far as the types' own scatter lets that be said.
 A fused file (gates and ups of the experts in one tensor, as llama.cpp's converter can write it) gives the numbers of the one it was made of, in both programs.
 Exit status 77: skipped."""
+import collections
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,9 +35,11 @@ with peers.needed():
     import llama
 
 PROGRAM = os.path.abspath(sys.argv[1])
+CHOICES = os.path.join(os.path.dirname(PROGRAM), "tests", "dump_choices")
 TINY = os.path.join(ROOT, "models", "tiny-k2")
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 TOKENS = 300
+DEVIATIONS = 5  # of noise, which explain another choice: among the 34,000 of all types and both programs a normal one is as large by a chance of 1 in 100
 # llama_ftype
 TYPES = {"BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18,
          "IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38}
@@ -90,34 +102,131 @@ def fused(reader):
             yield tensor.name, tensor.data, tensor.tensor_type
 
 
-def theirs(library, path, ids):
-    model = llama.Model(library, path)
-    values = model.logits(ids)
+# Of one run: logits [token][vocabulary]; by layer with experts the ids chosen [token][top_k], ascending, and what they were chosen by [token][experts].
+Run = collections.namedtuple("Run", "logits layers ids scores")
+
+
+def ours(path, ids, how, given=None):
+    """By dump_choices; `given` as Run.ids."""
+    feed = struct.pack("<Q", len(ids)) + np.array(ids, dtype="<i8").tobytes() + (b"" if given is None else np.array(given, dtype="<u4").tobytes())
+    done = subprocess.run([CHOICES, path, how, "own" if given is None else "given"], input=feed, capture_output=True)
+    if done.returncode:
+        sys.exit(f"failed: dump_choices {path}: {done.stderr.decode()}")
+    layers, chosen, scores, at = [], [], [], 8
+    for _ in range(struct.unpack_from("<Q", done.stdout)[0]):
+        layer, tokens, experts, top_k = struct.unpack_from("<4Q", done.stdout, at)
+        layers.append(layer)
+        chosen.append(np.frombuffer(done.stdout, "<u4", tokens * top_k, at + 32).reshape(tokens, top_k))
+        at += 32 + chosen[-1].nbytes
+        scores.append(np.frombuffer(done.stdout, "<f4", tokens * experts, at).reshape(tokens, experts))
+        at += scores[-1].nbytes
+    return Run(np.frombuffer(done.stdout, "<f4", -1, at).reshape(len(ids), -1).astype(np.float64), layers, np.array(chosen), np.array(scores, dtype=np.float64))
+
+
+def theirs(library, path, ids, top_k=0, given=None):
+    model, choices = llama.Model(library, path), {}
+    values = model.logits(ids, choices=choices, given=given)
     model.close()
-    return values
+    layers = sorted(choices)
+    return Run(values, layers, np.array([np.sort(choices[layer]["argsort"][:, :top_k], axis=1) for layer in layers]),
+               np.array([choices[layer]["scores"] for layer in layers], dtype=np.float64))
 
 
-def compare(library, whole, directory, name, number, ids):
+def at_most(expected):
+    """More would be no accident: four standard deviations of a Poisson number, and two where hardly one is expected."""
+    return expected + 4 * math.sqrt(expected) + 2
+
+
+def partings(truth, run):
+    """Of a run with the truth's experts: how many of its own choices would differ, how many the noise explains, and the largest margin of one of them in deviations
+    of that noise. A margin is the last expert's that the truth takes over the best that it does not; its noise is what the run makes of that difference, by layer."""
+    if not truth.layers:
+        return 0, 0.0, 0.0
+    top_k = truth.ids.shape[2]
+    pair = np.argsort(-truth.scores, axis=2)[:, :, top_k - 1:top_k + 1]
+    margins, seen = (-np.diff(np.take_along_axis(scores, pair, 2))[:, :, 0] for scores in (truth.scores, run.scores))
+    margins = margins / np.sqrt(((seen - margins) ** 2).mean(axis=1))[:, None]
+    differ = (run.ids != truth.ids).any(axis=2)
+    return int(differ.sum()), float(sum(math.erfc(margin / math.sqrt(2)) / 2 for margin in margins.flat)), float(margins[differ].max(initial=0))
+
+
+def alike(a, b):
+    """Which tokens chose the same experts in every layer."""
+    return (a.ids == b.ids).all(axis=(0, 2)) if a.layers else np.ones(len(a.logits), dtype=bool)
+
+
+def check_exact(name, path, ids, truth):
+    """Returns how far the logits are, with the truth's experts; its own are the same but where the scores are the same to float32's last bits."""
+    run = ours(path, ids, "exact", truth.ids if truth.layers else None)
+    worst = np.abs(run.logits - truth.logits).max()
+    check(worst <= 1e-4, f"{name}: logits differ by {worst}")
+    if truth.layers:
+        differ, _, margin = partings(truth, run)
+        check(np.abs(run.scores - truth.scores).max() <= 1e-5, f"{name}: router's scores differ by {np.abs(run.scores - truth.scores).max()}")
+        check(margin <= DEVIATIONS, f"{name}: {differ} other choices, by up to {margin} deviations")
+    return worst
+
+
+def check_given(name, path, library, ids, truth, trained):
+    """Both programs with the truth's experts: KL means (mica's, llama.cpp's, between them), and how many choices each would part in, with how many expected."""
+    given = truth.ids if truth.layers else None
+    mine = ours(path, ids, "fast", given)
+    other = theirs(library, path, ids, truth.ids.shape[2] if truth.layers else 0, dict(zip(truth.layers, truth.ids)) if truth.layers else None)
+    kl, their_kl, between = divergences(truth.logits, mine.logits).mean(), divergences(truth.logits, other.logits).mean(), divergences(other.logits, mine.logits)
+    noise = {"mica": partings(truth, mine), "llama.cpp": partings(truth, other)}
+    check(between.mean() <= 2e-3 or not trained, f"{name}: KL between the programs with the same experts {between.mean()}")
+    check(kl <= 1e-3, f"{name}: KL {kl} with the truth's experts")
+    # bf16 by bf16 is what llama.cpp does as well, but it keeps keys and values in float32 here: twice as many roundings, twice the variance
+    check(kl <= their_kl * (2 if "BF16" in name else 1), f"{name}: KL {kl} with the truth's experts, llama.cpp's {their_kl}")
+    for program, (differ, expected, margin) in noise.items():
+        check(differ <= at_most(expected), f"{name}: {program} would choose otherwise {differ} times, where noise explains {expected}")
+        check(margin <= DEVIATIONS, f"{name}: {program} would choose otherwise over {margin} deviations")
+    return (kl, their_kl, between.mean()), noise
+
+
+TITLES = ("| with the truth's experts | `--exact`: logits within | KL from the truth: mica | llama.cpp | between them | would choose otherwise (explained), "
+          "margins up to: mica | llama.cpp |\n" + "|---" * 7 + "|",
+          "| with their own | KL from the truth: mica | llama.cpp | between them | of tokens that choose alike: mean, largest | other tokens | same argmax |\n"
+          + "|---" * 7 + "|")
+tables = ([], [])
+
+
+def show_tables():
+    for title, rows in zip(TITLES, tables):
+        print(title, *rows, sep="\n", flush=True)
+        rows.clear()
+
+
+def compare(library, whole, directory, name, number, ids, trained):
     path, plain = os.path.join(directory, name + ".gguf"), os.path.join(directory, name + "-f32.gguf")
     check(llama.quantise(library, whole, path, number) == 0, f"{name}: llama.cpp does not quantise")
     rewritten(path, plain, decoded)
-    truth = theirs(library, plain, ids)
-    worst = np.abs(logits(path, ids, "--exact") - truth).max()
-    their_values, our_values = theirs(library, path, ids), logits(path, ids)
-    ours, others, between = divergences(truth, our_values), divergences(truth, their_values), divergences(their_values, our_values)
-    agree = float((our_values.argmax(axis=1) == their_values.argmax(axis=1)).mean())
-    print(f"| {name} | {worst:.1e} | {ours.mean():.1e} ({np.median(ours):.0e}) | {others.mean():.1e} ({np.median(others):.0e}) | "
-          f"{between.mean():.1e} ({np.median(between):.0e}) | {100 * agree:.0f} % |", flush=True)
-    check(worst <= 1e-4, f"{name}: logits differ by {worst}")
+    mine = ours(path, ids, "fast")
+    top_k = mine.ids.shape[2] if mine.layers else 0
+    truth, other = theirs(library, plain, ids, top_k), theirs(library, path, ids, top_k)
     os.remove(plain)
-    return path, others, ours
+    check(np.array_equal(logits(path, ids), mine.logits), f"{name}: dump_choices computes other logits than the program")
+    worst = check_exact(name, path, ids, truth)
+    given, noise = check_given(name, path, library, ids, truth, trained)
+    kl, their_kl, between = divergences(truth.logits, mine.logits), divergences(truth.logits, other.logits), divergences(other.logits, mine.logits)
+    same, both = alike(truth, mine), alike(other, mine)
+    agree = float((mine.logits.argmax(axis=1) == other.logits.argmax(axis=1)).mean())
+    tables[0].append(f"| {name} | {worst:.1e} | {given[0]:.1e} | {given[1]:.1e} | {given[2]:.1e} | " +
+                     " | ".join(f"{differ} ({expected:.0f}), {margin:.1f}" for differ, expected, margin in noise.values()) + " |")
+    tables[1].append(f"| {name} | {kl.mean():.1e} | {their_kl.mean():.1e} | {between.mean():.1e} | {between[both].mean():.1e}, {between[both].max():.0e} | "
+                     f"{(~both).sum()} | {100 * agree:.0f} % |")
+    check(kl[same].mean() <= 1e-3, f"{name}: KL {kl[same].mean()} of tokens that choose as the truth")
+    check(between[both].mean() <= 2e-3 or not trained, f"{name}: KL between the programs {between[both].mean()} of tokens that choose alike")
+    check((~same).sum() <= at_most(noise["mica"][1]), f"{name}: {(~same).sum()} tokens choose otherwise, where noise explains {noise['mica'][1]}")
+    check((~both).sum() <= at_most(noise["mica"][1] + noise["llama.cpp"][1]), f"{name}: {(~both).sum()} tokens choose otherwise in one program than in the other")
+    return path, kl.mean(), their_kl.mean()
 
 
 def fuse(library, path, ids):
     both = path.replace(".gguf", "-fused.gguf")
     rewritten(path, both, fused)
     check(np.array_equal(logits(path, ids), logits(both, ids)), "fused: other logits")
-    worst = np.abs(theirs(library, path, ids) - theirs(library, both, ids)).max()
+    worst = np.abs(theirs(library, path, ids).logits - theirs(library, both, ids).logits).max()
     print(f"fused gates and ups: the same logits; llama.cpp's within {worst:.1e}", flush=True)
     check(worst <= 1e-4, f"fused: llama.cpp's logits differ by {worst}")
     os.remove(both)
@@ -128,21 +237,21 @@ def tiny(library, directory):
         ids = [int(number) for number in run("tokenize", TINY, file.read(8 * TOKENS)).replace(",", " ").split()][:TOKENS]
     whole = os.path.join(directory, "f32.gguf")
     run("export", TINY, "--format", "gguf", "--type", "f32", "-o", whole)
-    worst = np.abs(logits(whole, ids, "--exact") - theirs(library, whole, ids)).max()
+    worst = np.abs(logits(whole, ids, "--exact") - theirs(library, whole, ids).logits).max()
     print(f"tiny-k2, F32: {len(ids)} tokens, logits within {worst:.1e}", flush=True)
     check(worst <= 1e-4, f"F32: logits differ by {worst}")
-    print("| type | --exact: logits within | KL of mica: mean (median) | of llama.cpp | between them | same argmax |\n|---|---|---|---|---|---|")
     losses = []
     for name, number in TYPES.items():
-        path, others, ours = compare(library, whole, directory, name, number, ids)
-        check(name == "BF16" or np.median(ours) <= np.median(others), f"{name}: median KL {np.median(ours)}, llama.cpp's {np.median(others)}")
-        losses.append((others.mean(), ours.mean()))
+        path, *loss = compare(library, whole, directory, name, number, ids, True)
+        losses.append(loss)
         if name == "Q8_0":
             fuse(library, path, ids)
         os.remove(path)
-    their_loss, our_loss = np.mean(losses, axis=0)
-    print(f"mean KL by activations: llama.cpp {their_loss:.1e}, mica {our_loss:.1e}")
-    check(our_loss <= their_loss, f"mean KL {our_loss}, llama.cpp's {their_loss}")
+    show_tables()
+    mine, other = np.array(losses).T
+    scatter = np.std(mine - other, ddof=1) / math.sqrt(len(losses))
+    print(f"mean KL by activations: llama.cpp {other.mean():.1e}, mica {mine.mean():.1e}; their difference is known within {scatter:.1e}")
+    check(mine.mean() <= other.mean() + 2 * scatter, f"mean KL {mine.mean()}, llama.cpp's {other.mean()}")
 
 
 def fixture(library, directory, kind):
@@ -152,10 +261,7 @@ def fixture(library, directory, kind):
     whole = os.path.join(directory, kind + ".gguf")
     run("export", source, "--format", "gguf", "--type", "f32", "-o", whole)
     for name in ("Q8_0", "Q4_0", "Q5_1", "IQ4_NL"):
-        path, others, ours = compare(library, whole, directory, f"{kind} {name}", TYPES[name], ids)
-        check(np.median(ours) <= np.median(others), f"{kind} {name}: median KL {np.median(ours)}, llama.cpp's {np.median(others)}")
-        check("dense" not in kind or ours.mean() <= 1e-3, f"{kind} {name}: KL {ours.mean()}")
-        os.remove(path)
+        os.remove(compare(library, whole, directory, f"{kind} {name}", TYPES[name], ids, False)[0])
     os.remove(whole)
 
 
@@ -166,6 +272,7 @@ def main():
         for kind in ("k2-thinking", "qwen3-dense"):
             if os.path.isdir(os.path.join(FIXTURES, kind)):
                 fixture(library, directory, kind)
+        show_tables()
     sys.exit(peers.failures != 0)
 
 

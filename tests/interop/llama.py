@@ -3,6 +3,7 @@ ctypes. Structures that are passed by value are opaque and larger than the libra
 import ctypes
 import glob
 import os
+import re
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Batch(ctypes.Structure):
 
 
 LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+EVALUATED = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 messages = []
 
 
@@ -52,6 +54,11 @@ def open_library():
     ggml_base.ggml_log_set(keep_message, None)
     ggml.ggml_backend_load_all_from_path(at.encode())
     library.llama_log_set(keep_message, None)
+    ggml_base.ggml_get_name.restype, ggml_base.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    ggml_base.ggml_nelements.restype, ggml_base.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    for function in (ggml_base.ggml_backend_tensor_get, ggml_base.ggml_backend_tensor_set):
+        function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    library.tensors = ggml_base
     for name in ("llama_model_default_params", "llama_context_default_params", "llama_model_quantize_default_params"):
         getattr(library, name).restype = Blob
     for name, result, arguments in (
@@ -100,8 +107,10 @@ class Model:
             self.library.llama_free(self.context)
         self.library.llama_model_free(self.model)
 
-    def logits(self, ids, beta_fast=None):
-        """[len(ids)][tokens], of the ids as one sequence from its start."""
+    def logits(self, ids, beta_fast=None, choices=None, given=None):
+        """[len(ids)][tokens], of the ids as one sequence from its start. `choices` (a dictionary) gets, by layer with experts, all experts of each token from the
+        best to the worst, and what they are chosen by: "argsort" and "scores", both [len(ids)][experts]. `given`, by layer [len(ids)][chosen], are experts to be
+        used instead of the best."""
         parameters = self.library.llama_context_default_params()
         for index, value in enumerate((len(ids) + 8, len(ids) + 8, len(ids) + 8)):
             parameters.put(ctypes.c_uint32, 4 * index, value)
@@ -110,6 +119,9 @@ class Model:
         parameters.put(ctypes.c_int32, 52, 0)  # no flash attention
         if beta_fast is not None:
             parameters.put(ctypes.c_float, 72, beta_fast)
+        watch = self.watch(len(ids), choices, given)
+        if choices is not None:
+            parameters.put(ctypes.c_void_p, 88, ctypes.cast(watch, ctypes.c_void_p).value)
         parameters.put(ctypes.c_int32, 104, 0)  # float32 keys and values
         parameters.put(ctypes.c_int32, 108, 0)
         if self.context:
@@ -126,6 +138,26 @@ class Model:
             raise ValueError("llama_decode failed")
         values = np.ctypeslib.as_array(self.library.llama_get_logits(self.context), shape=(count, self.tokens))
         return values.astype(np.float64)
+
+    def watch(self, tokens, choices, given):
+        """What llama.cpp asks of each tensor (is it wanted?), and calls when a wanted one is there."""
+        base = self.library.tensors
+
+        @EVALUATED
+        def evaluated(tensor, ask, _):
+            name = re.fullmatch(r"ffn_moe_(probs|probs_biased|argsort)-(\d+)", base.ggml_get_name(tensor).decode())
+            if name and not ask:
+                what, layer = ("argsort" if name[1] == "argsort" else "scores"), int(name[2])
+                values = np.empty((tokens, base.ggml_nelements(tensor) // tokens), dtype="<i4" if what == "argsort" else "<f4")
+                base.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
+                choices.setdefault(layer, {})[what] = values  # with a correction the scores that have it come last
+                if given and what == "argsort":
+                    values = values.copy()
+                    values[:, :given[layer].shape[1]] = given[layer]
+                    base.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
+            return bool(name) or not ask
+
+        return evaluated
 
     def greedy(self, ids, count):
         ids = list(ids)
