@@ -2,24 +2,9 @@
 # tests/faults/kill_store.sh PROGRAM: import, gc and remove of a store killed (SIGKILL) at random moments, while readers read. After every kill the
 # models that were committed are whole (verify reads every byte; their digests are those of a store that was never killed), and the same
 # command, or another, goes on. Also: two writers at once. Environment: KILLS (default 20, of each), SEED.
-set -u
-program=${1:?usage: kill_store.sh PROGRAM}
-model=$(cd "$(dirname "$0")/../.." && pwd)/models/tiny-k2
-kills=${KILLS:-20}
-RANDOM=${SEED:-$$}
-echo "seed ${SEED:-$$}, $kills kills of each"
-scratch=$(mktemp -d) || exit 1
-trap 'rm -rf "$scratch"' EXIT
+default_kills=20
+. "$(dirname "$0")/kill.sh"
 cd "$scratch" || exit 1
-
-fail() {
-    echo "failed: $*"
-    exit 1
-}
-
-now() { date +%s%N; }
-mica() { "$program" "$@" >output 2>errors; }
-must() { mica "$@" || fail "mica $*: $(cat errors)"; }
 
 # digest STORE NAME: what a model's rows are: names, types, hashes, files.
 digest() {
@@ -37,33 +22,14 @@ cp -rL "$model" base
 
 options=(--pack-size 1MB --threads 2)
 must import base -o whole "${options[@]}"
-begin=$(now)
-must import other -o whole "${options[@]}"
-import_us=$((($(now) - begin) / 1000 + 2000))
+timed import other -o whole "${options[@]}"
+import_us=$((took_us + 2000))
 base=$(digest whole base) other=$(digest whole other)
 [ -n "$base" ] && [ -n "$other" ] || fail "no digests"
 cp -r whole doomed
 must remove doomed base
-begin=$(now)
-must gc doomed "${options[@]}"
-gc_us=$((($(now) - begin) / 1000 + 2000))
-
-# killed_after MICROSECONDS ARGUMENT...: true when the kill came before the end.
-killed_after() {
-    local delay=$1 job status
-    shift
-    "$program" "$@" >output 2>errors &
-    job=$!
-    sleep "$(printf '%d.%06d' $((delay / 1000000)) $((delay % 1000000)))"
-    kill -KILL $job 2>/dev/null
-    wait $job 2>/dev/null
-    status=$?
-    [ $status -eq 137 ] && return 0
-    [ $status -eq 0 ] || fail "mica $*: exit status $status: $(cat errors)"
-    return 1
-}
-
-random_below() { echo $(((RANDOM * 32768 + RANDOM) % $1)); }
+timed gc doomed "${options[@]}"
+gc_us=$((took_us + 2000))
 
 # Readers, all the while: a model that is whole is never out of their sight, and never wrong.
 reading=
@@ -90,7 +56,8 @@ done_kills=0 partial=0 wholes=0
 while [ $done_kills -lt "$kills" ]; do
     how=(--resume)
     [ $((RANDOM % 4)) -ne 0 ] || how=()
-    if killed_after "$(random_below $((import_us * 3 / 2)))" import other -o store "${options[@]}" "${how[@]}"; then
+    draw $((import_us * 3 / 2))
+    if killed_after $drawn import other -o store "${options[@]}" "${how[@]}"; then
         done_kills=$((done_kills + 1))
         if [ -e store/catalogue.sqlite ]; then
             must verify store
@@ -120,7 +87,8 @@ start_reading store other
 done_kills=0 finished=0
 while [ $done_kills -lt "$kills" ]; do
     [ -z "$(digest store base)" ] || must remove store base
-    if killed_after "$(random_below $((gc_us * 3 / 2)))" gc store "${options[@]}"; then
+    draw $((gc_us * 3 / 2))
+    if killed_after $drawn gc store "${options[@]}"; then
         done_kills=$((done_kills + 1))
         must verify store
         [ "$(digest store other)" = "$other" ] || fail "gc: kill $done_kills: other is another"
@@ -144,7 +112,8 @@ start_reading store base
 done_kills=0 finished=0
 while [ $done_kills -lt "$kills" ]; do
     [ -n "$(digest store other)" ] || must import other -o store "${options[@]}"
-    if killed_after "$(random_below 30000)" remove store other; then
+    draw 30000
+    if killed_after $drawn remove store other; then
         done_kills=$((done_kills + 1))
         must verify store
     else
