@@ -10,6 +10,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define VARIABLE "MICA_CPU"
 
@@ -19,7 +23,7 @@ static const char *const names[MICA_CPU_COUNT] = {
 #undef X
 };
 
-static atomic_int selected = -1, bf16 = -1, sha = -1;
+static atomic_int selected = -1, bf16 = -1, amx = -1, sha = -1; /* -1: not yet known */
 
 #if defined(__x86_64__)
 /* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
@@ -43,6 +47,32 @@ static bool detected_bf16(void) {
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
 
+static bool made_by_intel(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx && d == signature_INTEL_edx;
+}
+
+/* The system must save tiles (XCR0), and Linux lets a process use them that asked: their 8 KiB then are part of each thread's state. */
+static bool system_allows_tiles(void) {
+#if defined(__linux__)
+    const unsigned tiles = 3u << 17;
+    const long request_permission = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & tiles) == tiles && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool detected_amx(void) {
+    unsigned a, b, c, d;
+    const unsigned wanted = 1u << 22 | 1u << 24; /* AMX-BF16, AMX-TILE */
+    return detected_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted && system_allows_tiles();
+}
+
 static bool detected_sha(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
@@ -53,6 +83,14 @@ mica_cpu mica_cpu_detected(void) {
 }
 
 static bool detected_bf16(void) {
+    return false;
+}
+
+static bool made_by_intel(void) {
+    return false;
+}
+
+static bool detected_amx(void) {
     return false;
 }
 
@@ -93,26 +131,38 @@ mica_cpu mica_cpu_current(void) {
     return (mica_cpu)cpu;
 }
 
-bool mica_cpu_has_bf16(void) {
-    int known = atomic_load(&bf16);
-    if (known < 0) {
-        known = detected_bf16();
-        atomic_store(&bf16, known);
+/* What `detected` says, asked once. */
+static bool known(atomic_int *what, bool (*detected)(void)) {
+    int value = atomic_load(what);
+    if (value < 0) {
+        value = detected();
+        atomic_store(what, value);
     }
-    return known && mica_cpu_current() == MICA_CPU_AVX512;
+    return value;
+}
+
+static bool quick_bf16(void) {
+    return detected_bf16() && !made_by_intel();
+}
+
+bool mica_cpu_has_bf16(void) {
+    return known(&bf16, quick_bf16) && mica_cpu_current() == MICA_CPU_AVX512;
+}
+
+bool mica_cpu_has_amx(void) {
+    return known(&amx, detected_amx) && mica_cpu_current() == MICA_CPU_AVX512;
 }
 
 bool mica_cpu_has_sha(void) {
-    int known = atomic_load(&sha);
-    if (known < 0) {
-        known = detected_sha();
-        atomic_store(&sha, known);
-    }
-    return known && mica_cpu_current() != MICA_CPU_PORTABLE;
+    return known(&sha, detected_sha) && mica_cpu_current() != MICA_CPU_PORTABLE;
 }
 
 void mica_cpu_allow_bf16(bool allow) {
     atomic_store(&bf16, allow && detected_bf16());
+}
+
+void mica_cpu_allow_amx(bool allow) {
+    atomic_store(&amx, allow && detected_amx());
 }
 
 const char *mica_cpu_name(mica_cpu cpu) {

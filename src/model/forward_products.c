@@ -3,7 +3,7 @@
 #include "model/engine_internal.h"
 #include "numerics/elementwise.h"
 
-#define PIECE_ROWS 64 /* a strip of the many-token kernels */
+#define PIECE_ROWS 128 /* one or two strips of the many-token kernels */
 #define PIECE_ROWS_SMALL 16
 /* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So what is left of a
  * phase is cut for this many pieces a thread: the last matrix into as many, those before into fewer. */

@@ -58,21 +58,29 @@ static void attend_portable(const mica_attention *attention, uint64_t position, 
     }
 }
 
-static mica_attend_kernel *kernel_for(mica_dtype dtype) {
+#if defined(__x86_64__)
+static mica_attend_kernel *bf16_kernel(const mica_attention *attention) {
+    if (mica_cpu_has_amx() && attention->key_width % 32 == 0 && attention->value_width % 32 == 0)
+        return mica_attend_amx;
+    return mica_cpu_has_bf16() ? mica_attend_dpbf16 : mica_attend_bf16_avx512;
+}
+#endif
+
+static mica_attend_kernel *kernel_for(const mica_attention *attention) {
 #if defined(__x86_64__)
     switch (mica_cpu_current()) {
-    case MICA_CPU_AVX2: return dtype == MICA_F32 ? mica_attend_f32_avx2 : mica_attend_bf16_avx2;
-    case MICA_CPU_AVX512: return dtype == MICA_F32 ? mica_attend_f32_avx512 : mica_cpu_has_bf16() ? mica_attend_dpbf16 : mica_attend_bf16_avx512;
+    case MICA_CPU_AVX2: return attention->dtype == MICA_F32 ? mica_attend_f32_avx2 : mica_attend_bf16_avx2;
+    case MICA_CPU_AVX512: return attention->dtype == MICA_F32 ? mica_attend_f32_avx512 : bf16_kernel(attention);
     default: break;
     }
 #endif
-    (void)dtype;
+    (void)attention;
     return attend_portable;
 }
 
 void mica_attend(const mica_attention *attention, uint64_t position, uint64_t end, const float *queries, uint64_t query_stride, uint64_t count,
                  float *out, uint64_t out_stride, mica_attention_sum *sums, void *scratch) {
-    mica_attend_kernel *kernel = kernel_for(attention->dtype);
+    mica_attend_kernel *kernel = kernel_for(attention);
     for (uint64_t first = 0; first < count; first += MICA_ATTENTION_QUERIES) {
         uint64_t some = count - first < MICA_ATTENTION_QUERIES ? count - first : MICA_ATTENTION_QUERIES;
         kernel(attention, position, end, first, queries + first * query_stride, query_stride, some, out + first * out_stride, out_stride, sums + first,

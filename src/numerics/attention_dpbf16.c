@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "numerics/attention_pairs.h"
 #include "numerics/attention_soften.h"
 #include "numerics/sums_avx512.h"
 
@@ -119,24 +120,6 @@ static void add_block(const mica_attention *attention, uint64_t position, uint64
             default: add_values(attention, position, positions, weights, k, GROUP, means, a->values);
             }
         }
-}
-
-/* Columns back into their order: of each 32, lanes of 4 of the first half and of the second alternate. */
-static void untangle(float *means, uint64_t width) {
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    for (uint64_t k = 0; k < width; k += 32) {
-        __m512i low = _mm512_loadu_si512(means + k), high = _mm512_loadu_si512(means + k + 16);
-        _mm512_storeu_si512(means + k, _mm512_permutex2var_epi64(low, first, high));
-        _mm512_storeu_si512(means + k + 16, _mm512_permutex2var_epi64(low, second, high));
-    }
-}
-
-static void round_row(const float *from, uint64_t count, uint16_t *to, uint64_t padded) {
-    for (uint64_t i = 0; i < padded; i += LANES) {
-        lanes v = i + LANES <= count ? load(from + i, LANES) : i < count ? load(from + i, count - i) : splat(0);
-        __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-        memcpy(to + i, &rounded, sizeof rounded);
-    }
 }
 
 void mica_attend_dpbf16(const mica_attention *attention, uint64_t position, uint64_t end, uint64_t first, const float *queries, uint64_t query_stride,

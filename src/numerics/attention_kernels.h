@@ -11,6 +11,7 @@ typedef void mica_attend_kernel(const mica_attention *attention, uint64_t positi
 #if defined(__x86_64__)
 mica_attend_kernel mica_attend_f32_avx2, mica_attend_bf16_avx2, mica_attend_f32_avx512, mica_attend_bf16_avx512;
 mica_attend_kernel mica_attend_dpbf16; /* where there is AVX512_BF16 */
+mica_attend_kernel mica_attend_amx;    /* where there is AMX; widths that are multiples of 32 */
 #endif
 
 #endif

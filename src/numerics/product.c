@@ -14,7 +14,7 @@ static uint64_t round_up(uint64_t value, uint64_t step) {
 static const mica_product_kernels *current(void) {
 #if defined(__x86_64__)
     if (mica_cpu_current() == MICA_CPU_AVX512)
-        return mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
+        return mica_cpu_has_amx() ? &mica_product_kernels_amx : mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
     if (mica_cpu_current() == MICA_CPU_AVX2)
         return &mica_product_kernels_avx2;
 #endif
@@ -124,14 +124,13 @@ static void product_f32(const mica_product_kernels *kernels, const mica_matrix *
 }
 
 static void product_bf16(const mica_product_kernels *kernels, mica_strip_bf16 *decode, const mica_matrix *matrix, uint64_t row, uint64_t count,
-                         const mica_operand *x, float *out, uint64_t stride, uint16_t *strip) {
+                         const mica_operand *x, float *out, uint64_t stride, void *scratch) {
     for (uint64_t first = 0, rows; first < count; first += rows) {
-        rows = count - first < MICA_STRIP_ROWS ? count - first : MICA_STRIP_ROWS;
+        rows = count - first < kernels->strip_rows ? count - first : kernels->strip_rows;
         for (uint64_t column = 0, width; column < matrix->columns; column += width) {
             width = matrix->columns - column < MICA_STRIP_COLUMNS ? matrix->columns - column : MICA_STRIP_COLUMNS;
-            uint64_t strip_stride = round_up(width, 256) + MICA_STRIP_PAD;
-            decode(matrix, row + first, rows, column, width, strip, strip_stride);
-            kernels->multiply_bf16(strip, strip_stride, rows, x, column, width, out + first, stride);
+            mica_strip strip = {matrix, decode, row + first, rows, column, width};
+            kernels->multiply_bf16(&strip, x, out + first, stride, scratch);
         }
     }
 }

@@ -22,7 +22,7 @@
 
 #define MICA_PRODUCT_FEW 4 /* tokens */
 #define MICA_PRODUCT_SOME 16 /* an operand of up to so many is prepared for selections of few of them as well */
-#define MICA_PRODUCT_SCRATCH_BYTES 327680 /* for each thread that multiplies, 64-byte aligned */
+#define MICA_PRODUCT_SCRATCH_BYTES 674816 /* for each thread that multiplies, 64-byte aligned */
 
 typedef enum mica_precision { MICA_PRECISION_EXACT, MICA_PRECISION_FAST } mica_precision;
 

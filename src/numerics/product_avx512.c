@@ -18,7 +18,16 @@ const mica_product_kernels mica_product_kernels_avx512_bf16 = {.prepare = mica_p
                                                                .strip_f32 = mica_product_strip_f32_avx512,
                                                                .strip_bf16 = mica_product_strip_bf16_avx512,
                                                                .multiply_f32 = mica_multiply_f32_avx512,
+                                                               .strip_rows = MICA_STRIP_ROWS,
                                                                .multiply_bf16 = mica_multiply_bf16_avx512};
+
+const mica_product_kernels mica_product_kernels_amx = {.prepare = mica_prepare_avx512,
+                                                       .few = mica_product_few_avx512,
+                                                       .strip_f32 = mica_product_strip_f32_avx512,
+                                                       .strip_bf16 = mica_product_strip_bf16_avx512,
+                                                       .multiply_f32 = mica_multiply_f32_avx512,
+                                                       .strip_rows = MICA_STRIP_ROWS_AMX,
+                                                       .multiply_bf16 = mica_multiply_bf16_amx};
 #else
 typedef int mica_product_avx512_empty; /* a translation unit may not be empty */
 #endif

@@ -17,7 +17,8 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
 void mica_prepare_avx512(mica_operand *x, uint64_t row);
 /* product_bf16_avx512.c: only where the processor has AVX512_BF16 */
 mica_strip_bf16 *mica_product_strip_bf16_avx512(const mica_matrix *matrix);
-void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
-                               float *out, uint64_t stride);
+void mica_multiply_bf16_avx512(const mica_strip *strip, const mica_operand *x, float *out, uint64_t stride, void *scratch);
+/* product_amx.c: only where the processor has AMX */
+void mica_multiply_bf16_amx(const mica_strip *strip, const mica_operand *x, float *out, uint64_t stride, void *scratch);
 
 #endif

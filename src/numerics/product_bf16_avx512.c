@@ -143,8 +143,10 @@ X(1) X(2) X(3) X(4) X(5) X(6)
 #undef X
 static tile_kernel *const tiles[TILE_TOKENS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
-void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
-                               float *out, uint64_t stride) {
+void mica_multiply_bf16_avx512(const mica_strip *strip, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
+    const uint64_t rows = strip->rows, column = strip->column, width = strip->width, strip_stride = (width + 255) / 256 * 256 + MICA_STRIP_PAD;
+    uint16_t *decoded = scratch;
+    strip->decode(strip->matrix, strip->row, rows, column, width, decoded, strip_stride);
     for (uint64_t t = 0, some; t < x->tokens; t += some) {
         const uint16_t *values[TILE_TOKENS];
         uint64_t rest = x->tokens - t, parts = (rest + TILE_TOKENS - 1) / TILE_TOKENS;
@@ -153,7 +155,7 @@ void mica_multiply_bf16_avx512(const uint16_t *strip, uint64_t strip_stride, uin
             values[i] = x->bf16 + mica_operand_row(x, t + i) * x->padded + column;
         for (uint64_t r = 0; r < rows; r += TILE_ROWS) { /* rows beyond the last are in the scratch, whatever they hold */
             uint64_t left = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
-            const uint16_t *w = strip + r * strip_stride;
+            const uint16_t *w = decoded + r * strip_stride;
             float *target = out + t * stride + r;
             __mmask8 mask = (__mmask8)((1u << left) - 1);
             fetch_next(x, t + some, x->bf16 + column, x->padded * sizeof(uint16_t), width * sizeof(uint16_t), r, rows);

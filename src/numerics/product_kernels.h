@@ -7,6 +7,7 @@
 
 #define MICA_STRIP_COLUMNS 2048 /* of a weight, decoded at a time, in bf16; half as many in float32 */
 #define MICA_STRIP_ROWS 64
+#define MICA_STRIP_ROWS_AMX 128 /* tokens come from beyond the second-level cache for each strip anew, and tiles are quick */
 #define MICA_STRIP_PAD 32       /* elements between rows: a power of two would fill one set of the cache */
 
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */
@@ -14,6 +15,13 @@ typedef void mica_product_few(const mica_matrix *matrix, uint64_t row, uint64_t 
 /* Rows and columns of a weight to float32 or bf16; up to a multiple of 256 columns may be written. */
 typedef void mica_strip_f32(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride);
 typedef void mica_strip_bf16(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride);
+
+/* A part of a weight that becomes bf16. */
+typedef struct mica_strip {
+    const mica_matrix *matrix;
+    mica_strip_bf16 *decode;
+    uint64_t row, rows, column, width; /* at most strip_rows x MICA_STRIP_COLUMNS */
+} mica_strip;
 
 typedef struct mica_product_kernels {
     void (*prepare)(mica_operand *operand, uint64_t row); /* NULL: float32 is all that is used */
@@ -26,13 +34,14 @@ typedef struct mica_product_kernels {
     /* out[t][r] (+)= strip[r] . x[t] over columns [column, column + width) */
     void (*multiply_f32)(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
                          uint64_t stride);
-    void (*multiply_bf16)(const uint16_t *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
-                          float *out, uint64_t stride);
+    uint64_t strip_rows; /* of multiply_bf16 */
+    void (*multiply_bf16)(const mica_strip *strip, const mica_operand *x, float *out, uint64_t stride, void *scratch);
 } mica_product_kernels;
 
 extern const mica_product_kernels mica_product_kernels_portable;
 #if defined(__x86_64__)
-extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16;
+extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16,
+    mica_product_kernels_amx;
 #endif
 
 static inline uint64_t mica_operand_row(const mica_operand *x, uint64_t token) {

@@ -93,7 +93,8 @@ mica_status mica_layer_pass_describe(const mica_layer_pass *pass, bool exact, bo
     mica_json_u64(writer, "tokens", pass->tokens);
     mica_json_string(writer, "token_ids_sha256", hex);
     status = mica_source_write_identity(writer, source, error);
-    snprintf(arithmetic, sizeof arithmetic, "%s%s", mica_cpu_name(mica_cpu_current()), mica_cpu_has_bf16() ? " bf16" : "");
+    snprintf(arithmetic, sizeof arithmetic, "%s%s%s", mica_cpu_name(mica_cpu_current()), mica_cpu_has_bf16() ? " bf16" : "",
+             mica_cpu_has_amx() ? " amx" : "");
     mica_json_string(writer, "arithmetic", arithmetic);
     if (shards)
         mica_source_write_shards(writer, source);

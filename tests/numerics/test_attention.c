@@ -139,15 +139,17 @@ static void expect_near(const fixture *f, const float *got, uint64_t query, uint
     free(limit);
 }
 
-/* Each set, and AVX-512 once more without bf16. */
+/* Each set, and AVX-512 once more with bf16, and with AMX. */
 static bool select_kernels(int which) {
-    mica_cpu_allow_bf16(which <= (int)mica_cpu_detected());
-    mica_cpu_select((mica_cpu)(which <= (int)mica_cpu_detected() ? which : which - 1));
-    return which <= (int)mica_cpu_detected() || mica_cpu_detected() == MICA_CPU_AVX512;
+    int detected = (int)mica_cpu_detected();
+    mica_cpu_select((mica_cpu)(which < detected ? which : detected));
+    mica_cpu_allow_bf16(which == detected + 1);
+    mica_cpu_allow_amx(which == detected + 2);
+    return which <= detected || (which == detected + 1 ? mica_cpu_has_bf16() : mica_cpu_has_amx());
 }
 
 #define EACH_CASE(s, dtype)                                                     \
-    for (int cpu = 0; cpu <= (int)mica_cpu_detected() + 1; cpu++)               \
+    for (int cpu = 0; cpu <= (int)mica_cpu_detected() + 2; cpu++)               \
         for (size_t c = 0; c < 2 * (sizeof shapes / sizeof *shapes); c++)       \
             for (shape s = shapes[c / 2], *once = &s; once; once = NULL)        \
                 for (mica_dtype dtype = c % 2 ? MICA_BF16 : MICA_F32, *also = &dtype; also && select_kernels(cpu); also = NULL)

@@ -291,14 +291,16 @@ static method method_of(const mica_matrix *matrix, mica_precision precision, uin
     return strncmp(name, "int16", 5) == 0 ? INT16 : strncmp(name, "bf16", 4) == 0 ? BF16 : FLOAT32;
 }
 
-/* Each set, and AVX-512 once more without bf16. */
+/* Each set, and AVX-512 once more with bf16, and with AMX. */
 static bool select_kernels(int which) {
-    mica_cpu_allow_bf16(which <= (int)mica_cpu_detected());
-    mica_cpu_select((mica_cpu)(which <= (int)mica_cpu_detected() ? which : which - 1));
-    return which <= (int)mica_cpu_detected() || mica_cpu_detected() == MICA_CPU_AVX512;
+    int detected = (int)mica_cpu_detected();
+    mica_cpu_select((mica_cpu)(which < detected ? which : detected));
+    mica_cpu_allow_bf16(which == detected + 1);
+    mica_cpu_allow_amx(which == detected + 2);
+    return which <= detected || (which == detected + 1 ? mica_cpu_has_bf16() : mica_cpu_has_amx());
 }
 
-#define EACH_CPU(cpu) for (int cpu = 0; cpu <= (int)mica_cpu_detected() + 1; cpu++) if (select_kernels(cpu))
+#define EACH_CPU(cpu) for (int cpu = 0; cpu <= (int)mica_cpu_detected() + 2; cpu++) if (select_kernels(cpu))
 
 static void *scratch;
 enum { MOST_TOKENS = 66 };
