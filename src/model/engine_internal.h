@@ -82,7 +82,8 @@ typedef struct engine_workspace {
     mica_operand *head_operands; /* [heads]: of absorbed queries, of weighted latents */
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
-    /* expanded attention, in each thread's scratch from expanded_offset on: rows of keys and values, outputs and sums, rows as bf16, queries for them */
+    /* in each thread's scratch from expanded_offset on: expanded attention's rows of keys and values, outputs and sums, rows as bf16, queries for them; or grouped
+     * attention's gathered queries and their means */
     uint64_t expanded_offset, expanded_floats, expanded_halves, queries_offset, turned_offset; /* turned_offset: from there, room to turn a head's keys round */
 } engine_workspace;
 

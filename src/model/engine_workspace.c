@@ -94,7 +94,8 @@ static void lay_out(mica_engine *engine, cursor *from) {
     uint64_t expanded = sizes->rank ? work->expanded_floats * 4 + work->expanded_halves * 2 + sizes->batch * (sizes->value_width * 4 + 8) + 512 : 0;
     work->queries_offset = (expanded + 63) / 64 * 64;
     work->turned_offset = (work->queries_offset + (work->expanded_halves ? sizes->batch * expanded_width * sizeof(float) : 0) + 63) / 64 * 64;
-    expanded = sizes->rank ? work->turned_offset + 2 * sizes->rank * sizes->nope * sizeof(float) : 0;
+    expanded = sizes->rank ? work->turned_offset + 2 * sizes->rank * sizes->nope * sizeof(float)
+                           : MICA_ATTENTION_QUERIES * (sizes->width + sizes->value_width) * sizeof(float); /* gathered queries and means */
     work->expanded_offset = (larger(attention, MICA_PRODUCT_SCRATCH_BYTES) + 63) / 64 * 64;
     work->scratch_bytes = (work->expanded_offset + expanded + 4095) / 4096 * 4096;
     work->scratch = take(from, engine->options.threads * work->scratch_bytes, 1);

@@ -14,7 +14,7 @@
 #include "numerics/elementwise.h"
 
 #define PART_POSITIONS 512
-#define GROUP_QUERIES 32
+#define PART_POSITIONS_LEAST 128
 #define TURNED_ROWS 16
 
 typedef struct attention_job {
@@ -27,7 +27,9 @@ typedef struct attention_job {
     uint64_t first_token, tokens, query_stride; /* tokens held in queries */
     float *out;
     uint64_t out_stride;
-    uint64_t parts, part_positions, group, groups; /* groups of queries a token */
+    uint64_t parts, part_positions;
+    uint64_t group, groups; /* heads that attend to the same rows, and how many such groups a token has */
+    uint64_t run, runs;     /* tokens whose heads attend together */
     /* expanding */
     uint64_t block, block_end;
     mica_operand latents;
@@ -45,27 +47,33 @@ static void observe(const mica_engine *engine, const mica_weight *weight, const 
         engine->observer.input(engine->observer.context, weight, x, stride, NULL, tokens);
 }
 
-static uint8_t *cache_row(const attention_job *job, uint64_t position) {
+/* The cache of a layer is [positions][latent | rope], or for each key-value head [positions][key | value]: what is read together lies
+ * together. */
+static uint8_t *latent_row(const attention_job *job, uint64_t position) {
     return job->rows + position * job->engine->sizes.kv_row * mica_dtype_bytes(job->engine->cache_dtype);
 }
 
-static void store_row(const attention_job *job, uint64_t position, uint64_t column, const float *values, uint64_t count) {
-    uint8_t *row = cache_row(job, position);
+static uint8_t *grouped_row(const attention_job *job, uint64_t head, uint64_t position) {
+    uint64_t row = head * job->engine->session.context + position;
+    return job->rows + row * job->engine->sizes.key_row * mica_dtype_bytes(job->engine->cache_dtype);
+}
+
+static void store_values(const attention_job *job, uint8_t *row, uint64_t column, const float *values, uint64_t count) {
     if (job->engine->cache_dtype == MICA_F32)
         memcpy(row + column * sizeof(float), values, count * sizeof(float));
     else
-        mica_bf16_of_float(values, count, (uint16_t *)row + column);
+        mica_bf16_of_float(values, count, (uint16_t *)(void *)row + column);
 }
 
 /* What bf16 has left of the values that were stored at `column`, behind them. */
-static void store_rest(const attention_job *job, uint64_t position, uint64_t column, float *values, uint64_t count) {
-    const uint16_t *row = (const uint16_t *)(const void *)cache_row(job, position) + column;
+static void store_rest(const attention_job *job, uint8_t *row, uint64_t column, float *values, uint64_t count) {
+    const uint16_t *stored_values = (const uint16_t *)(const void *)row + column;
     for (uint64_t i = 0; i < count; i++) {
         float stored;
-        mica_float_of_bf16(row + i, 1, &stored);
+        mica_float_of_bf16(stored_values + i, 1, &stored);
         values[i] -= stored;
     }
-    store_row(job, position, column + count, values, count);
+    store_values(job, row, column + count, values, count);
 }
 
 /* A query's rotated part, for keys as they are kept. */
@@ -85,32 +93,64 @@ static void rotate(const mica_engine *engine, float *x, uint64_t token) {
 
 /* ---- attending: queries [tokens][heads] over the cache, in parts */
 
+/* What heads [head, head + count) of some tokens attend to. */
+static mica_attention attention_of(const attention_job *job, uint64_t token, uint64_t head, uint64_t count) {
+    const mica_engine *engine = job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    bool latent = sizes->rank > 0;
+    const uint8_t *keys = latent ? job->rows : grouped_row(job, head / job->group, 0);
+    return (mica_attention){.dtype = engine->cache_dtype,
+                            .keys = keys,
+                            .key_width = latent ? sizes->rank + sizes->rope_kept : sizes->width,
+                            .key_stride = latent ? sizes->kv_row : sizes->key_row,
+                            .values = latent ? keys : keys + sizes->width * mica_dtype_bytes(engine->cache_dtype),
+                            .value_width = latent ? sizes->rank : sizes->value_width,
+                            .value_stride = latent ? sizes->kv_row : sizes->key_row,
+                            .scale = engine->rope.softmax_scale,
+                            .heads = count,
+                            .visible = job->position + job->first_token + token + 1};
+}
+
+/* Queries of a group of heads lie apart when there are other groups: side by side in the thread's scratch, and their means back again. */
+static void attend_gathered(const attention_job *job, const mica_attention *attention, uint64_t begin, uint64_t end, uint64_t query,
+                            uint64_t tokens, float *out, uint64_t out_stride, mica_attention_sum *sums, uint8_t *scratch) {
+    const engine_sizes *sizes = &job->engine->sizes;
+    const uint64_t heads = attention->heads, width = attention->key_width, value_width = attention->value_width;
+    float *queries = (float *)(void *)(scratch + job->engine->work.expanded_offset), *means = queries + MICA_ATTENTION_QUERIES * width;
+    mica_attention_sum gathered[MICA_ATTENTION_QUERIES];
+    for (uint64_t i = 0; i < tokens * heads; i++) {
+        uint64_t from = query + i / heads * sizes->heads + i % heads;
+        memcpy(queries + i * width, job->queries + from * job->query_stride, width * sizeof(float));
+    }
+    mica_attend(attention, begin, end, queries, width, tokens * heads, means, value_width, gathered, scratch);
+    for (uint64_t i = 0; i < tokens * heads; i++) {
+        uint64_t to = i / heads * sizes->heads + i % heads;
+        memcpy(out + to * out_stride, means + i * value_width, value_width * sizeof(float));
+        sums[to] = gathered[i];
+    }
+}
+
+/* A piece: a part of the context for a run of tokens, a group of their heads. */
 static void attend_piece(void *context, uint64_t first, uint64_t last, uint32_t thread) {
     const attention_job *job = context;
     const mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
-    bool latent = sizes->rank > 0;
-    uint64_t element = mica_dtype_bytes(engine->cache_dtype), queries = job->tokens * sizes->heads;
+    uint64_t queries = job->tokens * sizes->heads;
     for (uint64_t piece = first; piece < last; piece++) {
-        uint64_t part = piece / (job->tokens * job->groups), at = piece % (job->tokens * job->groups), token = at / job->groups;
-        uint64_t group = at % job->groups, head = group * job->group, count = sizes->heads - head < job->group ? sizes->heads - head : job->group;
-        uint64_t query = token * sizes->heads + head;
-        uint64_t key = latent ? 0 : group * sizes->width, value = latent ? 0 : sizes->key_value_heads * sizes->width + key;
-        mica_attention attention = {.dtype = engine->cache_dtype,
-                                    .keys = job->rows + key * element,
-                                    .key_width = latent ? sizes->rank + sizes->rope_kept : sizes->width,
-                                    .key_stride = sizes->kv_row,
-                                    .values = job->rows + value * element,
-                                    .value_width = latent ? sizes->rank : sizes->value_width,
-                                    .value_stride = sizes->kv_row,
-                                    .scale = engine->rope.softmax_scale,
-                                    .heads = count,
-                                    .visible = job->position + job->first_token + token + 1};
+        uint64_t part = piece / (job->runs * job->groups), at = piece % (job->runs * job->groups), token = at / job->groups * job->run;
+        uint64_t head = at % job->groups * job->group, heads = sizes->heads - head < job->group ? sizes->heads - head : job->group;
+        uint64_t tokens = job->tokens - token < job->run ? job->tokens - token : job->run, query = token * sizes->heads + head;
+        const mica_attention attention = attention_of(job, token, head, heads);
         uint64_t begin = part * job->part_positions, end = begin + job->part_positions < job->end ? begin + job->part_positions : job->end;
         float *out = job->parts > 1 ? engine->work.part_out + (part * queries + query) * attention.value_width : job->out + query * job->out_stride;
-        mica_attend(&attention, begin, end, job->queries + query * job->query_stride, job->query_stride, count, out,
-                    job->parts > 1 ? attention.value_width : job->out_stride, engine->work.part_sums + part * queries + query,
-                    mica_engine_scratch(job->engine, thread));
+        uint64_t stride = job->parts > 1 ? attention.value_width : job->out_stride;
+        mica_attention_sum *sums = engine->work.part_sums + part * queries + query;
+        uint8_t *scratch = mica_engine_scratch(job->engine, thread);
+        if (tokens > 1 && job->groups > 1)
+            attend_gathered(job, &attention, begin, end, query, tokens, out, stride, sums, scratch);
+        else
+            mica_attend(&attention, begin, end, job->queries + query * job->query_stride, job->query_stride, tokens * heads, out, stride, sums,
+                        scratch);
     }
 }
 
@@ -125,17 +165,29 @@ static void combine_parts(void *context, uint64_t first, uint64_t last, uint32_t
                                job->out + i * job->out_stride);
 }
 
+/* Four from some hundred positions on, then fours: as many for each of 2 or 4 threads. */
+static uint64_t parts_of(uint64_t positions) {
+    uint64_t parts = (positions + 4 * PART_POSITIONS - 1) / (4 * PART_POSITIONS) * 4;
+    if (positions < 4 * PART_POSITIONS_LEAST)
+        parts = positions < PART_POSITIONS_LEAST ? 1 : positions / PART_POSITIONS_LEAST;
+    return parts < MICA_PARTS_MAX ? parts : MICA_PARTS_MAX;
+}
+
 static void attend(attention_job *job) {
     mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
     uint64_t queries = job->tokens * sizes->heads;
-    job->group = sizes->rank ? (sizes->heads < GROUP_QUERIES ? (sizes->heads + 1) / 2 : GROUP_QUERIES) : sizes->heads / sizes->key_value_heads;
+    job->group = sizes->heads / sizes->key_value_heads;
+    if (sizes->rank && job->group > MICA_ATTENTION_QUERIES)
+        job->group = MICA_ATTENTION_QUERIES;
     job->groups = (sizes->heads + job->group - 1) / job->group;
-    job->parts = queries >= 512 ? 1 : (job->end + PART_POSITIONS - 1) / PART_POSITIONS;
-    if (job->parts > MICA_PARTS_MAX)
-        job->parts = MICA_PARTS_MAX;
+    job->run = job->group < MICA_ATTENTION_QUERIES ? MICA_ATTENTION_QUERIES / job->group : 1;
+    job->runs = (job->tokens + job->run - 1) / job->run;
+    job->parts = queries >= 512 ? 1 : parts_of(job->end);
     job->part_positions = (job->end + job->parts - 1) / job->parts;
-    mica_pool_each(engine->pool, job->parts * job->tokens * job->groups, 1, attend_piece, job);
+    /* A thread takes parts that follow each other: the last rows of one fetch the first of the next. */
+    uint64_t pieces = job->parts * job->runs * job->groups, grain = job->parts / (2 * engine->options.threads) * job->runs * job->groups;
+    mica_pool_each(engine->pool, pieces, grain ? grain : 1, attend_piece, job);
     if (job->parts > 1)
         mica_pool_each(engine->pool, queries, 8, combine_parts, job);
 }
@@ -152,9 +204,10 @@ static void finish_latent_rows(void *context, uint64_t first, uint64_t last, uin
         float *latent = engine->work.key_latent + t * (sizes->rank + sizes->rope);
         mica_rms_norm(latent, job->layer->vectors[MICA_PART_KV_A_NORM], sizes->rank, eps, latent);
         rotate(engine, latent + sizes->rank, t);
-        store_row(job, job->position + t, 0, latent, sizes->rank + sizes->rope);
+        uint8_t *row = latent_row(job, job->position + t);
+        store_values(job, row, 0, latent, sizes->rank + sizes->rope);
         if (sizes->rope_kept > sizes->rope)
-            store_rest(job, job->position + t, sizes->rank, latent + sizes->rank, sizes->rope);
+            store_rest(job, row, sizes->rank, latent + sizes->rank, sizes->rope);
         if (sizes->query_rank) {
             float *query = engine->work.query_latent + t * sizes->query_rank;
             mica_rms_norm(query, job->layer->vectors[MICA_PART_Q_A_NORM], sizes->query_rank, eps, query);
@@ -230,7 +283,7 @@ static void load_latents(void *context, uint64_t first, uint64_t last, uint32_t 
     uint64_t rank = engine->sizes.rank;
     (void)thread;
     for (uint64_t i = first; i < last; i++) {
-        const uint8_t *row = cache_row(job, job->block + i);
+        const uint8_t *row = latent_row(job, job->block + i);
         if (engine->cache_dtype == MICA_F32)
             memcpy(engine->work.latents + i * rank, row, rank * sizeof(float));
         else
@@ -278,7 +331,7 @@ static const void *expand_head(const attention_job *job, uint64_t head, float *r
     mica_product(layer->value_rows, head * layer->value_step + layer->value_first, sizes->value_width, &job->latents,
                  rows + sizes->nope + sizes->rope_kept, stride, scratch);
     for (uint64_t i = 0; i < job->block_end - job->block; i++) {
-        const uint8_t *row = cache_row(job, job->block + i);
+        const uint8_t *row = latent_row(job, job->block + i);
         float *rope = rows + i * stride + sizes->nope;
         if (job->engine->cache_dtype == MICA_F32)
             memcpy(rope, row + sizes->rank * sizeof(float), sizes->rope * sizeof(float));
@@ -417,7 +470,11 @@ static void finish_grouped_rows(void *context, uint64_t first, uint64_t last, ui
                 mica_rms_norm(x, norm, sizes->width, eps, x);
             rotate(engine, x, t);
         }
-        store_row(job, job->position + t, 0, keys, sizes->kv_row);
+        for (uint64_t h = 0; h < sizes->key_value_heads; h++) {
+            uint8_t *row = grouped_row(job, h, job->position + t);
+            store_values(job, row, 0, keys + h * sizes->width, sizes->width);
+            store_values(job, row, sizes->width, keys + (sizes->key_value_heads + h) * sizes->width, sizes->value_width);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 /* numerics/sums_avx512.h: inside the AVX-512 kernels only: sums over the 16 lanes of a register, four at once. In this order of additions: bits depend on it.
- * Judged by tests/numerics/test_product.c and test_attention.c. */
+ * Judged by tests/numerics/test_product.c. */
 #ifndef MICA_NUMERICS_SUMS_AVX512_H
 #define MICA_NUMERICS_SUMS_AVX512_H
 

@@ -47,6 +47,7 @@ typedef struct shape {
 static const shape shapes[] = {
     {80, 64, 4, 1, 37, 1},    {80, 64, 4, 9, 50, 1},   {576, 512, 16, 1, 300, 1}, {576, 512, 3, 2, 130, 1}, {192, 128, 1, 40, 100, 0},
     {128, 128, 4, 5, 65, 0},  {64, 64, 8, 1, 1, 0},    {7, 5, 3, 3, 20, 0},       {24, 16, 1, 33, 64, 0},   {576, 512, 64, 1, 257, 1},
+    {66, 34, 16, 2, 135, 1},  {21, 33, 9, 4, 130, 0},  {128, 128, 8, 1, 7, 0},    {128, 128, 5, 6, 200, 0},
 };
 
 typedef struct fixture {
@@ -228,7 +229,28 @@ static void test_extremes(void **state) {
     }
 }
 
+/* What is not a number in one query is in all of its mean, and in no other's. */
+static void test_not_a_number(void **state) {
+    (void)state;
+    EACH_CASE(s, dtype) {
+        fixture f = fixture_of(s, dtype);
+        uint64_t bad = f.count / 2;
+        float *out = aligned(f.count * s.value_width * sizeof *out);
+        mica_attention_sum *sums = aligned(f.count * sizeof *sums);
+        void *scratch = aligned(MICA_ATTENTION_SCRATCH_BYTES(s.key_width, s.value_width));
+        f.queries[bad * s.key_width + s.key_width - 1] = NAN;
+        mica_attend(&f.attention, 0, s.positions, f.queries, s.key_width, f.count, out, s.value_width, sums, scratch);
+        for (uint64_t i = 0; i < f.count * s.value_width; i++)
+            assert_true(isnan(out[i]) == (i / s.value_width == bad));
+        free(scratch);
+        free(sums);
+        free(out);
+        release(f, s.latent);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_parts), cmocka_unit_test(test_extremes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_parts), cmocka_unit_test(test_extremes),
+                                       cmocka_unit_test(test_not_a_number)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
