@@ -153,12 +153,8 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     (void)cache, (void)layer, (void)expert;
 }
-void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
-    (void)cache, (void)layer, (void)expert;
-}
-
-void mica_expert_cache_forget_prefetches(mica_expert_cache *cache) {
-    (void)cache;
+void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
+    (void)cache, (void)layer, (void)experts, (void)count;
 }
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache) {
     return cache->meters;

@@ -20,7 +20,8 @@
 #define PIECE_MIN (UINT64_C(64) << 10)
 #define PIECE_MAX (UINT64_C(1) << 20)
 
-enum { FREE, WAITING, LOADING, READY, FAILED }; /* of a slot; WAITING: in a queue, no piece of it taken; it leaves the queue with its last piece */
+/* Of a slot. WAITING: in a queue, no piece of it taken; LOADING: some are; it leaves the queue with its last piece. PAUSED: in no queue, pieces are missing. */
+enum { FREE, WAITING, LOADING, PAUSED, READY, FAILED };
 
 typedef struct slot {
     atomic_int state;
@@ -132,7 +133,10 @@ static void end_piece(mica_expert_cache *cache, slot *target, mica_status status
         target->error = *error;
         (void)mica_fail_context(&target->error, status, "%s", target->weights[0]->name);
     }
-    if (--target->flying > 0 || target->cursor.read < target->read_count)
+    target->flying--;
+    if (target->flying == 0 && atomic_load(&target->state) == PAUSED)
+        pthread_cond_broadcast(&cache->done); /* the slot can be given away */
+    if (target->flying > 0 || target->cursor.read < target->read_count)
         return;
     if (!target->failed)
         target->failed = mica_layout_matrices(cache->model, target->weights, target->extents, target->extent_count, target->buffer, target->matrices,
@@ -266,9 +270,9 @@ void mica_expert_cache_use(mica_expert_cache *cache, uint64_t layer, uint64_t ex
     cache->policy->use(&cache->uses[entry_of(cache, layer, expert)], cache->clock, (double)count, (double)span);
 }
 
-/* A slot to fill: one never used, else the one of least value that is not pinned and not being read; a failed one at once. -1: none, or none below `limit`.
+/* A slot to fill: one never used, else the one of least value that is not pinned and not being read; one without a whole expert at once. -1: none.
  * Linear in the slots: a miss costs a read of megabytes. */
-static int64_t free_slot(mica_expert_cache *cache, double limit) {
+static int64_t free_slot(mica_expert_cache *cache) {
     int64_t best = -1;
     double least = INFINITY;
     if (cache->free_from < cache->slot_count)
@@ -276,7 +280,7 @@ static int64_t free_slot(mica_expert_cache *cache, double limit) {
     for (uint64_t i = 0; i < cache->slot_count; i++) {
         const slot *candidate = &cache->slots[i];
         int state = atomic_load_explicit(&candidate->state, memory_order_relaxed);
-        if (candidate->pins || state == WAITING || state == LOADING)
+        if (candidate->pins || state == WAITING || state == LOADING || candidate->flying)
             continue;
         double value = state == READY ? cache->uses[candidate->owner].value : -INFINITY;
         if (best < 0 || value < least) {
@@ -284,9 +288,7 @@ static int64_t free_slot(mica_expert_cache *cache, double limit) {
             least = value;
         }
     }
-    if (best < 0 || least > limit)
-        return -1;
-    if (atomic_load(&cache->slots[best].state) != FREE)
+    if (best >= 0 && atomic_load(&cache->slots[best].state) != FREE)
         cache->where[cache->slots[best].owner] = -1;
     return best;
 }
@@ -306,9 +308,20 @@ static void fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool 
     pthread_cond_broadcast(&cache->work);
 }
 
-/* Moves a slot from one queue to the other; it may have left the first. */
+/* A paused slot goes on where it stopped. */
+static void go_on(mica_expert_cache *cache, queue *to, uint32_t number) {
+    atomic_store(&cache->slots[number].state, LOADING);
+    push(to, cache->slot_count, number);
+    pthread_cond_broadcast(&cache->work);
+}
+
+/* A prefetch that is demanded: its slot goes from one queue to the other; it may have left the first. */
 static void promote(mica_expert_cache *cache, uint32_t number) {
     queue *from = &cache->prefetches;
+    if (atomic_load(&cache->slots[number].state) == PAUSED) {
+        go_on(cache, &cache->demands, number);
+        return;
+    }
     for (uint64_t left = from->count; left > 0; left--) {
         uint32_t next = pop(from, cache->slot_count);
         push(next == number ? &cache->demands : from, cache->slot_count, next);
@@ -324,10 +337,21 @@ bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, u
 static bool any_prefetching(const mica_expert_cache *cache) {
     for (uint64_t i = 0; i < cache->slot_count; i++) {
         int state = atomic_load_explicit(&cache->slots[i].state, memory_order_relaxed);
-        if (!cache->slots[i].pins && (state == WAITING || state == LOADING))
+        if (!cache->slots[i].pins && (state == WAITING || state == LOADING || cache->slots[i].flying))
             return true;
     }
     return false;
+}
+
+/* Empties the queue of prefetches. */
+static void pause_prefetches(mica_expert_cache *cache) {
+    while (cache->prefetches.count > 0) {
+        slot *target = &cache->slots[pop(&cache->prefetches, cache->slot_count)];
+        bool begun = atomic_load(&target->state) == LOADING;
+        atomic_store(&target->state, begun ? PAUSED : FREE);
+        if (!begun)
+            cache->where[target->owner] = -1;
+    }
 }
 
 bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
@@ -335,14 +359,18 @@ bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_
     pthread_mutex_lock(&cache->mutex);
     int64_t number = cache->where[entry];
     bool present = number >= 0;
-    while (!present && (number = free_slot(cache, INFINITY)) < 0 && any_prefetching(cache))
-        pthread_cond_wait(&cache->done, &cache->mutex);
+    while (!present && (number = free_slot(cache)) < 0 && any_prefetching(cache)) {
+        if (cache->prefetches.count > 0)
+            pause_prefetches(cache); /* who is wanted does not wait for who might be */
+        else
+            pthread_cond_wait(&cache->done, &cache->mutex);
+    }
     if (!present && number >= 0)
         fill(cache, number, entry, false);
     if (number >= 0) {
         slot *target = &cache->slots[number];
         int state = atomic_load(&target->state);
-        if (present && (state == WAITING || state == LOADING) && target->prefetch)
+        if (present && target->prefetch && (state == WAITING || state == LOADING || state == PAUSED))
             promote(cache, (uint32_t)number);
         target->pins++;
         cache->meters.uses++;
@@ -404,31 +432,35 @@ void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_
     pthread_mutex_unlock(&cache->mutex);
 }
 
-void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
-    uint64_t entry = entry_of(cache, layer, expert);
-    pthread_mutex_lock(&cache->mutex);
-    mica_expert_use use = cache->uses[entry];
-    cache->policy->use(&use, cache->clock, 1, 1);
-    int64_t number = cache->where[entry] >= 0 ? -1 : free_slot(cache, use.value);
+static void prefetch(mica_expert_cache *cache, uint64_t entry) {
+    int64_t number = free_slot(cache);
     if (number >= 0) {
         cache->meters.prefetched++;
         fill(cache, number, entry, true);
     }
-    pthread_mutex_unlock(&cache->mutex);
 }
 
-void mica_expert_cache_forget_prefetches(mica_expert_cache *cache) {
+/* While a slot is sought for one of them, the others are pinned: they do not give way to each other. */
+void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
     pthread_mutex_lock(&cache->mutex);
-    for (uint64_t left = cache->prefetches.count; left > 0; left--) {
-        uint32_t number = pop(&cache->prefetches, cache->slot_count);
-        slot *target = &cache->slots[number];
-        if (atomic_load(&target->state) == LOADING) {
-            push(&cache->prefetches, cache->slot_count, number);
-            continue;
+    const int64_t *where = cache->where + entry_of(cache, layer, 0);
+    pause_prefetches(cache);
+    for (uint64_t i = 0; i < count; i++)
+        if (where[experts[i]] >= 0)
+            cache->slots[where[experts[i]]].pins++;
+    for (uint64_t i = 0; i < count; i++) {
+        int64_t number = where[experts[i]];
+        if (number < 0) {
+            prefetch(cache, entry_of(cache, layer, experts[i]));
+            if (where[experts[i]] >= 0)
+                cache->slots[where[experts[i]]].pins++;
+        } else if (atomic_load(&cache->slots[number].state) == PAUSED) {
+            go_on(cache, &cache->prefetches, (uint32_t)number);
         }
-        cache->where[target->owner] = -1;
-        atomic_store(&target->state, FREE);
     }
+    for (uint64_t i = 0; i < count; i++)
+        if (where[experts[i]] >= 0)
+            cache->slots[where[experts[i]]].pins--;
     pthread_mutex_unlock(&cache->mutex);
 }
 

@@ -1,7 +1,7 @@
 /* model/expert_cache.h: routed experts in a fixed number of slots, read on demand by threads of its own.
  *
  * Mechanism: a slot holds one whole expert (its three projections as they are stored). A pinned slot is never given away. Demands are read before
- * prefetches; a prefetched expert that is demanded while it waits becomes a demand. Nothing is allocated after opening.
+ * prefetches; a prefetched expert that is demanded before it is there becomes a demand. Nothing is allocated after opening.
  * Policy: a number per expert, set when it is used; the unpinned slot of the smallest number is given away first.
  * One thread (the engine's) calls everything here; the reading threads are inside. Judged by tests/model/test_expert_cache.c. */
 #ifndef MICA_MODEL_EXPERT_CACHE_H
@@ -59,10 +59,10 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
                                   mica_error *error) MICA_CHECKED;
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
 
-/* Begins to read an expert that may be wanted, if it is absent and a slot is free of pins and of more valuable experts. */
-void mica_expert_cache_prefetch(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
-/* Gives up those of which no piece has been read. */
-void mica_expert_cache_forget_prefetches(mica_expert_cache *cache);
+/* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for another, and those that
+ * are absent are read in this order while nothing is demanded. A read that is under way and no longer expected stops behind the pieces that are; it goes on
+ * when the expert is wanted after all, and until then its slot is the first to be given away. Count 0: nothing is expected. */
+void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count);
 
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache);
 

@@ -79,7 +79,7 @@ static void test_random_requests(void **state) {
                         mica_expert_cache_use(cache, layer, experts[i], 1, 1);
                     }
                     if (round % 3 == 0)
-                        mica_expert_cache_prefetch(cache, layer % 4 + 1, experts[0]);
+                        mica_expert_cache_expect(cache, layer % 4 + 1, experts, 4);
                     for (int i = 0; i < 4; i++)
                         if (mica_expert_cache_acquire(cache, layer, experts[i])) {
                             experts[pinned++] = experts[i];
@@ -241,9 +241,10 @@ static void test_prefetch(void **state) {
     atomic_store(&shut, 1);
     atomic_store(&reads_allowed, both);
     cache = open_cache(20, 1, NULL);
-    for (uint64_t e = 0; e < 20; e++)
-        mica_expert_cache_prefetch(cache, 1, e);
-    mica_expert_cache_prefetch(cache, 1, 5); /* already on its way */
+    uint32_t expected[20];
+    for (uint32_t e = 0; e < 20; e++)
+        expected[e] = e;
+    mica_expert_cache_expect(cache, 1, expected, 20);
     assert_true(mica_expert_cache_acquire(cache, 1, 19));
     atomic_store(&shut, 0);
     check(cache, 1, 19);
@@ -257,7 +258,7 @@ static void test_prefetch(void **state) {
 }
 
 /* While reads stand still: two pieces of prefetches are on their way, whatever the number of readers, and a demand finds a free one. What has not begun is
- * forgotten, and its slot is free; the rest is read to its end. */
+ * forgotten, and its slot is free; the rest goes on when it is demanded. */
 static void test_limits_of_prefetches(void **state) {
     (void)state;
     mica_io table = *mica_io_current();
@@ -265,12 +266,11 @@ static void test_limits_of_prefetches(void **state) {
     mica_io_install(&table);
     atomic_store(&shut, 1);
     mica_expert_cache *cache = open_cache(4, 4, NULL);
-    for (uint64_t e = 0; e < 4; e++)
-        mica_expert_cache_prefetch(cache, 1, e);
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){0, 1, 2, 3}, 4);
     await_begun(2);
     nanosleep(&(struct timespec){0, 5000000}, NULL);
     assert_int_equal(atomic_load(&begun), 2);
-    mica_expert_cache_forget_prefetches(cache);
+    mica_expert_cache_expect(cache, 1, NULL, 0);
     uint64_t kept = 0;
     for (uint64_t e = 0; e < 4; e++)
         kept += mica_expert_cache_present(cache, 1, e);
@@ -287,6 +287,72 @@ static void test_limits_of_prefetches(void **state) {
     mica_expert_cache_release(cache, 1, 0);
     for (uint32_t e = 10; e < 12; e++)
         mica_expert_cache_release(cache, 2, e);
+    mica_expert_cache_close(cache);
+    mica_io_install(NULL);
+}
+
+/* What is no longer expected stops, and goes on where it stopped: no piece is read twice. */
+static void test_change_of_mind(void **state) {
+    (void)state;
+    mica_io table = *mica_io_current();
+    table.pread = odd_pread;
+    mica_io_install(&table);
+    mica_expert_cache *cache = open_cache(4, 1, NULL);
+    for (uint32_t e = 0; e < 2; e++) {
+        assert_true(mica_expert_cache_acquire(cache, 1, e));
+        check(cache, 1, e);
+        mica_expert_cache_release(cache, 1, e);
+    }
+    mica_expert_cache_close(cache);
+    const int both = atomic_exchange(&reads, 0);
+    atomic_store(&begun, 0);
+    atomic_store(&shut, 1);
+    cache = open_cache(4, 1, NULL);
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){0}, 1);
+    await_begun(1);
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){1}, 1);
+    atomic_store(&shut, 0);
+    assert_true(mica_expert_cache_acquire(cache, 1, 1));
+    check(cache, 1, 1);
+    assert_true(mica_expert_cache_present(cache, 1, 0) && !mica_expert_cache_ready(cache, 1, 0));
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){0}, 1);
+    check(cache, 1, 0);
+    mica_expert_cache_release(cache, 1, 1);
+    assert_int_equal(atomic_load(&reads), both);
+    assert_int_equal(mica_expert_cache_meters(cache).reads, 2);
+    mica_expert_cache_close(cache);
+    mica_io_install(NULL);
+}
+
+/* An expert that is expected and present does not give way to another that is expected, though it be worth the least. A demand that finds no slot takes that of
+ * a prefetch. */
+static void test_expected_stay(void **state) {
+    (void)state;
+    mica_expert_cache *cache = open_cache(2, 1, "lfu");
+    for (int i = 0; i < 5; i++)
+        use(cache, 0);
+    use(cache, 1);
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){1, 2}, 2);
+    assert_true(mica_expert_cache_present(cache, 1, 1) && mica_expert_cache_present(cache, 1, 2) && !mica_expert_cache_present(cache, 1, 0));
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){1, 2, 3}, 3); /* no slot for the third */
+    assert_true(mica_expert_cache_present(cache, 1, 1) && mica_expert_cache_present(cache, 1, 2) && !mica_expert_cache_present(cache, 1, 3));
+    check(cache, 1, 2);
+    mica_expert_cache_close(cache);
+
+    mica_io table = *mica_io_current();
+    table.pread = odd_pread;
+    mica_io_install(&table);
+    cache = open_cache(2, 1, "lfu");
+    assert_true(mica_expert_cache_acquire(cache, 1, 0));
+    check(cache, 1, 0);
+    atomic_store(&begun, 0);
+    atomic_store(&shut, 1);
+    mica_expert_cache_expect(cache, 1, (const uint32_t[]){1}, 1);
+    await_begun(1);
+    atomic_store(&shut, 0);
+    use(cache, 2); /* needs the slot: the prefetch stops, and the piece that is under way is waited for */
+    assert_true(mica_expert_cache_present(cache, 1, 0) && !mica_expert_cache_present(cache, 1, 1));
+    mica_expert_cache_release(cache, 1, 0);
     mica_expert_cache_close(cache);
     mica_io_install(NULL);
 }
@@ -335,7 +401,8 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_pieces), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
                                        cmocka_unit_test_setup(test_failures, allow_reads), cmocka_unit_test_setup(test_prefetch, allow_reads),
-                                       cmocka_unit_test_setup(test_limits_of_prefetches, allow_reads), cmocka_unit_test(test_aging),
+                                       cmocka_unit_test_setup(test_limits_of_prefetches, allow_reads), cmocka_unit_test_setup(test_change_of_mind, allow_reads),
+                                       cmocka_unit_test_setup(test_expected_stay, allow_reads), cmocka_unit_test(test_aging),
                                        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
