@@ -106,41 +106,59 @@ mica_status mica_sql_step(mica_catalogue *catalogue, sqlite3_stmt *statement, bo
     return status;
 }
 
-mica_status mica_sql_run(mica_catalogue *catalogue, mica_statement which, mica_error *error, const char *kinds, ...) {
-    va_list arguments;
+typedef mica_status row_function(mica_catalogue *catalogue, sqlite3_stmt *statement, void *context, mica_error *error);
+
+/* Binds, and gives every row to `visit` (NULL: nobody). */
+static mica_status each_row(mica_catalogue *catalogue, mica_statement which, row_function *visit, void *context, mica_error *error, const char *kinds,
+                            va_list *arguments) {
     sqlite3_stmt *statement = NULL;
     bool row = true;
-    va_start(arguments, kinds);
-    mica_status status = bind_all(catalogue, which, &statement, error, kinds, &arguments);
-    va_end(arguments);
-    while (status == MICA_OK && row)
+    mica_status status = bind_all(catalogue, which, &statement, error, kinds, arguments);
+    while (status == MICA_OK && row) {
         status = mica_sql_step(catalogue, statement, &row, error);
+        if (status == MICA_OK && row && visit)
+            status = visit(catalogue, statement, context, error);
+    }
+    sqlite3_reset(statement);
+    return status;
+}
+
+mica_status mica_sql_run(mica_catalogue *catalogue, mica_statement which, mica_error *error, const char *kinds, ...) {
+    va_list arguments;
+    va_start(arguments, kinds);
+    const mica_status status = each_row(catalogue, which, NULL, NULL, error, kinds, &arguments);
+    va_end(arguments);
+    return status;
+}
+
+typedef struct listing {
+    uint64_t item_bytes, count;
+    mica_sql_reader *read;
+    uint8_t *items;
+} listing;
+
+static mica_status add_item(mica_catalogue *catalogue, sqlite3_stmt *statement, void *context, mica_error *error) {
+    listing *list = context;
+    if ((list->count & (list->count - 1)) == 0) { /* capacities are powers of two */
+        void *more = mica_reallocarray(list->items, list->count ? 2 * list->count : 1, list->item_bytes);
+        if (!more)
+            return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", catalogue->path);
+        list->items = more;
+    }
+    const mica_status status = list->read(catalogue, statement, list->items + list->count * list->item_bytes, error);
+    list->count += status == MICA_OK;
     return status;
 }
 
 mica_status mica_sql_list(mica_catalogue *catalogue, mica_statement which, uint64_t item_bytes, mica_sql_reader *read, void **list,
                           uint64_t *count, mica_error *error, const char *kinds, ...) {
+    listing items = {.item_bytes = item_bytes, .read = read};
     va_list arguments;
-    sqlite3_stmt *statement = NULL;
-    bool row = true;
-    *list = NULL;
-    *count = 0;
     va_start(arguments, kinds);
-    mica_status status = bind_all(catalogue, which, &statement, error, kinds, &arguments);
+    const mica_status status = each_row(catalogue, which, add_item, &items, error, kinds, &arguments);
     va_end(arguments);
-    while (status == MICA_OK && (status = mica_sql_step(catalogue, statement, &row, error)) == MICA_OK && row) {
-        if ((*count & (*count - 1)) == 0) { /* capacities are powers of two */
-            void *more = mica_reallocarray(*list, *count ? 2 * *count : 1, item_bytes);
-            if (!more) {
-                status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory", catalogue->path);
-                break;
-            }
-            *list = more;
-        }
-        status = read(catalogue, statement, (uint8_t *)*list + *count * item_bytes, error);
-        *count += status == MICA_OK;
-    }
-    sqlite3_reset(statement);
+    *list = items.items;
+    *count = items.count;
     return status;
 }
 
