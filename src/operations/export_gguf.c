@@ -152,7 +152,7 @@ static mica_status run_to_file(mica_export_run *run, const char **outcome, mica_
     if (status == MICA_OK)
         return mica_export_files_finish(run, error);
     if (mica_export_files_flush(run, NULL) != MICA_OK) /* what was committed need not be done again */
-        run->broken = true;                            /* the first failure is the one to tell */
+        run->units.broken = true;                            /* the first failure is the one to tell */
     return status;
 }
 

@@ -9,7 +9,6 @@
 #include <stdint.h>
 
 #include "base/file.h"
-#include "base/journal.h"
 #include "base/json.h"
 #include "formats/gguf_write.h"
 #include "formats/imatrix.h"
@@ -17,6 +16,7 @@
 #include "model/gguf_types.h"
 #include "model/model.h"
 #include "numerics/quantise.h"
+#include "operations/unit_journal.h"
 
 #define MICA_EXPORT_SLAB_BYTES ((uint64_t)8 << 20) /* of a unit, as read and as written; a constant, so that a resume has the same units */
 
@@ -140,13 +140,10 @@ typedef struct mica_export_run {
     char *journal_path;          /* owned */
     mica_gguf_layout layout;     /* tensors in the plan's order; owned */
     mica_gguf_writer *writer;    /* NULL: nothing is written */
-    mica_journal *journal;
+    mica_unit_journal units;
     int lock;                    /* descriptor of the locked journal, -1: none */
     uint32_t threads, readers, ahead;
     uint64_t *inexact;           /* [tensor_count]: scales of 4-bit groups that are not held exactly; owned */
-    uint64_t units_done, units_resumed, flushed;
-    double flushed_at;
-    bool broken;                 /* a sync failed: nothing more is recorded */
     const uint64_t *order;       /* dry run: the units that are timed; NULL: all */
     double *unit_seconds;        /* dry run: [order's count], of processor */
     uint64_t budget_bytes;       /* 0: there was none */
@@ -155,7 +152,7 @@ typedef struct mica_export_run {
     uint64_t bytes_read;
 } mica_export_run;
 
-/* Runs units run->units_done … end - 1 (export_gguf_work.c); without a writer nothing is written. */
+/* Runs units run->units.done … end - 1 (export_gguf_work.c); without a writer nothing is written. */
 mica_status mica_export_work(mica_export_run *run, uint64_t end, mica_error *error) MICA_CHECKED;
 
 /* The partial files, the journal and the final names (export_gguf_files.c). */

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "operations/export_gguf.h"
 #include "operations/source_identity.h"
@@ -21,8 +20,8 @@ static mica_status no_memory(mica_error *error) {
 void mica_export_files_close(mica_export_run *run) {
     mica_gguf_writer_close(run->writer);
     run->writer = NULL;
-    mica_journal_close(run->journal);
-    run->journal = NULL;
+    mica_journal_close(run->units.journal);
+    run->units.journal = NULL;
     mica_path_unlock(run->lock);
     run->lock = -1;
 }
@@ -86,100 +85,78 @@ mica_status mica_export_files_start(mica_export_run *run, mica_error *error) {
     uint64_t length = 0;
     mica_status status = describe(run, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_journal_create_locked(run->journal_path, BUSY, head, length, &run->journal, &run->lock, error);
+        status = mica_journal_create_locked(run->journal_path, BUSY, head, length, &run->units.journal, &run->lock, error);
     if (status == MICA_OK)
         status = mica_gguf_writer_open(run->path, &run->layout, true, &run->writer, error);
-    run->flushed_at = mica_seconds_now();
+    mica_unit_journal_begin(&run->units);
     mica_free(head);
     return status;
 }
 
 /* How many units are done, and what was not exact so far: pairs of tensor and count, so that the report of a resumed run is whole. */
-static mica_status append_progress(mica_export_run *run, mica_error *error) {
+static mica_status append_progress(const mica_export_run *run, mica_error *error) {
     mica_text payload = MICA_TEXT_INIT;
-    mica_text_append(&payload, (const char *)&run->units_done, sizeof run->units_done);
+    mica_text_append(&payload, (const char *)&run->units.done, sizeof run->units.done);
     for (uint64_t i = 0; i < run->plan->tensor_count; i++) {
         const uint64_t pair[2] = {i, run->inexact[i]};
         if (run->inexact[i] > 0)
             mica_text_append(&payload, (const char *)pair, sizeof pair);
     }
     const mica_status status = mica_text_failed(&payload) ? no_memory(error)
-                                                          : mica_journal_append(run->journal, RECORD_PROGRESS, payload.bytes, payload.length, error);
+                                                          : mica_journal_append(run->units.journal, RECORD_PROGRESS, payload.bytes, payload.length, error);
     mica_text_release(&payload);
     return status;
 }
 
+static mica_status record_units(void *context, mica_error *error) {
+    const mica_export_run *run = context;
+    const mica_status status = mica_gguf_writer_sync(run->writer, error);
+    return status == MICA_OK ? append_progress(run, error) : status;
+}
+
 mica_status mica_export_files_flush(mica_export_run *run, mica_error *error) {
-    if (run->broken || !run->journal || run->flushed == run->units_done)
-        return MICA_OK;
-    mica_status status = mica_gguf_writer_sync(run->writer, error);
-    if (status == MICA_OK)
-        status = append_progress(run, error);
-    if (status == MICA_OK)
-        status = mica_journal_sync(run->journal, error);
-    run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
-    run->flushed = run->units_done;
-    run->flushed_at = mica_seconds_now();
-    return status;
+    return mica_unit_journal_flush(&run->units, record_units, run, error);
 }
 
 /* ---- resuming */
 
-typedef struct replay {
-    mica_export_run *run;
-    json_t *today;
-} replay;
-
 static mica_status visit_progress(mica_export_run *run, const uint8_t *payload, uint64_t bytes, mica_error *error) {
     uint64_t pair[2];
-    bool sound = bytes >= sizeof run->units_done && (bytes - sizeof run->units_done) % sizeof pair == 0;
+    bool sound = bytes >= sizeof run->units.done && (bytes - sizeof run->units.done) % sizeof pair == 0;
     if (sound)
-        memcpy(&run->units_done, payload, sizeof run->units_done);
-    for (uint64_t at = sizeof run->units_done; sound && at < bytes; at += sizeof pair) {
+        memcpy(&run->units.done, payload, sizeof run->units.done);
+    for (uint64_t at = sizeof run->units.done; sound && at < bytes; at += sizeof pair) {
         memcpy(pair, payload + at, sizeof pair);
         sound = pair[0] < run->plan->tensor_count;
         if (sound)
             run->inexact[pair[0]] = pair[1];
     }
-    if (sound && run->units_done <= run->plan->unit_count)
+    if (sound && run->units.done <= run->plan->unit_count)
         return MICA_OK;
     return mica_fail(error, MICA_CORRUPT, "%s: expected at most %llu units, got a record of %llu bytes that says otherwise", run->journal_path,
                      (unsigned long long)run->plan->unit_count, (unsigned long long)bytes);
 }
 
-static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
-    replay *context = opaque;
-    mica_export_run *run = context->run;
+static mica_status visit_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    mica_export_run *run = context;
     if (kind == RECORD_PROGRESS)
         return visit_progress(run, payload, bytes, error);
-    if (kind != MICA_JOURNAL_HEAD)
-        return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", run->journal_path, kind);
-    json_t *recorded = NULL;
-    mica_status status = mica_json_parse(run->journal_path, (const char *)payload, bytes, &recorded, error);
-    if (status == MICA_OK)
-        status = mica_identity_compare(run->journal_path, recorded, context->today, true, error);
-    json_decref(recorded);
-    return status;
+    return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", run->journal_path, kind);
 }
 
 mica_status mica_export_files_resume(mica_export_run *run, mica_error *error) {
     char *head = NULL;
     uint64_t length = 0;
-    replay context = {.run = run};
     mica_status status = mica_path_lock(run->journal_path, BUSY, &run->lock, error);
     if (status == MICA_OK)
         status = describe(run, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_json_parse("today's job", head, length, &context.today, error);
+        status = mica_job_journal_open(run->journal_path, head, length, visit_record, run, &run->units.journal, error);
     mica_free(head);
-    if (status == MICA_OK)
-        status = mica_journal_open(run->journal_path, visit_record, &context, &run->journal, error);
-    json_decref(context.today);
     if (status != MICA_OK)
         return status;
-    run->units_resumed = run->flushed = run->units_done;
-    run->flushed_at = mica_seconds_now();
-    return mica_gguf_writer_open(run->path, &run->layout, run->units_done == 0, &run->writer, error);
+    mica_unit_journal_begin(&run->units);
+    return mica_gguf_writer_open(run->path, &run->layout, run->units.done == 0, &run->writer, error);
 }
 
 /* ---- the end */
@@ -222,6 +199,6 @@ mica_status mica_export_files_check(mica_export_run *run, mica_error *error) {
         status = path ? check_file(path, &layout->headers[i], layout->file_bytes[i], error) : no_memory(error);
         mica_free(path);
     }
-    run->units_resumed = run->plan->unit_count;
+    run->units.resumed = run->plan->unit_count;
     return status;
 }

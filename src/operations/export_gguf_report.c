@@ -157,7 +157,7 @@ static void write_json(const mica_export_run *run, const char *outcome, double e
     mica_json_u64(writer, "data_bytes", plan->bytes);
     mica_json_double(writer, "bits_per_weight", bits_per_weight(plan));
     mica_json_u64(writer, "units", plan->unit_count);
-    mica_json_u64(writer, "units_resumed", run->units_resumed);
+    mica_json_u64(writer, "units_resumed", run->units.resumed);
     mica_json_u64(writer, "threads", run->threads);
     mica_json_u64(writer, "bytes_read", run->bytes_read);
     mica_json_double(writer, "seconds", run->seconds);

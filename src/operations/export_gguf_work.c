@@ -74,12 +74,12 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     export_context *context = opaque;
     mica_export_run *run = context->run;
     const export_result *result = memory;
-    run->units_done = number + 1;
+    run->units.done = number + 1;
     context->written_bytes += result->bytes;
     run->inexact[unit_of(context, number).tensor - run->plan->tensors] += result->inexact;
     if (run->unit_seconds)
         run->unit_seconds[number] = result->seconds;
-    if (!run->journal || (context->written_bytes - context->flushed_bytes < FLUSH_BYTES && mica_seconds_now() - run->flushed_at < FLUSH_SECONDS))
+    if (!run->units.journal || (context->written_bytes - context->flushed_bytes < FLUSH_BYTES && mica_seconds_now() - run->units.flushed_at < FLUSH_SECONDS))
         return MICA_OK;
     context->flushed_bytes = context->written_bytes;
     return mica_export_files_flush(run, error);
@@ -149,9 +149,9 @@ mica_status mica_export_work(mica_export_run *run, uint64_t end, mica_error *err
     }
     mica_status status = prepare(&context, error);
     mica_stream_stats stats = {0};
-    if (status == MICA_OK && run->units_done < end) {
+    if (status == MICA_OK && run->units.done < end) {
         const mica_stream_job job = {.context = &context,
-                                     .first_unit = run->units_done,
+                                     .first_unit = run->units.done,
                                      .unit_count = end,
                                      .threads = run->threads,
                                      .readers = run->readers,

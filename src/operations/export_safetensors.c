@@ -42,14 +42,14 @@ static mica_status run_in_directory(mica_shards_run *run, const char **outcome, 
     mica_status status = mica_shards_open(run, &finished, error);
     if (status != MICA_OK)
         return status;
-    *outcome = finished ? "already finished" : run->units_resumed ? "resumed and finished" : "finished";
+    *outcome = finished ? "already finished" : run->units.resumed ? "resumed and finished" : "finished";
     if (finished)
         return MICA_OK;
     status = mica_shards_work(run, error);
     if (status == MICA_OK)
         return mica_shards_finish(run, error);
     if (mica_shards_flush(run, NULL) != MICA_OK) /* what was committed need not be done again */
-        run->broken = true;                      /* the first failure is the one to tell */
+        run->units.broken = true;                      /* the first failure is the one to tell */
     return status;
 }
 
@@ -162,7 +162,7 @@ static void write_json(const mica_shards_run *run, const char *outcome, mica_jso
         mica_json_string(writer, NULL, plan->files[i]);
     mica_json_close_array(writer);
     mica_json_u64(writer, "units", plan->unit_count);
-    mica_json_u64(writer, "units_resumed", run->units_resumed);
+    mica_json_u64(writer, "units_resumed", run->units.resumed);
     mica_json_u64(writer, "threads", run->threads);
     mica_json_u64(writer, "bytes_read", run->bytes_read);
     mica_json_double(writer, "seconds", run->seconds);

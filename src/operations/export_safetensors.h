@@ -6,12 +6,12 @@
 
 #include <mica/export.h>
 
-#include "base/journal.h"
 #include "base/json.h"
 #include "formats/safetensors_write.h"
 #include "model/gguf_names.h"
 #include "model/model.h"
 #include "operations/slab.h"
+#include "operations/unit_journal.h"
 
 #define MICA_EXPORT_COPY_BYTES ((uint64_t)16 << 20) /* of a unit that is copied; a constant, so that a resume has the same units */
 #define MICA_EXPORT_JOURNAL "journal.mica"
@@ -100,13 +100,10 @@ typedef struct mica_shards_run {
     const mica_export_safetensors_options *options;
     const char *directory;
     char *journal_path; /* owned */
-    mica_journal *journal;
+    mica_unit_journal units;
     mica_safetensors_writer *writer; /* owned */
     int lock;                        /* of the directory, -1: none */
     uint32_t threads, readers, ahead;
-    uint64_t units_done, units_resumed, flushed;
-    double flushed_at;
-    bool broken; /* a sync failed: nothing more is recorded */
     uint64_t bytes_read;
     double seconds, starved_seconds;
 } mica_shards_run;

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "operations/export_safetensors.h"
 #include "operations/source_identity.h"
@@ -23,8 +22,8 @@ static mica_status no_memory(mica_error *error) {
 void mica_shards_close(mica_shards_run *run) {
     mica_safetensors_writer_close(run->writer);
     run->writer = NULL;
-    mica_journal_close(run->journal);
-    run->journal = NULL;
+    mica_journal_close(run->units.journal);
+    run->units.journal = NULL;
     mica_path_unlock(run->lock);
     run->lock = -1;
 }
@@ -117,41 +116,23 @@ static mica_status describe(const mica_shards_run *run, char **json, uint64_t *l
     return status == MICA_OK && !*json ? no_memory(error) : status;
 }
 
-typedef struct replay {
-    mica_shards_run *run;
-    json_t *today;
-} replay;
-
-static mica_status visit_record(void *opaque, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
-    const replay *context = opaque;
-    mica_shards_run *run = context->run;
-    if (kind == RECORD_UNITS && bytes == sizeof run->units_done) {
-        memcpy(&run->units_done, payload, sizeof run->units_done);
-        if (run->units_done <= run->plan->unit_count)
+static mica_status visit_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
+    mica_shards_run *run = context;
+    if (kind == RECORD_UNITS && bytes == sizeof run->units.done) {
+        memcpy(&run->units.done, payload, sizeof run->units.done);
+        if (run->units.done <= run->plan->unit_count)
             return MICA_OK;
     }
-    if (kind != MICA_JOURNAL_HEAD)
-        return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", run->journal_path, kind);
-    json_t *recorded = NULL;
-    mica_status status = mica_json_parse(run->journal_path, (const char *)payload, bytes, &recorded, error);
-    if (status == MICA_OK)
-        status = mica_identity_compare(run->journal_path, recorded, context->today, true, error);
-    json_decref(recorded);
-    return status;
+    return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", run->journal_path, kind);
 }
 
 static mica_status open_journal(mica_shards_run *run, mica_error *error) {
     char *head = NULL;
     uint64_t length = 0;
-    replay context = {.run = run};
     mica_status status = describe(run, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_json_parse("today's job", head, length, &context.today, error);
+        status = mica_job_journal_open(run->journal_path, head, length, visit_record, run, &run->units.journal, error);
     mica_free(head);
-    if (status == MICA_OK)
-        status = mica_journal_open(run->journal_path, visit_record, &context, &run->journal, error);
-    json_decref(context.today);
-    run->units_resumed = run->flushed = run->units_done;
     return status;
 }
 
@@ -160,24 +141,19 @@ static mica_status create_journal(mica_shards_run *run, mica_error *error) {
     uint64_t length = 0;
     mica_status status = describe(run, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_journal_create(run->journal_path, head, length, &run->journal, error);
+        status = mica_journal_create(run->journal_path, head, length, &run->units.journal, error);
     mica_free(head);
     return status;
 }
 
+static mica_status record_units(void *context, mica_error *error) {
+    const mica_shards_run *run = context;
+    const mica_status status = mica_safetensors_writer_sync(run->writer, error);
+    return status == MICA_OK ? mica_journal_append(run->units.journal, RECORD_UNITS, &run->units.done, sizeof run->units.done, error) : status;
+}
+
 mica_status mica_shards_flush(mica_shards_run *run, mica_error *error) {
-    if (run->broken || !run->journal || run->flushed == run->units_done)
-        return MICA_OK;
-    const uint64_t done = run->units_done;
-    mica_status status = mica_safetensors_writer_sync(run->writer, error);
-    if (status == MICA_OK)
-        status = mica_journal_append(run->journal, RECORD_UNITS, &done, sizeof done, error);
-    if (status == MICA_OK)
-        status = mica_journal_sync(run->journal, error);
-    run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
-    run->flushed = done;
-    run->flushed_at = mica_seconds_now();
-    return status;
+    return mica_unit_journal_flush(&run->units, record_units, run, error);
 }
 
 /* ---- a finished one */
@@ -215,8 +191,8 @@ static mica_status check_finished(const mica_shards_run *run, mica_error *error)
 /* ---- the beginning */
 
 static mica_status start_files(mica_shards_run *run, mica_error *error) {
-    run->flushed_at = mica_seconds_now();
-    return mica_safetensors_writer_open(run->directory, &run->plan->layout, run->units_done == 0, &run->writer, error);
+    mica_unit_journal_begin(&run->units);
+    return mica_safetensors_writer_open(run->directory, &run->plan->layout, run->units.done == 0, &run->writer, error);
 }
 
 static mica_status begin(mica_shards_run *run, char **names, uint64_t count, const directory_state *state, bool *finished, mica_error *error) {
@@ -230,7 +206,7 @@ static mica_status begin(mica_shards_run *run, char **names, uint64_t count, con
     if (state->count > 0 && !state->journal && !force)
         return mica_fail(error, MICA_CONFLICT, "%s: something is there already; replace it with --force", run->directory);
     mica_status status = state->journal && resume ? open_journal(run, error) : create_journal(run, error);
-    if (status == MICA_OK && run->units_done == 0 && run->plan->unit_count > 0)
+    if (status == MICA_OK && run->units.done == 0 && run->plan->unit_count > 0)
         status = remove_names(run, names, count, error);
     return status == MICA_OK ? start_files(run, error) : status;
 }

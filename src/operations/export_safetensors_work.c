@@ -63,10 +63,10 @@ static mica_status work_unit(void *opaque, uint32_t thread, uint64_t number, con
 static mica_status commit_unit(void *opaque, uint64_t number, const void *result, mica_error *error) {
     export_context *context = opaque;
     mica_shards_run *run = context->run;
-    run->units_done = number + 1;
+    run->units.done = number + 1;
     context->written += *(const uint64_t *)result;
-    if (context->written - context->flushed < FLUSH_BYTES && run->units_done - run->flushed < FLUSH_UNITS &&
-        mica_seconds_now() - run->flushed_at < FLUSH_SECONDS)
+    if (context->written - context->flushed < FLUSH_BYTES && run->units.done - run->units.flushed < FLUSH_UNITS &&
+        mica_seconds_now() - run->units.flushed_at < FLUSH_SECONDS)
         return MICA_OK;
     context->flushed = context->written;
     return mica_shards_flush(run, error);
@@ -106,7 +106,7 @@ static void free_workers(export_context *context) {
 mica_status mica_shards_work(mica_shards_run *run, mica_error *error) {
     export_context context = {.run = run};
     const mica_stream_job job = {.context = &context,
-                                 .first_unit = run->units_done,
+                                 .first_unit = run->units.done,
                                  .unit_count = run->plan->unit_count,
                                  .threads = run->threads,
                                  .readers = run->readers,
@@ -119,7 +119,7 @@ mica_status mica_shards_work(mica_shards_run *run, mica_error *error) {
                                  .progress = run->options->progress ? tell : NULL};
     mica_stream_stats stats = {0};
     mica_status status = make_workers(&context, error);
-    if (status == MICA_OK && run->units_done < run->plan->unit_count)
+    if (status == MICA_OK && run->units.done < run->plan->unit_count)
         status = mica_stream_run(&job, &stats, error);
     run->bytes_read = stats.bytes_read;
     run->seconds = stats.seconds;

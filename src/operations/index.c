@@ -45,12 +45,12 @@ static mica_status run_in_directory(mica_index_run *run, const char **outcome, m
         return status;
     if (action == ACTION_NOTHING) {
         *outcome = "already finished";
-        run->units_done = run->units_resumed = run->plan->unit_count;
+        run->units.done = run->units.resumed = run->plan->unit_count;
         return mica_index_check_finished(run, error);
     }
     *outcome = action == ACTION_RESUME ? "resumed and finished" : "finished";
     status = action == ACTION_RESUME ? mica_index_resume(run, error) : mica_index_start(run, error);
-    if (status == MICA_OK && run->units_done < run->plan->unit_count)
+    if (status == MICA_OK && run->units.done < run->plan->unit_count)
         status = mica_index_work(run, run->plan->unit_count, error);
     if (status == MICA_OK)
         status = mica_index_finish(run, error);
@@ -68,10 +68,10 @@ static mica_status run_dry(mica_index_run *run, mica_error *error) {
     uint64_t end = first + 3 + (uint64_t)DRY_RUN_UNITS_PER_THREAD * run->resources.threads;
     if (end > plan->unit_count)
         end = plan->unit_count;
-    run->units_done = first;
+    run->units.done = first;
     run->stop_after = DRY_RUN_SECONDS;
     const mica_status status = mica_index_work(run, end, error);
-    if (status == MICA_INTERRUPTED && run->stopped && run->units_done > first)
+    if (status == MICA_INTERRUPTED && run->stopped && run->units.done > first)
         return MICA_OK;
     if (status == MICA_INTERRUPTED && run->stopped)
         return mica_fail(error, MICA_FAILED, "the first matrix took longer than %.0f s: no estimate", DRY_RUN_SECONDS);

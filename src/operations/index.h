@@ -10,11 +10,11 @@
 
 #include "base/file.h"
 #include "base/hash.h"
-#include "base/journal.h"
 #include "base/json.h"
 #include "formats/vindex.h"
 #include "model/model.h"
 #include "numerics/svd.h"
+#include "operations/unit_journal.h"
 
 #define MICA_INDEX_VAR_COUNT 64u /* var64 always means this many values */
 #define MICA_INDEX_TENSORS_MAX 3u /* data, scale, shape */
@@ -113,16 +113,12 @@ typedef struct mica_index_run {
     const mica_index_options *options;
     const char *directory;
     mica_index_resources resources;
-    mica_index_outcome *outcomes; /* [plan->unit_count], those below units_done filled; owned */
+    mica_index_outcome *outcomes; /* [plan->unit_count], those below units.done filled; owned */
     double *unit_seconds;         /* [plan->unit_count] of work, 0: not measured in this run; owned */
-    uint64_t units_done, units_resumed;
-    mica_journal *journal;
+    mica_unit_journal units;
     mica_file *files[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_COUNT];
     /* Their checksums, as they are written: the items of a file mostly come in order. */
     mica_running_hash hashes[MICA_VINDEX_GROUP_COUNT][MICA_VINDEX_MEMBER_COUNT];
-    uint64_t flushed;    /* units whose records are in the journal, synced */
-    double flushed_at;   /* seconds, monotonic */
-    bool broken;         /* a sync failed: what the disk holds is not known, nothing more is recorded */
     int lock;            /* descriptor of the locked directory, -1: none */
     double stop_after;   /* dry run: seconds; 0: no bound */
     bool stopped;        /* … was reached */
@@ -130,7 +126,7 @@ typedef struct mica_index_run {
     double seconds, work_seconds, starved_seconds, svd_seconds; /* the last: part of work_seconds */
 } mica_index_run;
 
-/* Runs units run->units_done … end - 1 (index_work.c). With run->journal NULL nothing is written. */
+/* Runs units run->units.done … end - 1 (index_work.c). With run->units.journal NULL nothing is written. */
 mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error) MICA_CHECKED;
 
 /* The directory, the journal and the .bin files (index_journal.c). */

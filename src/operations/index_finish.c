@@ -148,8 +148,8 @@ static mica_status write_checksums(const mica_index_run *run, const file_list *l
 }
 
 static mica_status remove_journal(mica_index_run *run, mica_error *error) {
-    mica_journal_close(run->journal);
-    run->journal = NULL;
+    mica_journal_close(run->units.journal);
+    run->units.journal = NULL;
     char *path = mica_path_join(run->directory, MICA_VINDEX_JOURNAL);
     if (!path)
         return no_memory(error);

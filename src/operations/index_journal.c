@@ -3,7 +3,6 @@
  * values were synced; 3. no file is removed that a vindex does not have. Judged by test_index_resume.c, tests/faults/kill_resume.sh. */
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "operations/index.h"
@@ -29,8 +28,8 @@ void mica_index_close(mica_index_run *run) {
             run->files[group][member] = NULL;
             mica_sha256_release(&run->hashes[group][member].hash);
         }
-    mica_journal_close(run->journal);
-    run->journal = NULL;
+    mica_journal_close(run->units.journal);
+    run->units.journal = NULL;
     mica_path_unlock(run->lock);
     run->lock = -1;
 }
@@ -122,12 +121,12 @@ mica_status mica_index_start(mica_index_run *run, mica_error *error) {
     if (status == MICA_OK)
         status = mica_index_identity(run->plan, &head, &length, error);
     if (status == MICA_OK)
-        status = mica_journal_create(path, head, length, &run->journal, error);
+        status = mica_journal_create(path, head, length, &run->units.journal, error);
     if (status == MICA_OK)
         status = remove_known(run->directory, error);
     if (status == MICA_OK)
         status = create_files(run, error);
-    run->flushed_at = mica_seconds_now();
+    mica_unit_journal_begin(&run->units);
     mica_free(head);
     mica_free(path);
     return status;
@@ -145,27 +144,25 @@ static mica_status append_record(mica_index_run *run, const mica_index_outcome *
         mica_text_append(&payload, outcome->warning, record->warning_bytes);
     const mica_status status = mica_text_failed(&payload)
                                    ? no_memory(error)
-                                   : mica_journal_append(run->journal, RECORD_UNIT, payload.bytes, payload.length, error);
+                                   : mica_journal_append(run->units.journal, RECORD_UNIT, payload.bytes, payload.length, error);
     mica_text_release(&payload);
     return status;
 }
 
-mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
-    if (run->broken || run->flushed == run->units_done)
-        return MICA_OK;
+static mica_status record_units(void *context, mica_error *error) {
+    mica_index_run *run = context;
     mica_status status = MICA_OK;
     for (int group = 0; group < MICA_VINDEX_GROUP_COUNT; group++)
         for (int member = 0; status == MICA_OK && member < MICA_VINDEX_MEMBER_COUNT; member++)
             if (run->files[group][member])
                 status = mica_file_sync(run->files[group][member], error);
-    for (uint64_t unit = run->flushed; status == MICA_OK && unit < run->units_done; unit++)
+    for (uint64_t unit = run->units.flushed; status == MICA_OK && unit < run->units.done; unit++)
         status = append_record(run, &run->outcomes[unit], error);
-    if (status == MICA_OK)
-        status = mica_journal_sync(run->journal, error);
-    run->broken = status != MICA_OK; /* a second sync could succeed and mean nothing */
-    run->flushed = run->units_done;
-    run->flushed_at = mica_seconds_now();
     return status;
+}
+
+mica_status mica_index_flush(mica_index_run *run, mica_error *error) {
+    return mica_unit_journal_flush(&run->units, record_units, run, error);
 }
 
 /* ---- resuming */
@@ -181,12 +178,12 @@ static mica_status visit_unit(replay *context, const uint8_t *payload, uint64_t 
     mica_index_record record;
     if (bytes < sizeof record)
         return mica_fail(error, MICA_CORRUPT, "%s: record %llu: expected at least %zu bytes, got %llu", context->path,
-                         (unsigned long long)run->units_done, sizeof record, (unsigned long long)bytes);
+                         (unsigned long long)run->units.done, sizeof record, (unsigned long long)bytes);
     memcpy(&record, payload, sizeof record);
-    if (record.unit != run->units_done || record.unit >= run->plan->unit_count ||
+    if (record.unit != run->units.done || record.unit >= run->plan->unit_count ||
         bytes != sizeof record + record.value_count * sizeof(double) + record.warning_bytes)
         return mica_fail(error, MICA_CORRUPT, "%s: expected unit %llu of %llu, got unit %llu in %llu bytes", context->path,
-                         (unsigned long long)run->units_done, (unsigned long long)run->plan->unit_count, (unsigned long long)record.unit,
+                         (unsigned long long)run->units.done, (unsigned long long)run->plan->unit_count, (unsigned long long)record.unit,
                          (unsigned long long)bytes);
     record.why_dense[sizeof record.why_dense - 1] = '\0';
     double *values = mica_calloc(record.value_count + 1, sizeof *values);
@@ -202,7 +199,7 @@ static mica_status visit_unit(replay *context, const uint8_t *payload, uint64_t 
     const uint32_t count = mica_index_unit_tensors(&run->plan->units[record.unit], tensors);
     for (uint32_t i = 0; i < count; i++)
         run->bytes_resumed += tensors[i]->bytes;
-    run->units_done++;
+    run->units.done++;
     return MICA_OK;
 }
 
@@ -243,7 +240,7 @@ static mica_status check_tensors(const replay *context, mica_error *error) {
     if (json_equal(json_object_get(context->recorded, "shards"), json_object_get(context->today, "shards")))
         return MICA_OK;
     mica_status status = MICA_OK;
-    for (uint64_t i = 0; status == MICA_OK && i < context->run->units_done; i++) {
+    for (uint64_t i = 0; status == MICA_OK && i < context->run->units.done; i++) {
         const mica_weight *weight = context->run->plan->units[i].weight;
         const mica_tensor *const tensors[MICA_INDEX_TENSORS_MAX] = {weight->data, weight->scale, weight->shape};
         for (uint32_t t = 0; status == MICA_OK && t < MICA_INDEX_TENSORS_MAX; t++)
@@ -265,7 +262,7 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
         mica_free(head);
     }
     if (status == MICA_OK)
-        status = mica_journal_open(path, visit_record, &context, &run->journal, error);
+        status = mica_journal_open(path, visit_record, &context, &run->units.journal, error);
     if (status == MICA_OK)
         status = check_tensors(&context, error);
     json_decref(context.today);
@@ -273,9 +270,8 @@ mica_status mica_index_resume(mica_index_run *run, mica_error *error) {
     mica_free(path);
     if (status != MICA_OK)
         return status;
-    run->units_resumed = run->flushed = run->units_done;
-    run->flushed_at = mica_seconds_now();
-    if (run->units_done > 0)
+    mica_unit_journal_begin(&run->units);
+    if (run->units.done > 0)
         return each_file(run, reopen_file, error);
     status = remove_known(run->directory, error); /* killed while starting */
     return status == MICA_OK ? create_files(run, error) : status;

@@ -152,8 +152,8 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
     put_count(text, plan->unit_count, "matrix", "matrices");
     mica_text_puts(text, " in ");
     put_count(text, plan->layer_count, "layer", "layers");
-    if (run->units_resumed > 0 && run->units_resumed < plan->unit_count)
-        mica_text_printf(text, ", %llu of them done before", (unsigned long long)run->units_resumed);
+    if (run->units.resumed > 0 && run->units.resumed < plan->unit_count)
+        mica_text_printf(text, ", %llu of them done before", (unsigned long long)run->units.resumed);
     mica_text_puts(text, "\n  bytes     ");
     put_size(text, plan->bytes_total);
     mica_text_puts(text, " to read, ");
@@ -161,7 +161,7 @@ static void write_text(const mica_index_run *run, const char *outcome, const ind
     mica_text_puts(text, " of vectors and values\n");
     if (totals->units > 0) {
         mica_text_printf(text, "  time      %.2f s for ", run->seconds);
-        put_count(text, dry ? totals->units : run->units_done - run->units_resumed, "matrix", "matrices");
+        put_count(text, dry ? totals->units : run->units.done - run->units.resumed, "matrix", "matrices");
         mica_text_printf(text, " on %u thread%s, %.1f%% of it waiting for input\n", run->resources.threads,
                          run->resources.threads == 1 ? "" : "s",
                          run->seconds > 0 ? 100 * run->starved_seconds / (run->seconds * run->resources.threads) : 0);
@@ -186,7 +186,7 @@ static void write_json(const mica_index_run *run, const char *outcome, const ind
     mica_json_string(writer, "directory", run->options->dry_run ? NULL : run->directory);
     mica_json_u64(writer, "layers", run->plan->layer_count);
     mica_json_u64(writer, "units", run->plan->unit_count);
-    mica_json_u64(writer, "units_resumed", run->units_resumed);
+    mica_json_u64(writer, "units_resumed", run->units.resumed);
     mica_json_u64(writer, "units_known", totals->units);
     mica_json_u64(writer, "bytes_total", run->plan->bytes_total);
     mica_json_u64(writer, "bytes_read", run->bytes_read);

@@ -398,7 +398,7 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     index_result *result = (index_result *)(uintptr_t)memory;
     mica_svd_options options;
     mica_index_unit_svd(run->plan, unit, &options);
-    mica_status status = run->journal ? write_unit(run, unit, result, error) : MICA_OK;
+    mica_status status = run->units.journal ? write_unit(run, unit, result, error) : MICA_OK;
     double *values = unit->kind == MICA_INDEX_ROUTER ? result_spectrum(result, &options) : result_values(result);
     if (unit->kind != MICA_INDEX_ROUTER) /* written: only those that float32 lost are still wanted */
         for (uint32_t i = 0, kept = 0; i < result->record.count; i++)
@@ -411,8 +411,8 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     run->unit_seconds[number] = result->seconds;
     run->svd_seconds += result->svd_seconds;
     run->work_seconds += result->helped_seconds;
-    run->units_done = number + 1;
-    if (run->journal && (run->units_done - run->flushed >= FLUSH_UNITS || mica_seconds_now() - run->flushed_at >= FLUSH_SECONDS))
+    run->units.done = number + 1;
+    if (run->units.journal && (run->units.done - run->units.flushed >= FLUSH_UNITS || mica_seconds_now() - run->units.flushed_at >= FLUSH_SECONDS))
         status = mica_index_flush(run, error);
     return status;
 }
@@ -425,8 +425,8 @@ static bool tell_progress(void *opaque, const mica_stream_progress *stream) {
     }
     if (!run->options->progress)
         return true;
-    const mica_progress progress = {.what = run->journal ? "indexing" : "timing",
-                                    .units_done = run->units_done,
+    const mica_progress progress = {.what = run->units.journal ? "indexing" : "timing",
+                                    .units_done = run->units.done,
                                     .units_total = run->plan->unit_count,
                                     .bytes_done = run->bytes_resumed + stream->bytes_read,
                                     .bytes_total = run->plan->bytes_total,
@@ -452,7 +452,7 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
     const mica_stream_job job = {
         .context = &context,
         .eager = &context.stream,
-        .first_unit = run->units_done,
+        .first_unit = run->units.done,
         .unit_count = end,
         .threads = run->resources.threads,
         .readers = run->resources.readers,
@@ -478,7 +478,7 @@ mica_status mica_index_work(mica_index_run *run, uint64_t end, mica_error *error
     run->seconds += stats.seconds;
     run->work_seconds += stats.work_seconds;
     run->starved_seconds += stats.starved_seconds;
-    if (run->journal) { /* after a failure too: what is done stays done */
+    if (run->units.journal) { /* after a failure too: what is done stays done */
         const mica_status flushed = mica_index_flush(run, status == MICA_OK ? error : NULL);
         if (status == MICA_OK)
             status = flushed;

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "operations/source_identity.h"
+#include "operations/unit_journal.h"
 
 #define BUSY "another run is at work there"
 
@@ -35,40 +36,15 @@ mica_status mica_pass_choose(const char *result, bool resume, bool force, mica_p
 
 /* ---- opening */
 
-typedef struct replay {
-    const char *path, *job;
-    uint64_t length;
-    mica_journal_visit visit;
-    void *context;
-} replay;
-
-static mica_status compare_head(const replay *r, const uint8_t *payload, uint64_t bytes, mica_error *error) {
-    json_t *recorded = NULL, *today = NULL;
-    mica_status status = mica_json_parse(r->path, (const char *)payload, bytes, &recorded, error);
-    if (status == MICA_OK)
-        status = mica_json_parse("today's job", r->job, r->length, &today, error);
-    if (status == MICA_OK)
-        status = mica_identity_compare(r->path, recorded, today, true, error);
-    json_decref(recorded);
-    json_decref(today);
-    return status;
-}
-
-static mica_status visit_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
-    const replay *r = context;
-    return kind == MICA_JOURNAL_HEAD ? compare_head(r, payload, bytes, error) : r->visit(r->context, kind, payload, bytes, error);
-}
-
 mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *result, bool fresh, const char *job, uint64_t length, mica_journal_visit visit,
                                    void *context, mica_error *error) {
     *journal = (mica_pass_journal){.path = mica_pass_path(result, "journal"), .lock = -1};
-    replay r = {journal->path, job, length, visit, context};
     if (!journal->path)
         return no_memory(error);
     if (fresh)
         return mica_journal_create_locked(journal->path, BUSY, job, length, &journal->journal, &journal->lock, error);
     const mica_status status = mica_path_lock(journal->path, BUSY, &journal->lock, error);
-    return status == MICA_OK ? mica_journal_open(journal->path, visit_record, &r, &journal->journal, error) : status;
+    return status == MICA_OK ? mica_job_journal_open(journal->path, job, length, visit, context, &journal->journal, error) : status;
 }
 
 mica_status mica_pass_journal_record(mica_pass_journal *journal, uint32_t kind, const void *payload, uint64_t bytes, mica_error *error) {
