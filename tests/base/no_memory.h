@@ -1,7 +1,7 @@
 /* tests/base/no_memory.h: each allocation of an attempt fails in turn, first alone (what swallows the failure shows), then with all after it.
  *
  *     for (no_memory trial = {0}; no_memory_next(&trial);) {
- *         remove_tree(output);                  // what an attempt must begin with
+ *         scratch_remove_tree(output);          // what an attempt must begin with
  *         no_memory_begin(&trial);
  *         status = mica_something(…, &error);
  *         no_memory_end(&trial, status, MICA_OK, &error);

@@ -18,6 +18,8 @@
 #include "base/memory.h"
 #include "base/text.h"
 
+#define SCRATCH_PATH_BYTES 1024
+
 static char scratch_directory[256];
 
 static inline int scratch_make(void **state) {
@@ -27,11 +29,11 @@ static inline int scratch_make(void **state) {
     return mkdtemp(scratch_directory) ? 0 : -1;
 }
 
-/* The path of `name` in the directory; valid until the fourth call from then. */
+/* The path of `name` in the directory; valid until the eighth call from then. */
 static inline const char *scratch(const char *name) {
-    static char paths[4][512];
+    static char paths[8][SCRATCH_PATH_BYTES];
     static int turn;
-    char *path = paths[turn++ % 4];
+    char *path = paths[turn++ % 8];
     snprintf(path, sizeof paths[0], "%s/%s", scratch_directory, name);
     return path;
 }

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "base/memory.h"
+#include "base/no_memory.h"
 #include "base/pool.h"
 
 typedef struct counts {
@@ -90,14 +90,15 @@ static void test_mixed(void **state) {
 
 static void test_no_memory(void **state) {
     (void)state;
-    mica_pool *pool = NULL;
     mica_error error;
-    for (uint64_t n = 1; n <= 2; n++) {
-        mica_memory_fail_after(n);
-        assert_int_equal(mica_pool_create(2, &pool, &error), MICA_NO_MEMORY);
+    for (no_memory trial = {0}; no_memory_next(&trial);) {
+        mica_pool *pool = NULL;
+        no_memory_begin(&trial);
+        const mica_status status = mica_pool_create(2, &pool, &error);
+        no_memory_end(&trial, status, MICA_OK, &error);
+        assert_true(trial.succeeded == (pool != NULL));
+        mica_pool_free(pool);
     }
-    mica_memory_fail_after(0);
-    assert_null(pool);
 }
 
 int main(void) {

@@ -19,6 +19,7 @@ with peers.needed():
     from tokenizer_peers import tiktoken_of
 import llama
 import texts
+import truths
 
 MICA = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
@@ -47,11 +48,6 @@ def back(file, name, *options):
     return path(name)
 
 
-def raw(directory, record):
-    kinds = {"f32": "<f4", "f64": "<f8", "i32": "<i4", "i64": "<i8"}
-    return np.fromfile(os.path.join(directory, record["file"]), kinds[record["dtype"]]).reshape(record["shape"])
-
-
 def floats(tensor):
     data, shape = tensor["data"], tensor["shape"]
     if tensor["dtype"] == "BF16":
@@ -73,7 +69,7 @@ def check_fixture(kind):
     if not os.path.isdir(directory):
         print(f"skipped: {kind} (no ../shared)")
         return
-    golden = json.load(open(os.path.join(directory, "golden.json")))
+    golden = truths.load(directory)
     file = split_of(directory, kind) if kind == "kimi-vl" else to_gguf(directory, f"{kind}.gguf", "--type", "f32")
     tensors = load(back(file, kind))
     compared = 0
@@ -81,7 +77,7 @@ def check_fixture(kind):
         short = name[len(golden["prefix"]):] if name.startswith(golden["prefix"]) else name
         if not (short.startswith("model.") or short.startswith("lm_head")):
             continue
-        truth = raw(directory, record).astype(np.float32)
+        truth = truths.raw(directory, record).astype(np.float32)
         if short not in tensors:
             check(short.startswith(f"model.layers.{golden_layers(directory)}") or short == "lm_head.weight", f"{kind}: {short}: not there")
             continue
@@ -124,7 +120,7 @@ def check_config(kind, directory):
 
 def check_logits(kind, directory, fixture, golden):
     record = golden["sequences"]["a" if "a" in golden["sequences"] else "fact"]
-    truth = raw(fixture, record["logits"])
+    truth = truths.raw(fixture, record["logits"])
     run("logits", directory, "--ids", ",".join(map(str, record["ids"])), "-o", path("logits.npy"), "--exact")
     worst = np.abs(np.load(path("logits.npy")).astype(np.float64) - truth).max()
     print(f"{kind}: logits of what came back within {worst:.1e} of the float64 truth", flush=True)
@@ -134,7 +130,7 @@ def check_logits(kind, directory, fixture, golden):
 def check_tiny():
     golden = os.path.join(TINY, "golden")
     directory = back(to_gguf(TINY, "tiny.gguf", "--type", "f32"), "tiny")
-    check_logits("tiny-k2", directory, golden, json.load(open(os.path.join(golden, "golden.json"))))
+    check_logits("tiny-k2", directory, golden, truths.load(golden))
     logits = []
     for where in (TINY, path("tiny.gguf"), directory):
         run("logits", where, "-p", "The capital of France is", "-o", path("a.npy"), "--exact")

@@ -14,6 +14,7 @@ with peers.needed():
     import gguf
     import numpy as np
 import llama
+import truths
 
 library = llama.needed_library()
 
@@ -30,11 +31,6 @@ def export(checkpoint, name, *options):
     return path
 
 
-def raw(directory, record):
-    kinds = {"f32": "<f4", "f64": "<f8", "i32": "<i4", "i64": "<i8"}
-    return np.fromfile(os.path.join(directory, record["file"]), kinds[record["dtype"]]).reshape(record["shape"])
-
-
 def compare_logits(path, directory, sequences, what):
     model = llama.Model(library, path)
     for name, (ids, truth) in sequences.items():
@@ -46,17 +42,17 @@ def compare_logits(path, directory, sequences, what):
 
 def fixture_sequences(directory):
     """Those where llama.cpp's graph computes the same thing: one epsilon per model (the trap's own truth), YaRN's ramp from 32 to 1."""
-    golden = json.load(open(os.path.join(directory, "golden.json")))
+    golden = truths.load(directory)
     trap = golden.get("eps_trap") or {}
     ids = golden["sequences"]["a"]["ids"]
     if trap.get("logits_a_with_one_eps_everywhere"):
-        return {"a (one epsilon)": (ids, raw(directory, trap["logits_a_with_one_eps_everywhere"]))}
-    return {name: (golden["sequences"][name]["ids"], raw(directory, golden["sequences"][name]["logits"])) for name in ("a", "b")}
+        return {"a (one epsilon)": (ids, truths.raw(directory, trap["logits_a_with_one_eps_everywhere"]))}
+    return {name: (golden["sequences"][name]["ids"], truths.raw(directory, golden["sequences"][name]["logits"])) for name in ("a", "b")}
 
 
 def check_truths():
-    golden = json.load(open(os.path.join(TINY, "golden", "golden.json")))
-    sequences = {name: (record["ids"], raw(os.path.join(TINY, "golden"), record["logits"]))
+    golden = truths.load(os.path.join(TINY, "golden"))
+    sequences = {name: (record["ids"], truths.raw(os.path.join(TINY, "golden"), record["logits"]))
                  for name, record in golden["sequences"].items() if name in ("fact", "kjv")}
     compare_logits(export(TINY, "tiny-f32.gguf", "--type", "f32"), TINY, sequences, "tiny-k2 f32")
     for kind in ("v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "qwen3-dense", "llama-dense"):
@@ -72,7 +68,7 @@ def check_values(kind):
     directory = os.path.join(FIXTURES, kind)
     if not os.path.isdir(directory):
         return
-    golden = json.load(open(os.path.join(directory, "golden.json")))
+    golden = truths.load(directory)
     config = json.load(open(os.path.join(directory, "config.json")))
     config = config.get("text_config", config)
     tensors = {t.name: np.asarray(t.data) for t in gguf.GGUFReader(os.path.join(scratch.name, f"{kind}-f32.gguf")).tensors}
@@ -82,7 +78,7 @@ def check_values(kind):
              "mlp.shared_experts.up_proj": "ffn_up_shexp"}
     compared = 0
     for name, record in golden["decoded"].items():
-        values = raw(directory, record)
+        values = truths.raw(directory, record)
         parts = name[len(golden["prefix"]):].split(".")
         if parts[:2] != ["model", "layers"]:
             continue
@@ -155,7 +151,7 @@ def check_loading():
 
 
 def check_tokens():
-    golden = json.load(open(os.path.join(TINY, "golden", "golden.json")))
+    golden = truths.load(os.path.join(TINY, "golden"))
     model = llama.Model(library, os.path.join(scratch.name, "tiny-f32.gguf"), vocabulary_only=True)
     for name, record in golden["sequences"].items():
         if record.get("text"):
@@ -240,7 +236,7 @@ def check_v4():
         print("v4-flash: loaded")
     except ValueError as problem:
         check(False, f"v4-flash: {problem}")
-    golden = json.load(open(os.path.join(directory, "golden.json")))
+    golden = truths.load(directory)
     tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
     compared = 0
     for name, record in golden["decoded"].items():
@@ -251,7 +247,7 @@ def check_v4():
         tensor = tensors[f"blk.{parts[1]}.ffn_{projection}_exps.weight"]
         check(tensor.tensor_type.name == "MXFP4", f"v4-flash: {name}: {tensor.tensor_type.name}")
         ours = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)[int(parts[4])]
-        truth = raw(directory, record)
+        truth = truths.raw(directory, record)
         good = np.isfinite(truth) & np.isfinite(ours)
         check(np.array_equal(ours[good], truth[good].astype(np.float32)), f"v4-flash: {name}: values differ")
         compared += 1

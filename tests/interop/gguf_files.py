@@ -18,6 +18,7 @@ with peers.needed():
     from gguf import GGMLQuantizationType as Type, quants
 
 import make_gguf
+import truths
 
 PROGRAM = os.path.abspath(sys.argv[1])
 BUILD = os.path.dirname(os.path.abspath(sys.argv[1]))
@@ -183,11 +184,9 @@ def forward(directory):
             make_gguf.convert_dense(source, path)
         else:
             make_gguf.convert(source, path, "F32", legacy)
-        with open(os.path.join(source, "golden.json")) as file:
-            sequences = json.load(file)["sequences"]
+        sequences = truths.load(source)["sequences"]
         for sequence in sequences.values():
-            truth = np.fromfile(os.path.join(source, sequence["logits"]["file"]), dtype="<f4")
-            close(name, logits(path, sequence["ids"]), truth)
+            close(name, logits(path, sequence["ids"]), truths.raw(source, sequence["logits"]).ravel())
     scaled = os.path.join(directory, "llama3")
     shutil.copytree(os.path.join(fixtures, "llama-dense"), scaled)
     with open(os.path.join(scaled, "config.json")) as file:

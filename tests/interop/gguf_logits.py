@@ -16,7 +16,6 @@ over all types is at most llama.cpp's, as far as the types' own scatter lets tha
 A fused file (gates and ups of the experts in one tensor, as llama.cpp's converter can write it) gives the numbers of the one it was made of, in both programs.
 Exit status 77: skipped."""
 import collections
-import json
 import math
 import os
 import struct
@@ -33,6 +32,7 @@ with peers.needed():
     from gguf import quants
 
     import llama
+    import truths
 
 PROGRAM = os.path.abspath(sys.argv[1])
 CHOICES = os.path.join(os.path.dirname(PROGRAM), "tests", "dump_choices")
@@ -256,8 +256,7 @@ def tiny(library, directory):
 
 def fixture(library, directory, kind):
     source = os.path.join(FIXTURES, kind)
-    with open(os.path.join(source, "golden.json"), encoding="utf-8") as file:
-        ids = json.load(file)["sequences"]["b"]["ids"]
+    ids = truths.load(source)["sequences"]["b"]["ids"]
     whole = os.path.join(directory, kind + ".gguf")
     run("export", source, "--format", "gguf", "--type", "f32", "-o", whole)
     for name in ("Q8_0", "Q4_0", "Q5_1", "IQ4_NL"):

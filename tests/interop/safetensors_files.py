@@ -20,6 +20,8 @@ with peers.needed():
     import safetensors
     from safetensors import TensorSpec, deserialize, safe_open, serialize
 
+    import truths
+
 PROGRAM = os.path.abspath(sys.argv[1])
 TINY = os.path.join(ROOT, "models", "tiny-k2")
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
@@ -114,7 +116,7 @@ def check_bf16(what, checkpoint, scratch):
     directory = os.path.join(scratch, what + "-bf16")
     export(checkpoint, directory, "--dtype", "bf16", "--shard-size", "1MB")
     check_files(what + " bf16", directory)
-    tensors, golden = read_plainly(directory), json.load(open(os.path.join(checkpoint, "golden.json")))
+    tensors, golden = read_plainly(directory), truths.load(checkpoint)
     config = json.load(open(os.path.join(directory, "config.json")))
     source = json.load(open(os.path.join(checkpoint, "config.json")))
     for part in (config, config.get("text_config", {})):
@@ -125,7 +127,7 @@ def check_bf16(what, checkpoint, scratch):
     check(set(tensors) == set(golden["decoded_sha256"]), f"{what}: every weight, and nothing else")
     for name, truth in golden["decoded"].items():
         dtype, shape, data = tensors[name]
-        raw = np.fromfile(os.path.join(checkpoint, truth["file"]), {"f32": "<f4", "i64": "<i8", "f64": "<f8"}[truth["dtype"]])
+        raw = truths.raw(checkpoint, truth).ravel()
         check(list(shape) == truth["shape"], f"{what}: {name}: shape")
         if dtype == "BF16":
             check((np.frombuffer(data, "<u2") == to_bf16(raw)).all(), f"{what}: {name}: the decoded truth, rounded")

@@ -27,7 +27,7 @@ static inline void assert_imports(const char *checkpoint, const char *store, con
 }
 
 static inline const char *named(const char *store, const char *name) {
-    static char paths[4][PATH_BYTES + 256];
+    static char paths[4][SCRATCH_PATH_BYTES + 256];
     static unsigned next;
     char *path = paths[next++ % 4];
     snprintf(path, sizeof paths[0], "%s#%s", store, name);

@@ -46,7 +46,7 @@ static double number_of(const json_t *object, const char *key) {
 }
 
 static void copy_tiny(const char *directory) {
-    char command[3 * PATH_BYTES];
+    char command[3 * SCRATCH_PATH_BYTES];
     snprintf(command, sizeof command, "mkdir '%s' && cp '%s'/*.* '%s' && chmod -R u+w '%s'", directory, TINY, directory, directory);
     assert_int_equal(system(command), 0);
 }
@@ -68,8 +68,8 @@ static void change(const char *directory, const char *name, uint64_t offset, con
 static void test_the_same(void **state) {
     (void)state;
     const mica_export_safetensors_options shards = {.shard_bytes = 1000000};
-    assert_int_equal(mica_export_safetensors(TINY, in_scratch("resharded"), &shards, NULL, NULL, &error), MICA_OK);
-    json_t *report = diff(TINY, in_scratch("resharded"), MICA_OK);
+    assert_int_equal(mica_export_safetensors(TINY, scratch("resharded"), &shards, NULL, NULL, &error), MICA_OK);
+    json_t *report = diff(TINY, scratch("resharded"), MICA_OK);
     assert_int_equal(count_of(report, "same"), 359);
     assert_int_equal(json_array_size(json_object_get(report, "weights")), 0);
     json_decref(report);
@@ -77,7 +77,7 @@ static void test_the_same(void **state) {
 
 static void test_known_changes(void **state) {
     (void)state;
-    const char *copy = in_scratch("changed");
+    const char *copy = scratch("changed");
     copy_tiny(copy);
     mica_model *model = NULL;
     float *before = NULL, *after = NULL;
@@ -120,8 +120,8 @@ static void test_known_changes(void **state) {
 static void test_stored_otherwise(void **state) {
     (void)state;
     const mica_export_safetensors_options bf16 = {.dtype = "bf16"};
-    assert_int_equal(mica_export_safetensors(TINY, in_scratch("bf16"), &bf16, NULL, NULL, &error), MICA_OK);
-    json_t *report = diff(TINY, in_scratch("bf16"), MICA_DIFFERENT);
+    assert_int_equal(mica_export_safetensors(TINY, scratch("bf16"), &bf16, NULL, NULL, &error), MICA_OK);
+    json_t *report = diff(TINY, scratch("bf16"), MICA_DIFFERENT);
     assert_int_equal(count_of(report, "same"), 31);
     assert_int_equal(count_of(report, "values"), 328);
     assert_int_equal(count_of(report, "only-a") + count_of(report, "only-b") + count_of(report, "shape"), 0);
@@ -134,8 +134,8 @@ static void test_stored_otherwise(void **state) {
     if (!mica_path_exists(FIXTURES))
         return;
     /* E2M1 codes times powers of two are BF16 numbers */
-    assert_int_equal(mica_export_safetensors(FIXTURES "/v4-flash", in_scratch("v4"), &bf16, NULL, NULL, &error), MICA_OK);
-    report = diff(FIXTURES "/v4-flash", in_scratch("v4"), MICA_DIFFERENT); /* config.json */
+    assert_int_equal(mica_export_safetensors(FIXTURES "/v4-flash", scratch("v4"), &bf16, NULL, NULL, &error), MICA_OK);
+    report = diff(FIXTURES "/v4-flash", scratch("v4"), MICA_DIFFERENT); /* config.json */
     assert_int_equal(count_of(report, "values"), 1);
     assert_true(count_of(report, "stored") > 100);
     weights = json_object_get(report, "weights");
@@ -164,12 +164,12 @@ static void test_shapes_and_loners(void **state) {
 /* Of two models of a store nothing shared is read. */
 static void test_a_store(void **state) {
     (void)state;
-    char models[2][PATH_BYTES + 300];
+    char models[2][SCRATCH_PATH_BYTES + 300];
     const mica_import_options first = {.name = "one"}, second = {.name = "two"};
-    assert_int_equal(mica_import(TINY, in_scratch("store"), &first, NULL, NULL, &error), MICA_OK);
-    assert_int_equal(mica_import(in_scratch("changed"), in_scratch("store"), &second, NULL, NULL, &error), MICA_OK);
-    snprintf(models[0], sizeof models[0], "%s#one", in_scratch("store"));
-    snprintf(models[1], sizeof models[1], "%s#two", in_scratch("store"));
+    assert_int_equal(mica_import(TINY, scratch("store"), &first, NULL, NULL, &error), MICA_OK);
+    assert_int_equal(mica_import(scratch("changed"), scratch("store"), &second, NULL, NULL, &error), MICA_OK);
+    snprintf(models[0], sizeof models[0], "%s#one", scratch("store"));
+    snprintf(models[1], sizeof models[1], "%s#two", scratch("store"));
     json_t *report = diff(models[0], models[1], MICA_DIFFERENT);
     assert_int_equal(count_of(report, "same"), 357);
     assert_int_equal(count_of(report, "values"), 2);
@@ -191,7 +191,7 @@ static void test_not_understood(void **state) {
     assert_int_equal(count_of(report, "only-b"), 687 - 168);
     json_decref(report);
     char *text = NULL;
-    assert_int_equal(mica_diff(TINY, in_scratch("nothing"), NULL, &text, NULL, &error), MICA_IO);
+    assert_int_equal(mica_diff(TINY, scratch("nothing"), NULL, &text, NULL, &error), MICA_IO);
     assert_null(text);
 }
 
@@ -201,7 +201,7 @@ static void test_out_of_memory(void **state) {
     for (no_memory trial = {0}; no_memory_next(&trial);) {
         char *text = NULL, *json = NULL;
         no_memory_begin(&trial);
-        const mica_status status = mica_diff(TINY, in_scratch("changed"), &options, &text, &json, &error);
+        const mica_status status = mica_diff(TINY, scratch("changed"), &options, &text, &json, &error);
         no_memory_end(&trial, status, MICA_DIFFERENT, &error);
         mica_string_free(text);
         mica_string_free(json);
@@ -214,5 +214,5 @@ int main(void) {
         cmocka_unit_test(test_shapes_and_loners), cmocka_unit_test(test_a_store),       cmocka_unit_test(test_not_understood),
         cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -29,7 +29,7 @@ static void assert_exports(const char *checkpoint, const char *directory, const 
 }
 
 static void assert_same_bytes(const char *left, const char *right) {
-    char command[3 * PATH_BYTES];
+    char command[3 * SCRATCH_PATH_BYTES];
     snprintf(command, sizeof command, "diff -r '%s' '%s' >&2", left, right);
     if (system(command) != 0)
         fail_msg("%s and %s differ", left, right);
@@ -77,33 +77,33 @@ static void assert_same_tensors(const char *left, const char *right) {
 
 static void test_copies(void **state) {
     (void)state;
-    assert_exports(TINY, in_scratch("one"), NULL);
-    assert_true(mica_path_exists(in_scratch("one/model.safetensors")));
-    assert_false(mica_path_exists(in_scratch("one/model.safetensors.index.json")));
-    assert_same_tensors(TINY, in_scratch("one"));
+    assert_exports(TINY, scratch("one"), NULL);
+    assert_true(mica_path_exists(scratch("one/model.safetensors")));
+    assert_false(mica_path_exists(scratch("one/model.safetensors.index.json")));
+    assert_same_tensors(TINY, scratch("one"));
     const mica_export_safetensors_options shards = {.shard_bytes = 4000000, .threads = 1};
-    assert_exports(TINY, in_scratch("five"), &shards);
-    assert_true(mica_path_exists(in_scratch("five/model-00001-of-00005.safetensors")));
-    assert_false(mica_path_exists(in_scratch("five/journal.mica")));
-    assert_same_tensors(TINY, in_scratch("five"));
+    assert_exports(TINY, scratch("five"), &shards);
+    assert_true(mica_path_exists(scratch("five/model-00001-of-00005.safetensors")));
+    assert_false(mica_path_exists(scratch("five/journal.mica")));
+    assert_same_tensors(TINY, scratch("five"));
     const mica_export_safetensors_options threads = {.shard_bytes = 4000000, .threads = 4};
-    assert_exports(in_scratch("one"), in_scratch("five-again"), &threads); /* the result depends on no shard of the source */
-    assert_same_bytes(in_scratch("five"), in_scratch("five-again"));
+    assert_exports(scratch("one"), scratch("five-again"), &threads); /* the result depends on no shard of the source */
+    assert_same_bytes(scratch("five"), scratch("five-again"));
 }
 
 static void test_from_a_store(void **state) {
     (void)state;
-    char model[PATH_BYTES + 300];
+    char model[SCRATCH_PATH_BYTES + 300];
     const mica_import_options import = {.name = "tiny"};
     const mica_export_safetensors_options options = {.shard_bytes = 4000000}, decoded = {.shard_bytes = 4000000, .dtype = "bf16"};
-    if (mica_import(TINY, in_scratch("store"), &import, NULL, NULL, &error) != MICA_OK)
+    if (mica_import(TINY, scratch("store"), &import, NULL, NULL, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    snprintf(model, sizeof model, "%s#tiny", in_scratch("store"));
-    assert_exports(model, in_scratch("from-store"), &options);
-    assert_same_bytes(in_scratch("five"), in_scratch("from-store"));
-    assert_exports(model, in_scratch("from-store-bf16"), &decoded);
-    assert_exports(TINY, in_scratch("bf16"), &decoded);
-    assert_same_bytes(in_scratch("bf16"), in_scratch("from-store-bf16"));
+    snprintf(model, sizeof model, "%s#tiny", scratch("store"));
+    assert_exports(model, scratch("from-store"), &options);
+    assert_same_bytes(scratch("five"), scratch("from-store"));
+    assert_exports(model, scratch("from-store-bf16"), &decoded);
+    assert_exports(TINY, scratch("bf16"), &decoded);
+    assert_same_bytes(scratch("bf16"), scratch("from-store-bf16"));
 }
 
 /* ---- bf16 */
@@ -179,17 +179,17 @@ static void check_decoded(const char *checkpoint, const char *directory) {
 
 static void test_bf16(void **state) {
     (void)state;
-    check_decoded(TINY, in_scratch("tiny-bf16"));
+    check_decoded(TINY, scratch("tiny-bf16"));
     mica_tensor_source *source = NULL;
-    assert_int_equal(mica_tensor_source_open(in_scratch("tiny-bf16"), &source, &error), MICA_OK);
+    assert_int_equal(mica_tensor_source_open(scratch("tiny-bf16"), &source, &error), MICA_OK);
     const mica_tensor *bias = mica_tensor_source_find(source, "model.layers.1.mlp.gate.e_score_correction_bias");
     assert_non_null(bias);
     assert_int_equal(bias->dtype, MICA_F32);
     mica_tensor_source_close(source);
     /* what is BF16 already stays as it is */
     const mica_export_safetensors_options options = {.dtype = "bf16", .shard_bytes = 1000000};
-    assert_exports(in_scratch("tiny-bf16"), in_scratch("twice"), &options);
-    assert_same_bytes(in_scratch("tiny-bf16"), in_scratch("twice"));
+    assert_exports(scratch("tiny-bf16"), scratch("twice"), &options);
+    assert_same_bytes(scratch("tiny-bf16"), scratch("twice"));
 }
 
 static void test_bf16_of_every_kind(void **state) {
@@ -200,9 +200,9 @@ static void test_bf16_of_every_kind(void **state) {
         skip();
     }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        char checkpoint[PATH_BYTES];
+        char checkpoint[SCRATCH_PATH_BYTES];
         snprintf(checkpoint, sizeof checkpoint, "%s/%s", FIXTURES, kinds[i]);
-        check_decoded(checkpoint, in_scratch(kinds[i]));
+        check_decoded(checkpoint, scratch(kinds[i]));
     }
 }
 
@@ -211,7 +211,7 @@ static void test_config(void **state) {
     char *bytes = NULL;
     json_t *config = NULL;
     uint64_t length = 0;
-    assert_int_equal(mica_file_load(in_scratch("tiny-bf16/config.json"), 1 << 20, &bytes, &length, &error), MICA_OK);
+    assert_int_equal(mica_file_load(scratch("tiny-bf16/config.json"), 1 << 20, &bytes, &length, &error), MICA_OK);
     assert_int_equal(mica_json_parse("config.json", bytes, length, &config, &error), MICA_OK);
     json_t *before = NULL;
     assert_int_equal(mica_json_load(TINY "/config.json", 1 << 20, &before, &error), MICA_OK);
@@ -237,28 +237,28 @@ static void test_resumes(void **state) {
                                           more = {.shard_bytes = 4000000, .resume = true, .progress = stop_after, .progress_context = &units},
                                           other = {.shard_bytes = 5000000, .resume = true}, again = {.shard_bytes = 4000000},
                                           rest = {.shard_bytes = 4000000, .resume = true};
-    assert_int_equal(export(TINY, in_scratch("stopped"), &stop), MICA_INTERRUPTED);
-    assert_true(mica_path_exists(in_scratch("stopped/journal.mica")));
-    assert_false(mica_path_exists(in_scratch("stopped/model-00001-of-00005.safetensors")));
+    assert_int_equal(export(TINY, scratch("stopped"), &stop), MICA_INTERRUPTED);
+    assert_true(mica_path_exists(scratch("stopped/journal.mica")));
+    assert_false(mica_path_exists(scratch("stopped/model-00001-of-00005.safetensors")));
     units = 300;
-    assert_int_equal(export(TINY, in_scratch("stopped"), &more), MICA_INTERRUPTED);
-    assert_int_equal(export(TINY, in_scratch("stopped"), &again), MICA_CONFLICT);
+    assert_int_equal(export(TINY, scratch("stopped"), &more), MICA_INTERRUPTED);
+    assert_int_equal(export(TINY, scratch("stopped"), &again), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "--resume"));
-    assert_int_equal(export(TINY, in_scratch("stopped"), &other), MICA_CONFLICT);
+    assert_int_equal(export(TINY, scratch("stopped"), &other), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "options.shard_bytes differs"));
-    assert_exports(TINY, in_scratch("stopped"), &rest);
-    assert_same_bytes(in_scratch("five"), in_scratch("stopped"));
-    assert_exports(TINY, in_scratch("stopped"), &rest); /* nothing to do */
-    assert_int_equal(export(TINY, in_scratch("stopped"), &other), MICA_CONFLICT);
-    assert_int_equal(export(TINY, in_scratch("stopped"), &again), MICA_CONFLICT);
+    assert_exports(TINY, scratch("stopped"), &rest);
+    assert_same_bytes(scratch("five"), scratch("stopped"));
+    assert_exports(TINY, scratch("stopped"), &rest); /* nothing to do */
+    assert_int_equal(export(TINY, scratch("stopped"), &other), MICA_CONFLICT);
+    assert_int_equal(export(TINY, scratch("stopped"), &again), MICA_CONFLICT);
     const mica_export_safetensors_options force = {.shard_bytes = 3000000, .force = true}, afresh = {.shard_bytes = 4000000, .force = true};
-    assert_exports(TINY, in_scratch("stopped"), &force);
-    assert_exports(TINY, in_scratch("stopped"), &afresh); /* no shard of the others is left */
-    assert_same_bytes(in_scratch("five"), in_scratch("stopped"));
+    assert_exports(TINY, scratch("stopped"), &force);
+    assert_exports(TINY, scratch("stopped"), &afresh); /* no shard of the others is left */
+    assert_same_bytes(scratch("five"), scratch("stopped"));
 }
 
 static void copy_tiny(const char *directory) {
-    char command[3 * PATH_BYTES];
+    char command[3 * SCRATCH_PATH_BYTES];
     snprintf(command, sizeof command, "cp -r '%s' '%s' && chmod -R u+w '%s'", TINY, directory, directory);
     assert_int_equal(system(command), 0);
 }
@@ -268,33 +268,33 @@ static void copy_tiny(const char *directory) {
 static void test_killed_at_once(void **state) {
     (void)state;
     const mica_export_safetensors_options resume = {.resume = true};
-    assert_int_equal(mica_directory_create(in_scratch("early"), &error), MICA_OK);
-    assert_int_equal(mica_file_replace(in_scratch("early/journal.mica.partial"), "half", 4, &error), MICA_OK);
-    assert_exports(TINY, in_scratch("early"), &resume);
-    assert_same_tensors(TINY, in_scratch("early"));
-    assert_false(mica_directory_has(in_scratch("early"), "journal.mica.partial"));
+    assert_int_equal(mica_directory_create(scratch("early"), &error), MICA_OK);
+    assert_int_equal(mica_file_replace(scratch("early/journal.mica.partial"), "half", 4, &error), MICA_OK);
+    assert_exports(TINY, scratch("early"), &resume);
+    assert_same_tensors(TINY, scratch("early"));
+    assert_false(mica_directory_has(scratch("early"), "journal.mica.partial"));
 }
 
 static void test_what_is_in_the_way(void **state) {
     (void)state;
     const mica_export_safetensors_options force = {.force = true}, both = {.force = true, .resume = true}, odd = {.dtype = "f16"},
                                           little = {.memory_bytes = 1000000};
-    copy_tiny(in_scratch("source"));
-    assert_int_equal(export(in_scratch("source"), in_scratch("source"), &force), MICA_CONFLICT);
+    copy_tiny(scratch("source"));
+    assert_int_equal(export(scratch("source"), scratch("source"), &force), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "expected another directory than the checkpoint's"));
-    assert_int_equal(mica_directory_create(in_scratch("links"), &error), MICA_OK); /* by way of a link */
-    assert_int_equal(symlink(in_scratch("source/model-00001-of-00003.safetensors"), in_scratch("links/model-00001-of-00003.safetensors")), 0);
-    assert_int_equal(export(in_scratch("source"), in_scratch("links"), &force), MICA_CONFLICT);
-    assert_same_tensors(TINY, in_scratch("source"));
-    assert_int_equal(mica_directory_create(in_scratch("foreign"), &error), MICA_OK);
-    assert_int_equal(mica_file_replace(in_scratch("foreign/thesis.tex"), "x", 1, &error), MICA_OK);
-    assert_int_equal(export(TINY, in_scratch("foreign"), &force), MICA_CONFLICT);
+    assert_int_equal(mica_directory_create(scratch("links"), &error), MICA_OK); /* by way of a link */
+    assert_int_equal(symlink(scratch("source/model-00001-of-00003.safetensors"), scratch("links/model-00001-of-00003.safetensors")), 0);
+    assert_int_equal(export(scratch("source"), scratch("links"), &force), MICA_CONFLICT);
+    assert_same_tensors(TINY, scratch("source"));
+    assert_int_equal(mica_directory_create(scratch("foreign"), &error), MICA_OK);
+    assert_int_equal(mica_file_replace(scratch("foreign/thesis.tex"), "x", 1, &error), MICA_OK);
+    assert_int_equal(export(TINY, scratch("foreign"), &force), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "thesis.tex"));
-    assert_int_equal(export(TINY, in_scratch("new"), &both), MICA_USAGE);
-    assert_int_equal(export(TINY, in_scratch("new"), &odd), MICA_USAGE);
-    assert_int_equal(export(TINY, in_scratch("new2"), &little), MICA_USAGE);
+    assert_int_equal(export(TINY, scratch("new"), &both), MICA_USAGE);
+    assert_int_equal(export(TINY, scratch("new"), &odd), MICA_USAGE);
+    assert_int_equal(export(TINY, scratch("new2"), &little), MICA_USAGE);
     assert_non_null(strstr(error.message, "--memory: expected at least"));
-    assert_int_equal(export(TINY, in_scratch("no/such/place"), NULL), MICA_IO);
+    assert_int_equal(export(TINY, scratch("no/such/place"), NULL), MICA_IO);
 }
 
 static void test_dry_run(void **state) {
@@ -320,13 +320,13 @@ static void test_faults(void **state) {
     } kinds[] = {{PWRITE, ENOSPC, 301}, {FSYNC, EIO, 9}, {RENAME, EIO, 4}, {FTRUNCATE, ENOSPC, 3}, {UNLINK, EACCES, 1}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         for (uint32_t nth = 1;; nth += kinds[i].step) {
-            remove_tree(in_scratch("faulty"));
+            scratch_remove_tree(scratch("faulty"));
             memset(&fault, 0, sizeof fault);
             fault.kind = kinds[i].kind;
             fault.countdown = nth;
             fault.failure = kinds[i].failure;
             mica_io_install(&faulty);
-            const mica_status status = export(TINY, in_scratch("faulty"), &first);
+            const mica_status status = export(TINY, scratch("faulty"), &first);
             mica_io_install(NULL);
             assert_int_equal(fault.open_files, 0);
             if (status == MICA_OK && fault.countdown > 0)
@@ -335,8 +335,8 @@ static void test_faults(void **state) {
                 assert_int_equal(status, MICA_IO);
                 assert_non_null(strstr(error.message, strerror(kinds[i].failure)));
             }
-            assert_exports(TINY, in_scratch("faulty"), &rest);
-            assert_same_bytes(in_scratch("five"), in_scratch("faulty"));
+            assert_exports(TINY, scratch("faulty"), &rest);
+            assert_same_bytes(scratch("five"), scratch("faulty"));
         }
     }
 }
@@ -346,9 +346,9 @@ static void test_out_of_memory(void **state) {
     const mica_export_safetensors_options options = {.dtype = "bf16", .threads = 1};
     for (no_memory trial = {0}; no_memory_next(&trial);) { /* each of them: where they are moves with the lengths of paths */
         char *text = NULL, *json = NULL;
-        remove_tree(in_scratch("poor"));
+        scratch_remove_tree(scratch("poor"));
         no_memory_begin(&trial);
-        const mica_status status = mica_export_safetensors(TINY, in_scratch("poor"), &options, &text, &json, &error);
+        const mica_status status = mica_export_safetensors(TINY, scratch("poor"), &options, &text, &json, &error);
         no_memory_end(&trial, status, MICA_OK, &error);
         mica_string_free(text);
         mica_string_free(json);
@@ -361,5 +361,5 @@ int main(void) {
         cmocka_unit_test(test_config),  cmocka_unit_test(test_resumes),            cmocka_unit_test(test_what_is_in_the_way),
         cmocka_unit_test(test_killed_at_once), cmocka_unit_test(test_dry_run), cmocka_unit_test(test_faults),             cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

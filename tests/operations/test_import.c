@@ -13,7 +13,7 @@
 
 static void test_round_trip(void **state) {
     (void)state;
-    const char *store = in_scratch("round");
+    const char *store = scratch("round");
     assert_imports(TINY, store, NULL);
     assert_same_model(TINY, named(store, "tiny-k2"));
     assert_same_model(TINY, store); /* the only model needs no name */
@@ -24,7 +24,7 @@ static void test_reports_satisfy_their_schemas(void **state) {
     (void)state;
     if (!validator_exists())
         skip();
-    const char *store = in_scratch("schemas");
+    const char *store = scratch("schemas");
     char *text = NULL, *json = NULL;
     assert_int_equal(mica_import(TINY, store, NULL, &text, &json, &error), MICA_OK);
     assert_true(validates("import.schema.json", json));
@@ -47,22 +47,22 @@ static void test_reports_satisfy_their_schemas(void **state) {
 /* The vindex, from whatever holds the tensors. */
 static void test_index_is_the_same(void **state) {
     (void)state;
-    const char *store = in_scratch("indexed");
+    const char *store = scratch("indexed");
     const mica_import_options options = {.name = "a name", .pack_bytes = 1 << 20};
     const mica_index_options index = {.features = 8};
     assert_imports(TINY, store, &options);
-    assert_int_equal(run_index(TINY, in_scratch("of-directory"), &index, &error), MICA_OK);
-    assert_int_equal(run_index(named(store, "a name"), in_scratch("of-store"), &index, &error), MICA_OK);
-    char command[3 * PATH_BYTES];
-    snprintf(command, sizeof command, "diff -r '%s' '%s'", in_scratch("of-directory"), in_scratch("of-store"));
+    assert_int_equal(run_index(TINY, scratch("of-directory"), &index, &error), MICA_OK);
+    assert_int_equal(run_index(named(store, "a name"), scratch("of-store"), &index, &error), MICA_OK);
+    char command[3 * SCRATCH_PATH_BYTES];
+    snprintf(command, sizeof command, "diff -r '%s' '%s'", scratch("of-directory"), scratch("of-store"));
     assert_int_equal(system(command), 0);
     const mica_index_options hashing = {.features = 8, .hash_source = true};
-    assert_int_equal(run_index(store, in_scratch("of-store-2"), &hashing, &error), MICA_USAGE);
+    assert_int_equal(run_index(store, scratch("of-store-2"), &hashing, &error), MICA_USAGE);
 }
 
 static void test_other_verbs_take_a_model(void **state) {
     (void)state;
-    const char *store = in_scratch("verbs");
+    const char *store = scratch("verbs");
     char *text = NULL, *json = NULL;
     assert_imports(TINY, store, NULL);
     assert_int_equal(mica_inspect(named(store, "tiny-k2"), NULL, &text, &json, &error), MICA_OK);
@@ -82,7 +82,7 @@ static void test_other_verbs_take_a_model(void **state) {
 /* All of an expert is one contiguous run, at multiples of 4 KiB, whatever the pack size. */
 static void test_experts_are_runs(void **state) {
     (void)state;
-    const char *store = in_scratch("runs");
+    const char *store = scratch("runs");
     const mica_import_options options = {.pack_bytes = 300000};
     assert_imports(TINY, store, &options);
     mica_model *model = NULL;
@@ -115,7 +115,7 @@ static void test_experts_are_runs(void **state) {
 
 static void test_second_model_shares(void **state) {
     (void)state;
-    const char *store = in_scratch("shared"), *variant = in_scratch("variant");
+    const char *store = scratch("shared"), *variant = scratch("variant");
     make_variant(variant, "layers.3.mlp.experts.7.");
     assert_imports(TINY, store, NULL);
     const uint64_t before = pack_bytes(store);
@@ -130,7 +130,7 @@ static void test_second_model_shares(void **state) {
 
 static void test_names(void **state) {
     (void)state;
-    const char *store = in_scratch("names"), *variant = in_scratch("renamed");
+    const char *store = scratch("names"), *variant = scratch("renamed");
     make_variant(variant, "layers.1.mlp.gate.");
     assert_imports(TINY, store, &(mica_import_options){.name = "one"});
     assert_int_equal(import(TINY, store, &(mica_import_options){.name = "one"}), MICA_CONFLICT);
@@ -148,9 +148,9 @@ static void test_names(void **state) {
 
 static void test_a_foreign_directory_is_not_touched(void **state) {
     (void)state;
-    const char *directory = in_scratch("foreign");
+    const char *directory = scratch("foreign");
     assert_int_equal(mica_directory_create(directory, &error), MICA_OK);
-    assert_int_equal(mica_file_replace(in_scratch("foreign/thesis.txt"), "x", 1, &error), MICA_OK);
+    assert_int_equal(mica_file_replace(scratch("foreign/thesis.txt"), "x", 1, &error), MICA_OK);
     assert_int_equal(import(TINY, directory, NULL), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "thesis.txt"));
     char **names;
@@ -162,7 +162,7 @@ static void test_a_foreign_directory_is_not_touched(void **state) {
 
 static void test_include_and_exclude(void **state) {
     (void)state;
-    const char *store = in_scratch("chosen");
+    const char *store = scratch("chosen");
     assert_imports(TINY, store, &(mica_import_options){.include = "*.layers.2.*", .exclude = "*.experts.*"});
     mica_tensor_source *source = NULL;
     assert_int_equal(mica_tensor_source_open(store, &source, &error), MICA_OK);
@@ -183,7 +183,7 @@ static bool stop_at_half(void *context, const mica_progress *progress) {
 /* A stopped import is invisible, goes on where it was, and gives the same store. */
 static void test_resume(void **state) {
     (void)state;
-    const char *store = in_scratch("resumed");
+    const char *store = scratch("resumed");
     const mica_import_options stopped = {.threads = 1, .progress = stop_at_half};
     assert_int_equal(import(TINY, store, &stopped), MICA_INTERRUPTED);
     mica_tensor_source *source = NULL;
@@ -202,7 +202,7 @@ static void test_resume(void **state) {
     mica_string_free(json);
     assert_same_model(TINY, named(store, "tiny-k2"));
     assert_imports(TINY, store, &(mica_import_options){.resume = true}); /* finished: nothing to do */
-    const char *whole = in_scratch("in-one-go");
+    const char *whole = scratch("in-one-go");
     assert_imports(TINY, whole, NULL);
     assert_int_equal(pack_bytes(store), pack_bytes(whole));
 }
@@ -210,7 +210,7 @@ static void test_resume(void **state) {
 /* Without --resume an unfinished import vanishes; what it stored is not stored again. */
 static void test_start_afresh(void **state) {
     (void)state;
-    const char *store = in_scratch("afresh"), *whole = in_scratch("afresh-whole");
+    const char *store = scratch("afresh"), *whole = scratch("afresh-whole");
     assert_int_equal(import(TINY, store, &(mica_import_options){.threads = 1, .progress = stop_at_half}), MICA_INTERRUPTED);
     assert_imports(TINY, store, NULL);
     assert_same_model(TINY, named(store, "tiny-k2"));
@@ -225,12 +225,12 @@ static void touch(const char *path, long nanoseconds) {
 
 static void test_linked_files(void **state) {
     (void)state;
-    const char *store = in_scratch("linked"), *checkpoint = in_scratch("to-link");
+    const char *store = scratch("linked"), *checkpoint = scratch("to-link");
     copy_directory(TINY, checkpoint);
     assert_imports(checkpoint, store, &(mica_import_options){.link = true});
     assert_int_equal(pack_bytes(store), 0);
     assert_same_model(TINY, store);
-    char shard[2 * PATH_BYTES];
+    char shard[2 * SCRATCH_PATH_BYTES];
     snprintf(shard, sizeof shard, "%s/model-00002-of-00003.safetensors", checkpoint);
     touch(shard, 5);
     mica_tensor_source *source = NULL;
@@ -240,14 +240,14 @@ static void test_linked_files(void **state) {
     assert_imports(checkpoint, store, &(mica_import_options){.link = true, .force = true});
     assert_same_model(TINY, store);
     assert_imports(checkpoint, store, &(mica_import_options){.name = "copied"});
-    remove_tree(checkpoint);
+    scratch_remove_tree(checkpoint);
     assert_same_model(TINY, named(store, "copied"));
     assert_same_model(TINY, named(store, "to-link")); /* the same payloads, which are in a pack now */
 }
 
 static void test_from_store_to_store(void **state) {
     (void)state;
-    const char *first = in_scratch("first"), *second = in_scratch("second");
+    const char *first = scratch("first"), *second = scratch("second");
     assert_imports(TINY, first, NULL);
     assert_imports(named(first, "tiny-k2"), second, NULL);
     assert_same_model(TINY, named(second, "tiny-k2"));
@@ -256,7 +256,7 @@ static void test_from_store_to_store(void **state) {
 
 static void test_one_writer(void **state) {
     (void)state;
-    const char *store = in_scratch("busy");
+    const char *store = scratch("busy");
     assert_imports(TINY, store, NULL);
     mica_store *writer = NULL;
     assert_int_equal(mica_store_open_writer(store, false, 0, &writer, &error), MICA_OK);
@@ -270,7 +270,7 @@ static void test_one_writer(void **state) {
 /* A file of plain tensors, of which no model is known. */
 static void test_a_bare_file(void **state) {
     (void)state;
-    const char *store = in_scratch("bare");
+    const char *store = scratch("bare");
     assert_imports(TINY "/model-00002-of-00003.safetensors", store, &(mica_import_options){.name = "shard"});
     assert_same_model(TINY "/model-00002-of-00003.safetensors", named(store, "shard"));
 }
@@ -293,5 +293,5 @@ int main(void) {
         cmocka_unit_test(test_one_writer),
         cmocka_unit_test(test_a_bare_file),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -144,7 +144,7 @@ static void test_generated(void **state) {
     (void)state;
     static const char *const places[] = {TINY, FIXTURES "/kimi-vl", FIXTURES "/v4-flash", FIXTURES "/k2-thinking"};
     for (size_t i = 0; i < sizeof places / sizeof *places && mica_path_exists(places[i]); i++) {
-        char *json = NULL, config_path[PATH_BYTES];
+        char *json = NULL, config_path[SCRATCH_PATH_BYTES];
         json_t *config = NULL, *object = NULL;
         mica_tensor_source *opened = NULL;
         mica_import_map map;
@@ -198,24 +198,24 @@ static void test_imports(void **state) {
     (void)state;
     const char *json = "{\"source_format\": \"safetensors\", \"tensor_map\": [{\"source\": \"model.norm.weight\", \"target\": \"norm\"}, "
                        "{\"source\": \"lm_head.weight\", \"target\": \"" UUID "\"}]}";
-    assert_int_equal(mica_file_replace(in_scratch("import.json"), json, strlen(json), &error), MICA_OK);
-    const mica_import_options options = {.name = "part", .configuration = in_scratch("import.json")};
-    if (mica_import(TINY, in_scratch("store"), &options, NULL, NULL, &error) != MICA_OK)
+    assert_int_equal(mica_file_replace(scratch("import.json"), json, strlen(json), &error), MICA_OK);
+    const mica_import_options options = {.name = "part", .configuration = scratch("import.json")};
+    if (mica_import(TINY, scratch("store"), &options, NULL, NULL, &error) != MICA_OK)
         fail_msg("%s", error.message);
     mica_tensor_source *opened = NULL;
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s#part", in_scratch("store"));
+    char path[SCRATCH_PATH_BYTES];
+    snprintf(path, sizeof path, "%s#part", scratch("store"));
     assert_int_equal(mica_tensor_source_open(path, &opened, &error), MICA_OK);
     assert_int_equal(opened->tensor_count, 2);
     assert_non_null(mica_tensor_source_find(opened, "norm"));
     assert_non_null(mica_tensor_source_find(opened, "lm_head.weight"));
     mica_tensor_source_close(opened);
     char *list = NULL;
-    assert_int_equal(mica_list(in_scratch("store"), "part", NULL, NULL, &list, &error), MICA_OK);
+    assert_int_equal(mica_list(scratch("store"), "part", NULL, NULL, &list, &error), MICA_OK);
     assert_non_null(strstr(list, "f47ac10b-58cc-4372-a567-0e02b2c3d479"));
     mica_string_free(list);
-    assert_int_equal(mica_file_replace(in_scratch("import.json"), "{", 1, &error), MICA_OK);
-    assert_int_equal(mica_import(TINY, in_scratch("store"), &options, NULL, NULL, &error), MICA_BAD_INPUT);
+    assert_int_equal(mica_file_replace(scratch("import.json"), "{", 1, &error), MICA_OK);
+    assert_int_equal(mica_import(TINY, scratch("store"), &options, NULL, NULL, &error), MICA_BAD_INPUT);
 }
 
 int main(void) {
@@ -224,5 +224,5 @@ int main(void) {
         cmocka_unit_test(test_gmat),                 cmocka_unit_test(test_kinds),     cmocka_unit_test(test_generated),
         cmocka_unit_test(test_out_of_memory),        cmocka_unit_test(test_imports),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

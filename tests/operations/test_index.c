@@ -121,9 +121,9 @@ static void test_fixtures(void **state) {
         skip();
     }
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
-        char fixture[PATH_BYTES];
+        char fixture[SCRATCH_PATH_BYTES];
         snprintf(fixture, sizeof fixture, FIXTURES "/%s", kinds[k]);
-        const char *directory = in_scratch(kinds[k]);
+        const char *directory = scratch(kinds[k]);
         must_index(fixture, directory, &(mica_index_options){.spectra = MICA_SPECTRA_GATE | MICA_SPECTRA_DOWN,
                                                              .full_spectrum = MICA_SPECTRA_GATE | MICA_SPECTRA_DOWN, .threads = 2});
         json_t *golden = load_json_file(fixture, "golden.json"), *phase1 = load_json_file(directory, MICA_VINDEX_PHASE1),
@@ -181,7 +181,7 @@ static void check_triplets(const float *weight, uint64_t rows, uint64_t columns,
 
 static void test_vectors_are_singular(void **state) {
     (void)state;
-    const char *directory = in_scratch("vectors");
+    const char *directory = scratch("vectors");
     must_index(TINY, directory, &(mica_index_options){.layers = "0,2", .threads = 2});
     mica_model *model;
     assert_int_equal(mica_model_open(TINY, &(mica_model_options){false}, &model, NULL), MICA_OK);
@@ -221,15 +221,15 @@ static void test_threads_give_the_same_bytes(void **state) {
     (void)state;
     static const char *const names[] = {"threads1", "threads2", "threads4"};
     for (uint32_t i = 0; i < 3; i++)
-        must_index(TINY, in_scratch(names[i]), &(mica_index_options){.threads = 1u << i, .layers = "0,1,3"});
-    assert_same_tree(in_scratch(names[0]), in_scratch(names[1]));
-    assert_same_tree(in_scratch(names[0]), in_scratch(names[2]));
+        must_index(TINY, scratch(names[i]), &(mica_index_options){.threads = 1u << i, .layers = "0,1,3"});
+    assert_same_tree(scratch(names[0]), scratch(names[1]));
+    assert_same_tree(scratch(names[0]), scratch(names[2]));
 }
 
 /* Layer 3 alone, with 8 features, is layer 3 of the whole. */
 static void test_subset_and_features(void **state) {
     (void)state;
-    const char *whole = in_scratch("threads1"), *part = in_scratch("part");
+    const char *whole = scratch("threads1"), *part = scratch("part");
     must_index(TINY, part, &(mica_index_options){.layers = "3", .features = 8, .threads = 2});
     json_t *index = load_json_file(part, MICA_VINDEX_INDEX), *index_whole = load_json_file(whole, MICA_VINDEX_INDEX);
     assert_int_equal(json_integer_value(json_object_get(index, "num_feats")), 8);
@@ -260,7 +260,7 @@ static void test_beyond_float32(void **state) {
         print_message("skipped: the fixtures beside the repository are absent\n");
         skip();
     }
-    const char *directory = in_scratch("beyond");
+    const char *directory = scratch("beyond");
     char *text = NULL, *json = NULL;
     mica_error error;
     assert_int_equal(mica_index(FIXTURES "/v4-flash", directory, &(mica_index_options){.layers = "0", .threads = 1}, &text, &json, &error),
@@ -291,11 +291,11 @@ static void test_bad_values(void **state) {
     }
     mica_error error;
     const mica_index_options all = {.spectra = MICA_SPECTRA_GATE | MICA_SPECTRA_UP | MICA_SPECTRA_DOWN, .threads = 2};
-    assert_int_equal(run_index(FIXTURES "/bad/weight-nan-code", in_scratch("nan"), &all, &error), MICA_BAD_INPUT);
+    assert_int_equal(run_index(FIXTURES "/bad/weight-nan-code", scratch("nan"), &all, &error), MICA_BAD_INPUT);
     assert_non_null(strstr(error.message, "model.layers.1.mlp.experts.2.gate_proj.weight"));
-    assert_int_equal(run_index(FIXTURES "/bad/weight-nan-code", in_scratch("nan"), &all, &error), MICA_CONFLICT);
+    assert_int_equal(run_index(FIXTURES "/bad/weight-nan-code", scratch("nan"), &all, &error), MICA_CONFLICT);
     char *text = NULL, *json = NULL;
-    assert_int_equal(mica_index(FIXTURES "/bad/scale-zero", in_scratch("zero"), &all, &text, &json, &error), MICA_OK);
+    assert_int_equal(mica_index(FIXTURES "/bad/scale-zero", scratch("zero"), &all, &text, &json, &error), MICA_OK);
     assert_non_null(strstr(text, "model.layers.1.mlp.experts.2.down_proj.weight_scale_inv"));
     assert_non_null(strstr(json, "model.layers.1.mlp.experts.2.down_proj.weight_scale_inv"));
     mica_string_free(text);
@@ -322,7 +322,7 @@ static void fill_tensor(const char *directory, const char *shard, const char *na
 /* Of a constant matrix s1 is rounding: no ratio to it, and a table that keeps its columns. */
 static void test_constant_matrix(void **state) {
     (void)state;
-    const char *copy = in_scratch("constant-model"), *directory = in_scratch("constant");
+    const char *copy = scratch("constant-model"), *directory = scratch("constant");
     const float one = 1;
     copy_directory(TINY, copy);
     fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight", "\x38", 1);
@@ -349,7 +349,7 @@ static void test_constant_matrix(void **state) {
 /* Positive in float64, 0 in the .bin: 2^-9 * 2^-149 in every 16th place. */
 static void test_below_float32(void **state) {
     (void)state;
-    const char *copy = in_scratch("below-model"), *directory = in_scratch("below");
+    const char *copy = scratch("below-model"), *directory = scratch("below");
     const float tiny = 0x1p-149f;
     copy_directory(TINY, copy);
     fill_tensor(copy, "model-00001-of-00003.safetensors", "model.layers.0.mlp.gate_proj.weight", "\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16);
@@ -382,7 +382,7 @@ static void test_below_float32(void **state) {
 static void test_refusals(void **state) {
     (void)state;
     mica_error error;
-    const char *directory = in_scratch("refused");
+    const char *directory = scratch("refused");
     static const char *const wrong[] = {"7", "1-", "x", "3-1", "0,,1", "0 1", "99999999999999999999"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         assert_int_equal(run_index(TINY, directory, &(mica_index_options){.layers = wrong[i]}, &error), MICA_USAGE);
@@ -391,8 +391,8 @@ static void test_refusals(void **state) {
     assert_int_equal(run_index(TINY, directory, &(mica_index_options){.memory_bytes = 1 << 20}, &error), MICA_USAGE);
     assert_int_equal(run_index(TINY, directory, &(mica_index_options){.resume = true, .force = true}, &error), MICA_USAGE);
     assert_false(mica_path_exists(directory));
-    must_index(TINY, in_scratch("unwritten"), &(mica_index_options){.dry_run = true});
-    assert_false(mica_path_exists(in_scratch("unwritten")));
+    must_index(TINY, scratch("unwritten"), &(mica_index_options){.dry_run = true});
+    assert_false(mica_path_exists(scratch("unwritten")));
 
     /* Something that is no vindex is never touched. */
     assert_int_equal(mica_directory_create(directory, NULL), MICA_OK);
@@ -410,7 +410,7 @@ static void test_refusals(void **state) {
 /* --force replaces what a vindex has, and leaves what it has not. */
 static void test_force(void **state) {
     (void)state;
-    const char *directory = in_scratch("forced");
+    const char *directory = scratch("forced");
     mica_error error;
     must_index(TINY, directory, &(mica_index_options){.layers = "0,1", .threads = 2});
     assert_int_equal(run_index(TINY, directory, &(mica_index_options){.layers = "1"}, &error), MICA_CONFLICT);
@@ -421,13 +421,13 @@ static void test_force(void **state) {
     assert_true(mica_path_exists(foreign));
     unlink(foreign);
     mica_free(foreign);
-    must_index(TINY, in_scratch("fresh"), &(mica_index_options){.layers = "1", .threads = 2});
-    assert_same_tree(directory, in_scratch("fresh"));
+    must_index(TINY, scratch("fresh"), &(mica_index_options){.layers = "1", .threads = 2});
+    assert_same_tree(directory, scratch("fresh"));
 }
 
 static void test_stats(void **state) {
     (void)state;
-    const char *directory = in_scratch("threads1");
+    const char *directory = scratch("threads1");
     char *text, *json, *csv;
     assert_int_equal(mica_stats(directory, MICA_STATS_TEXT, &text, NULL), MICA_OK);
     assert_int_equal(mica_stats(directory, MICA_STATS_JSON, &json, NULL), MICA_OK);
@@ -446,7 +446,7 @@ static void test_stats(void **state) {
     mica_string_free(csv);
     mica_error error;
     assert_int_equal(mica_stats(TINY, MICA_STATS_TEXT, &text, &error), MICA_BAD_INPUT);
-    assert_int_not_equal(mica_stats(in_scratch("absent"), MICA_STATS_TEXT, &text, &error), MICA_OK);
+    assert_int_not_equal(mica_stats(scratch("absent"), MICA_STATS_TEXT, &text, &error), MICA_OK);
     assert_non_null(strstr(error.message, "No such file"));
 }
 
@@ -458,5 +458,5 @@ int main(void) {
         cmocka_unit_test(test_below_float32),       cmocka_unit_test(test_constant_matrix),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_force),                cmocka_unit_test(test_stats),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -12,16 +12,16 @@ static const mica_index_options job_resumed = {.layers = "0,1", .threads = 1, .f
 #define JOB_UNITS 27u
 
 static const char *reference(void) {
-    const char *directory = in_scratch("reference");
+    const char *directory = scratch("reference");
     if (!mica_path_exists(directory))
         must_index(TINY, directory, &job);
-    return in_scratch("reference");
+    return scratch("reference");
 }
 
 static void resume_and_compare(const char *directory) {
     must_index(TINY, directory, &job_resumed);
     assert_same_tree(directory, reference());
-    remove_tree(directory);
+    scratch_remove_tree(directory);
 }
 
 /* ---- stopped by the caller */
@@ -35,7 +35,7 @@ static void test_stopped_and_resumed(void **state) {
         mica_error error;
         options.progress = stop_at;
         options.progress_context = &units;
-        const char *directory = in_scratch("stopped");
+        const char *directory = scratch("stopped");
         assert_int_equal(run_index(TINY, directory, &options, &error), MICA_INTERRUPTED);
         assert_int_equal(run_index(TINY, directory, &job, &error), MICA_CONFLICT);
         assert_non_null(strstr(error.message, "--resume"));
@@ -48,7 +48,7 @@ static void test_stopped_and_resumed(void **state) {
 
 static void test_resume_on_nothing_and_on_finished(void **state) {
     (void)state;
-    const char *directory = in_scratch("nothing");
+    const char *directory = scratch("nothing");
     must_index(TINY, directory, &job_resumed); /* starts */
     assert_same_tree(directory, reference());
     char *text = NULL;
@@ -60,7 +60,7 @@ static void test_resume_on_nothing_and_on_finished(void **state) {
     other.features = 8;
     assert_int_equal(run_index(TINY, directory, &other, &error), MICA_CONFLICT);
     assert_non_null(strstr(error.message, "options.features"));
-    remove_tree(directory);
+    scratch_remove_tree(directory);
 }
 
 /* ---- a disk that fails */
@@ -106,11 +106,11 @@ static mica_status index_with_fault(const char *directory, const mica_index_opti
 static void fail_everywhere(int number, long step) {
     mica_error error;
     for (long calls = 0;; calls += step) {
-        const char *directory = in_scratch("failing");
+        const char *directory = scratch("failing");
         const mica_status status = index_with_fault(directory, &job, calls, number, &error);
         if (status == MICA_OK) {
             assert_true(calls > 100); /* there was something to fail */
-            remove_tree(directory);
+            scratch_remove_tree(directory);
             return;
         }
         if (status != MICA_IO || !strstr(error.message, strerror(number)))
@@ -152,11 +152,11 @@ static mica_status index_with_reads(const char *directory, long count, mica_erro
 
 static void test_unreadable_source(void **state) {
     (void)state;
-    const char *directory = in_scratch("unreadable");
+    const char *directory = scratch("unreadable");
     mica_error error;
     const uint64_t headers = 4 + 3 * 2; /* reads at opening, about */
     assert_int_equal(index_with_reads(directory, LONG_MAX, &error), MICA_OK);
-    remove_tree(directory);
+    scratch_remove_tree(directory);
     assert_int_equal(index_with_reads(directory, (long)(headers + JOB_UNITS / 2), &error), MICA_IO);
     assert_non_null(strstr(error.message, "model"));
     resume_and_compare(directory);
@@ -182,7 +182,7 @@ static void refuse(const char *checkpoint, const char *directory, const mica_ind
 
 static void test_other_options_are_refused(void **state) {
     (void)state;
-    const char *directory = in_scratch("options");
+    const char *directory = scratch("options");
     stop_after_20(TINY, directory);
     mica_index_options other = job_resumed;
     other.features = 8;
@@ -202,7 +202,7 @@ static void test_other_options_are_refused(void **state) {
 /* A copy of the checkpoint is the same source; one with another byte, config or tensor is not. */
 static void test_other_sources_are_refused(void **state) {
     (void)state;
-    const char *directory = in_scratch("sources"), *copy = in_scratch("copy");
+    const char *directory = scratch("sources"), *copy = scratch("copy");
     stop_after_20(TINY, directory);
     copy_directory(TINY, copy);
 
@@ -245,7 +245,7 @@ static void test_other_sources_are_refused(void **state) {
 /* The same structure, other weights: a finished vindex is not said to be theirs. Nor is one called finished that has lost a file. */
 static void test_finished_is_looked_at(void **state) {
     (void)state;
-    const char *directory = in_scratch("looked-at"), *copy = in_scratch("tuned");
+    const char *directory = scratch("looked-at"), *copy = scratch("tuned");
     must_index(TINY, directory, &job);
     must_index(TINY, directory, &job_resumed);
     copy_directory(TINY, copy);
@@ -278,7 +278,7 @@ static void test_finished_is_looked_at(void **state) {
 /* A file of the unfinished vindex that is gone or cut is a sentence, not garbage. */
 static void test_damaged_unfinished(void **state) {
     (void)state;
-    const char *directory = in_scratch("damaged");
+    const char *directory = scratch("damaged");
     stop_after_20(TINY, directory);
     char *path = mica_path_join(directory, "gate_vectors.bin");
     assert_int_equal(truncate(path, 1000), 0);
@@ -292,8 +292,8 @@ static void test_damaged_unfinished(void **state) {
 static void test_no_memory(void **state) {
     (void)state;
     const mica_index_options small = {.layers = "0", .threads = 1}, small_resumed = {.layers = "0", .threads = 1, .resume = true};
-    must_index(TINY, in_scratch("small"), &small);
-    const char *directory = in_scratch("memory");
+    must_index(TINY, scratch("small"), &small);
+    const char *directory = scratch("memory");
     mica_error error;
     for (no_memory trial = {.stride = 24}; no_memory_next(&trial);) {
         char *text = NULL, *json = NULL;
@@ -303,8 +303,8 @@ static void test_no_memory(void **state) {
         mica_string_free(text);
         mica_string_free(json);
         must_index(TINY, directory, &small_resumed);
-        assert_same_tree(directory, in_scratch("small"));
-        remove_tree(directory);
+        assert_same_tree(directory, scratch("small"));
+        scratch_remove_tree(directory);
     }
 }
 
@@ -316,5 +316,5 @@ int main(void) {
         cmocka_unit_test(test_other_sources_are_refused), cmocka_unit_test(test_damaged_unfinished),
         cmocka_unit_test(test_finished_is_looked_at),     cmocka_unit_test(test_no_memory),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

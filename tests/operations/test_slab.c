@@ -65,7 +65,7 @@ static void test_every_encoding(void **state) {
     static const char *const kinds[] = {"v3-groups", "k2-thinking", "v4-flash", "kimi-vl"};
     check_model(TINY);
     for (size_t i = 0; mica_path_exists(FIXTURES) && i < sizeof kinds / sizeof *kinds; i++) {
-        char path[PATH_BYTES];
+        char path[SCRATCH_PATH_BYTES];
         snprintf(path, sizeof path, "%s/%s", FIXTURES, kinds[i]);
         check_model(path);
     }

@@ -140,7 +140,7 @@ static int install_all(void **state) {
     shim.szOsFile = (int)sizeof(shim_file) + system_vfs->szOsFile;
     shim.xOpen = shim_open;
     install();
-    return sqlite3_vfs_register(&shim, 1) == SQLITE_OK ? make_scratch(state) : -1;
+    return sqlite3_vfs_register(&shim, 1) == SQLITE_OK ? scratch_make(state) : -1;
 }
 
 /* ---- */
@@ -148,8 +148,8 @@ static int install_all(void **state) {
 static const mica_import_options few = {.name = "few", .include = FEW}, more = {.name = "more", .include = "*.layers.2.*", .pack_bytes = 200000};
 
 static void copy_store(const char *from, const char *to) {
-    char command[4 * PATH_BYTES];
-    remove_tree(to);
+    char command[4 * SCRATCH_PATH_BYTES];
+    scratch_remove_tree(to);
     snprintf(command, sizeof command, "cp -r '%s' '%s'", from, to);
     assert_int_equal(system(command), 0);
 }
@@ -191,8 +191,8 @@ static mica_status act(operation what, const char *store) {
 
 /* Everything that the operation does, failing at the nth call of either kind, for all n. */
 static void fail_everywhere(operation what, const char *original, bool of_sqlite, int code, bool all_after) {
-    const char *store = in_scratch("work");
-    char path[PATH_BYTES], *few_digest = digest_of(original, "few");
+    const char *store = scratch("work");
+    char path[SCRATCH_PATH_BYTES], *few_digest = digest_of(original, "few");
     uint64_t nth = 0, refused = 0;
     snprintf(path, sizeof path, "%s", store);
     for (bool reached = true; reached;) {
@@ -230,13 +230,13 @@ static void fail_everywhere(operation what, const char *original, bool of_sqlite
     assert_true(refused > 2);
 }
 
-static char one[PATH_BYTES], both[PATH_BYTES], garbage[PATH_BYTES];
+static char one[SCRATCH_PATH_BYTES], both[SCRATCH_PATH_BYTES], garbage[SCRATCH_PATH_BYTES];
 
 static void test_prepare(void **state) {
     (void)state;
-    snprintf(one, sizeof one, "%s", in_scratch("one"));
-    snprintf(both, sizeof both, "%s", in_scratch("both"));
-    snprintf(garbage, sizeof garbage, "%s", in_scratch("garbage"));
+    snprintf(one, sizeof one, "%s", scratch("one"));
+    snprintf(both, sizeof both, "%s", scratch("both"));
+    snprintf(garbage, sizeof garbage, "%s", scratch("garbage"));
     assert_imports(TINY, one, &few);
     assert_imports(TINY, both, &(mica_import_options){.name = "more", .include = "*.layers.2.*"});
     assert_imports(TINY, both, &(mica_import_options){.name = "more", .include = "*.layers.*", .force = true});
@@ -291,7 +291,7 @@ static ssize_t unreadable_pread(int fd, void *buffer, size_t bytes, off_t offset
 
 static void test_unreadable_source(void **state) {
     (void)state;
-    const char *store = in_scratch("unreadable");
+    const char *store = scratch("unreadable");
     char *digest = digest_of(one, "few");
     copy_store(one, store);
     faulty.pread = unreadable_pread;
@@ -307,8 +307,8 @@ static void test_unreadable_source(void **state) {
 /* No memory at the nth allocation: a sentence, and the store as it was. */
 static void test_no_memory(void **state) {
     (void)state;
-    const char *store = in_scratch("no-memory");
-    char path[PATH_BYTES], *digest = digest_of(one, "few");
+    const char *store = scratch("no-memory");
+    char path[SCRATCH_PATH_BYTES], *digest = digest_of(one, "few");
     snprintf(path, sizeof path, "%s", store);
     copy_store(one, path);
     mica_import_options options = more;
@@ -337,5 +337,5 @@ int main(void) {
         cmocka_unit_test(test_unreadable_source),
         cmocka_unit_test(test_no_memory),
     };
-    return cmocka_run_group_tests(tests, install_all, remove_scratch);
+    return cmocka_run_group_tests(tests, install_all, scratch_remove);
 }

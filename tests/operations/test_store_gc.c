@@ -31,7 +31,7 @@ static void test_reports_satisfy_their_schemas(void **state) {
     (void)state;
     if (!validator_exists())
         skip();
-    const char *store = in_scratch("schemas");
+    const char *store = scratch("schemas");
     char *text = NULL, *json = NULL;
     assert_imports(TINY, store, NULL);
     assert_int_equal(mica_remove(store, "tiny-k2", &text, &json, &error), MICA_OK);
@@ -43,14 +43,14 @@ static void test_reports_satisfy_their_schemas(void **state) {
     mica_string_free(text);
     mica_string_free(json);
     assert_int_equal(mica_remove(store, "tiny-k2", &text, &json, &error), MICA_BAD_INPUT);
-    assert_int_equal(mica_remove(in_scratch("nothing"), "tiny-k2", &text, &json, &error), MICA_BAD_INPUT);
-    assert_false(mica_path_exists(in_scratch("nothing")));
+    assert_int_equal(mica_remove(scratch("nothing"), "tiny-k2", &text, &json, &error), MICA_BAD_INPUT);
+    assert_false(mica_path_exists(scratch("nothing")));
 }
 
 /* Two models that share most; one goes; the other is whole, and all that only the first had is given back. */
 static void test_what_is_shared_stays(void **state) {
     (void)state;
-    const char *store = in_scratch("shared"), *variant = in_scratch("variant"), *alone = in_scratch("alone");
+    const char *store = scratch("shared"), *variant = scratch("variant"), *alone = scratch("alone");
     make_variant(variant, ".experts.");
     const mica_import_options small = {.pack_bytes = 1 << 20};
     assert_imports(TINY, store, &small);
@@ -76,7 +76,7 @@ static void test_what_is_shared_stays(void **state) {
 /* What a model had before is found again as long as gc has not taken it. */
 static void test_garbage_is_used_again(void **state) {
     (void)state;
-    const char *store = in_scratch("again");
+    const char *store = scratch("again");
     assert_imports(TINY, store, NULL);
     const uint64_t before = pack_bytes(store);
     assert_removes(store, "tiny-k2");
@@ -89,7 +89,7 @@ static void test_garbage_is_used_again(void **state) {
 /* Open packs stay readable whatever gc does with their names. */
 static void test_a_reader_goes_on(void **state) {
     (void)state;
-    const char *store = in_scratch("read"), *variant = in_scratch("read-variant");
+    const char *store = scratch("read"), *variant = scratch("read-variant");
     mica_tensor_source *reader = NULL, *truth = NULL;
     make_variant(variant, "layers.2.");
     assert_imports(variant, store, NULL);
@@ -112,7 +112,7 @@ static void test_a_reader_goes_on(void **state) {
 
 static void test_a_damaged_payload_is_not_moved(void **state) {
     (void)state;
-    const char *store = in_scratch("damaged");
+    const char *store = scratch("damaged");
     assert_imports(TINY, store, &(mica_import_options){.include = "*.layers.1.*"});
     assert_imports(TINY, store, &(mica_import_options){.name = "norms", .include = "*.layers.1.*norm*"});
     assert_removes(store, "tiny-k2");
@@ -141,7 +141,7 @@ static bool stop_at_half(void *context, const mica_progress *progress) {
 
 static void test_unfinished_imports(void **state) {
     (void)state;
-    const char *store = in_scratch("unfinished");
+    const char *store = scratch("unfinished");
     char *text = NULL, *json = NULL;
     assert_int_equal(mica_import(TINY, store, &(mica_import_options){.threads = 1, .progress = stop_at_half}, NULL, NULL, &error), MICA_INTERRUPTED);
     const uint64_t before = pack_bytes(store);
@@ -166,5 +166,5 @@ int main(void) {
         cmocka_unit_test(test_garbage_is_used_again),         cmocka_unit_test(test_a_reader_goes_on),
         cmocka_unit_test(test_a_damaged_payload_is_not_moved), cmocka_unit_test(test_unfinished_imports),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -27,7 +27,7 @@ static double number(const json_t *content, const char *key) {
 
 static void test_what_it_says(void **state) {
     (void)state;
-    const char *store = in_scratch("s");
+    const char *store = scratch("s");
     char *text = NULL;
     assert_imports(TINY, store, NULL);
     assert_imports(TINY, store, &(mica_import_options){.name = "again"});
@@ -71,7 +71,7 @@ static void test_what_it_says(void **state) {
 /* Two models that differ in it: two contents. */
 static void test_two_contents(void **state) {
     (void)state;
-    const char *store = in_scratch("two"), *variant = in_scratch("variant");
+    const char *store = scratch("two"), *variant = scratch("variant");
     make_variant(variant, WEIGHT);
     assert_imports(TINY, store, NULL);
     assert_imports(variant, store, NULL);
@@ -87,7 +87,7 @@ static void test_an_alias(void **state) {
     (void)state;
     static const char config[] = "{\"source_format\": \"safetensors\", \"tensor_map\": [{\"source\": \"model.norm.weight\", \"target\":"
                                  " \"01234567-89ab-4def-8123-456789abcdef\", \"include\": true}]}";
-    const char *store = in_scratch("alias"), *path = in_scratch("config.json");
+    const char *store = scratch("alias"), *path = scratch("config.json");
     char *text = NULL;
     assert_int_equal(mica_file_replace(path, config, strlen(config), &error), MICA_OK);
     assert_imports(TINY, store, &(mica_import_options){.configuration = path});
@@ -100,7 +100,7 @@ static void test_an_alias(void **state) {
 /* A part of a model is none: its codes are shown as what they are. */
 static void test_a_part_of_a_model(void **state) {
     (void)state;
-    const char *store = in_scratch("part");
+    const char *store = scratch("part");
     char *text = NULL;
     assert_imports(TINY, store, &(mica_import_options){.include = "*.layers.1.mlp.experts.3.*"});
     json_t *report = show(store, WEIGHT, &text);
@@ -114,7 +114,7 @@ static void test_a_part_of_a_model(void **state) {
 
 static void test_nothing_of_that_name(void **state) {
     (void)state;
-    const char *store = in_scratch("none");
+    const char *store = scratch("none");
     assert_imports(TINY, store, &(mica_import_options){.include = "*norm*"});
     assert_int_equal(mica_show(store, WEIGHT, NULL, NULL, &error), MICA_BAD_INPUT);
     assert_non_null(strstr(error.message, WEIGHT));
@@ -130,5 +130,5 @@ int main(void) {
         cmocka_unit_test(test_a_part_of_a_model),
         cmocka_unit_test(test_nothing_of_that_name),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

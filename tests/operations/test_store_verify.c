@@ -9,14 +9,14 @@
 
 #define CHOSEN "*.layers.1.mlp.*gate*" /* a router, its bias, and 25 small matrices with their scales */
 
-static char store[PATH_BYTES], pack[PATH_BYTES], catalogue[PATH_BYTES];
+static char store[SCRATCH_PATH_BYTES], pack[SCRATCH_PATH_BYTES], catalogue[SCRATCH_PATH_BYTES];
 
 static int make_store(void **state) {
-    if (make_scratch(state) != 0)
+    if (scratch_make(state) != 0)
         return -1;
-    snprintf(store, sizeof store, "%s", in_scratch("s"));
-    snprintf(pack, sizeof pack, "%s", in_scratch("s/packs/000001.pack"));
-    snprintf(catalogue, sizeof catalogue, "%s", in_scratch("s/catalogue.sqlite"));
+    snprintf(store, sizeof store, "%s", scratch("s"));
+    snprintf(pack, sizeof pack, "%s", scratch("s/packs/000001.pack"));
+    snprintf(catalogue, sizeof catalogue, "%s", scratch("s/catalogue.sqlite"));
     if (import(TINY, store, &(mica_import_options){.include = CHOSEN}) != MICA_OK)
         return -1;
     return import(TINY, store, &(mica_import_options){.name = "other", .include = "*.layers.1.mlp.gate*"}) == MICA_OK ? 0 : -1;
@@ -85,7 +85,7 @@ static void test_both_models_are_named(void **state) {
 
 static void test_a_pack_cut_short_or_lost(void **state) {
     (void)state;
-    char kept[PATH_BYTES + 8];
+    char kept[SCRATCH_PATH_BYTES + 8];
     uint64_t length;
     char *bytes = load(store, "packs/000001.pack", &length);
     assert_int_equal(truncate(pack, (off_t)length - 4096), 0);
@@ -115,7 +115,7 @@ static void run_sql(sqlite3 *database, const char *sql) {
 }
 
 static void restore(const char *bytes, uint64_t length) {
-    char path[PATH_BYTES + 8];
+    char path[SCRATCH_PATH_BYTES + 8];
     snprintf(path, sizeof path, "%s-wal", catalogue);
     unlink(path);
     snprintf(path, sizeof path, "%s-shm", catalogue);
@@ -233,7 +233,7 @@ static void test_flipped_bytes_of_the_catalogue(void **state) {
 
 static void test_linked_files(void **state) {
     (void)state;
-    const char *linked = in_scratch("l"), *checkpoint = in_scratch("c");
+    const char *linked = scratch("l"), *checkpoint = scratch("c");
     copy_directory(TINY, checkpoint);
     assert_imports(checkpoint, linked, &(mica_import_options){.link = true});
     assert_int_equal(mica_verify(linked, NULL, NULL, NULL, &error), MICA_OK);
@@ -264,5 +264,5 @@ int main(void) {
         cmocka_unit_test(test_flipped_bytes_of_the_catalogue),
         cmocka_unit_test(test_linked_files),
     };
-    return cmocka_run_group_tests(tests, make_store, remove_scratch);
+    return cmocka_run_group_tests(tests, make_store, scratch_remove);
 }

@@ -33,7 +33,7 @@ static void test_every_encoding(void **state) {
     static const char *const kinds[] = {"v3-groups", "k2-thinking", "v4-flash", "kimi-vl"};
     check_model(TINY);
     for (size_t i = 0; mica_path_exists(FIXTURES) && i < sizeof kinds / sizeof *kinds; i++) {
-        char path[PATH_BYTES];
+        char path[SCRATCH_PATH_BYTES];
         snprintf(path, sizeof path, "%s/%s", FIXTURES, kinds[i]);
         check_model(path);
     }
@@ -51,7 +51,7 @@ static void test_a_tensor_by_itself(void **state) {
                                 (unsigned long long)count, (unsigned long long)(4 * count));
     memset(header, 0, 8);
     header[0] = (char)length;
-    FILE *file = fopen(in_scratch("one.safetensors"), "wb");
+    FILE *file = fopen(scratch("one.safetensors"), "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(header, 1, 8 + (size_t)length, file), 8 + (size_t)length);
     assert_int_equal(fwrite(values, sizeof *values, count, file), count);
@@ -60,7 +60,7 @@ static void test_a_tensor_by_itself(void **state) {
     mica_model bare = {0};
     mica_weight weight;
     mica_moments moments;
-    assert_int_equal(mica_tensor_source_open(in_scratch("one.safetensors"), &bare.source, &error), MICA_OK);
+    assert_int_equal(mica_tensor_source_open(scratch("one.safetensors"), &bare.source, &error), MICA_OK);
     mica_tensor_as_weight(&bare.source->tensors[0], &weight);
     assert_int_equal(mica_tensor_statistics(&bare, &weight, &moments, &error), MICA_OK);
     assert_int_equal(moments.count, count);
@@ -75,5 +75,5 @@ static void test_a_tensor_by_itself(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_encoding), cmocka_unit_test(test_a_tensor_by_itself)};
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

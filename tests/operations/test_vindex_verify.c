@@ -36,10 +36,10 @@ static void must_pass(const char *directory) {
 }
 
 static const char *vindex(void) {
-    const char *directory = in_scratch("vindex");
+    const char *directory = scratch("vindex");
     if (!mica_path_exists(directory))
         must_index(TINY, directory, &(mica_index_options){.layers = "0,4", .features = 4, .threads = 2});
-    return in_scratch("vindex");
+    return scratch("vindex");
 }
 
 static void flip(const char *path, uint64_t position, uint8_t bit) {
@@ -114,7 +114,7 @@ static void test_missing_and_extra(void **state) {
     (void)state;
     static const char *const names[] = {"gate_vectors.bin", "phase1_moe_svd.json", "source/config.json"};
     for (size_t i = 0; i < 3; i++) {
-        char *path = mica_path_join(vindex(), names[i]), *away = mica_path_join(scratch, "away");
+        char *path = mica_path_join(vindex(), names[i]), *away = mica_path_join(scratch_directory, "away");
         assert_int_equal(mica_file_rename(path, away, NULL), MICA_OK);
         must_find(vindex(), names[i], "missing");
         assert_int_equal(mica_file_rename(away, path, NULL), MICA_OK);
@@ -149,7 +149,7 @@ static void test_foreign_files_are_warnings(void **state) {
     assert_int_equal(json_integer_value(json_object_get(report, "problem_count")), 0);
     assert_int_equal(json_integer_value(json_object_get(report, "warning_count")), 2);
     for (size_t i = 0; i < 2; i++) {
-        char line[PATH_BYTES + 300];
+        char line[SCRATCH_PATH_BYTES + 300];
         snprintf(line, sizeof line, "warning: %s: the file is not one of this vindex\n", paths[i]);
         assert_non_null(strstr(text, line));
         const json_t *one = json_array_get(json_object_get(report, "warnings"), i);
@@ -174,7 +174,7 @@ static void test_foreign_files_are_warnings(void **state) {
 /* One slash between directory and file, and each name once, whatever was typed. */
 static void test_names_in_messages(void **state) {
     (void)state;
-    char with_slash[PATH_BYTES + 300];
+    char with_slash[SCRATCH_PATH_BYTES + 300];
     snprintf(with_slash, sizeof with_slash, "%s//", vindex());
     char *path = mica_path_join(vindex(), "moe_config.json"), *expected = NULL, *text = NULL;
     uint64_t length;
@@ -295,5 +295,5 @@ int main(void) {
         cmocka_unit_test(test_foreign_files_are_warnings), cmocka_unit_test(test_names_in_messages),
         cmocka_unit_test(test_cut_and_lengthened), cmocka_unit_test(test_unfinished),             cmocka_unit_test(test_numbers),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

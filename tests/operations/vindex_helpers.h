@@ -1,17 +1,6 @@
-/* tests/operations/vindex_helpers.h: temporary directories, indexes and their comparison, for the tests of mica_index and mica_verify. */
+/* tests/operations/vindex_helpers.h: indexes and their comparison, for the tests of mica_index and mica_verify. */
 #ifndef MICA_TESTS_VINDEX_HELPERS_H
 #define MICA_TESTS_VINDEX_HELPERS_H
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include <mica/checkpoint.h>
 #include <mica/vindex.h>
@@ -20,52 +9,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/scratch.h"
 #include "formats/vindex.h"
 
 #define TINY MICA_SOURCE_DIR "/models/tiny-k2"
 #define FIXTURES MICA_SOURCE_DIR "/../shared/fixtures/public"
-#define PATH_BYTES 1024
-
-static char scratch[PATH_BYTES]; /* one directory per test program */
-
-static inline int make_scratch(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    snprintf(scratch, sizeof scratch, "%s/mica-test-XXXXXX", base ? base : P_tmpdir);
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-/* "SCRATCH/name" in one of a few static buffers. */
-static inline const char *in_scratch(const char *name) {
-    static char paths[8][PATH_BYTES + 256];
-    static unsigned next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", scratch, name);
-    return path;
-}
-
-static inline void remove_tree(const char *path) {
-    char **names;
-    uint64_t count;
-    if (mica_path_is_directory(path) && mica_directory_list(path, &names, &count, NULL) == MICA_OK) {
-        for (uint64_t i = 0; i < count; i++) {
-            char *below = mica_path_join(path, names[i]);
-            remove_tree(below);
-            mica_free(below);
-            mica_free(names[i]);
-        }
-        mica_free(names);
-        rmdir(path);
-    } else {
-        unlink(path);
-    }
-}
-
-static inline int remove_scratch(void **state) {
-    (void)state;
-    remove_tree(scratch);
-    return 0;
-}
 
 /* Runs mica_index and prints the sentence of a failure that was not expected. */
 static inline mica_status run_index(const char *checkpoint, const char *directory, const mica_index_options *options, mica_error *error) {
