@@ -47,8 +47,8 @@ typedef struct mica_diff_options {
     void *progress_context;
 } mica_diff_options;
 
-/* Compares two checkpoints, weight by weight, by decoded values where they are stored otherwise, and the files that go with them. The report (text,
- * JSON; schema docs/schemas/diff.schema.json) is given on success and on DIFFERENT. */
+/* Compares two checkpoints, weight by weight, by decoded values where they are stored otherwise, and the files that go with them. The
+ * report (text, JSON; schema docs/schemas/diff.schema.json) is given on success and on DIFFERENT. */
 mica_status mica_diff(const char *a, const char *b, const mica_diff_options *options, char **text, char **json, mica_error *error);
 
 void mica_string_free(char *string); /* NULL is fine */

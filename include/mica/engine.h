@@ -73,8 +73,8 @@ typedef struct mica_generate_options {
 mica_status mica_runner_open(const char *checkpoint, const mica_compute_options *options, mica_runner **runner, mica_error *error);
 void mica_runner_close(mica_runner *runner); /* NULL is fine */
 
-/* Computes the prompt behind what the runner remembers, then generates. What was said is remembered, also after a stop (which is no failure).
- * Errors: USAGE (no tokenizer for text), BAD_INPUT (no chat format that is known, ids, a
+/* Computes the prompt behind what the runner remembers, then generates. What was said is remembered, also after a stop (which is no
+ * failure). Errors: USAGE (no tokenizer for text), BAD_INPUT (no chat format that is known, ids, a
  * full context, weights), IO, NO_MEMORY. */
 mica_status mica_runner_generate(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters, mica_error *error);
 void mica_runner_reset(mica_runner *runner); /* forgets */
@@ -84,19 +84,19 @@ char *mica_meters_show(const mica_compute_meters *meters);
 
 /* ---- logits */
 
-/* Writes float32 logits [tokens][vocab_size] to `output`, whose name ends in .npy (NumPy's format) or .f32 (the numbers alone). Nothing half-written
- * stays. *report (may be NULL): one line, mica_string_free. */
-mica_status mica_logits(const char *checkpoint, const mica_compute_options *options, const mica_prompt *prompt, const char *output, char **report,
-                        mica_error *error);
+/* Writes float32 logits [tokens][vocab_size] to `output`, whose name ends in .npy (NumPy's format) or .f32 (the numbers alone). Nothing
+ * half-written stays. *report (may be NULL): one line, mica_string_free. */
+mica_status mica_logits(const char *checkpoint, const mica_compute_options *options, const mica_prompt *prompt, const char *output,
+                        char **report, mica_error *error);
 
 /* ---- perplexity */
 
-/* Over disjoint windows of options->context tokens, each computed alone, its last n - 1 tokens scored; a shorter rest is left out unless it is all
- * there is. With BOS each window begins with it. `against` (may be NULL): another checkpoint with the same vocabulary, computed beside this one
- * in half of the memory each: KL(against || checkpoint) and how often both have the same likeliest token.
+/* Over disjoint windows of options->context tokens, each computed alone, its last n - 1 tokens scored; a shorter rest is left out unless it
+ * is all there is. With BOS each window begins with it. `against` (may be NULL): another checkpoint with the same vocabulary, computed
+ * beside this one in half of the memory each: KL(against || checkpoint) and how often both have the same likeliest token.
  * Reports as text and JSON (schema docs/schemas/perplexity.schema.json), mica_string_free. */
-mica_status mica_perplexity(const char *checkpoint, const char *against, const mica_compute_options *options, const mica_prompt *prompt, char **text,
-                            char **json, mica_error *error);
+mica_status mica_perplexity(const char *checkpoint, const char *against, const mica_compute_options *options, const mica_prompt *prompt,
+                            char **text, char **json, mica_error *error);
 
 /* ---- routing statistics */
 
@@ -109,9 +109,9 @@ typedef struct mica_route_options {
 } mica_route_options;
 
 /* One pass over the prompts, layer by layer, every weight read once; writes `directory`/phase3_routing_stats.json (schema
- * docs/schemas/phase3_routing_stats.schema.json, definitions docs/statistics.md) and phase3_coactivation.u32. *text (may be NULL): a summary, mica_string_free.
- * A pass that ended in a layer, in whatever way, leaves what `resume` takes up: the result has the same bytes (phase3_routing_stats.json.journal and
- * .activations.partial, which go when it is whole).
+ * docs/schemas/phase3_routing_stats.schema.json, definitions docs/statistics.md) and phase3_coactivation.u32. *text (may be NULL): a
+ * summary, mica_string_free. A pass that ended in a layer, in whatever way, leaves what `resume` takes up: the result has the same bytes
+ * (phase3_routing_stats.json.journal and .activations.partial, which go when it is whole).
  * CONFLICT when the file is there, or what is to be resumed was another job. */
 mica_status mica_route(const char *checkpoint, const char *directory, const mica_route_options *options, char **text, mica_error *error);
 

@@ -1,8 +1,8 @@
 /* mica/store.h: a store: checkpoints kept as named tensors, addressed by their content, every byte of it. Format: docs/formats.md.
  *
- * Wherever a CHECKPOINT is taken, "STORE#NAME" is one as well (or STORE where it holds one model), with the same result.
- * One process writes to a store at a time (CONFLICT); any number read, at any time, and see what was committed last. Reports (text, JSON) are
- * the caller's: mica_string_free; either may be NULL. */
+ * Wherever a CHECKPOINT is taken, "STORE#NAME" is one as well (or STORE where it holds one model), with the same result. One process writes
+ * to a store at a time (CONFLICT); any number read, at any time, and see what was committed last. Reports (text, JSON) are the caller's:
+ * mica_string_free; either may be NULL. */
 #ifndef MICA_STORE_H
 #define MICA_STORE_H
 
@@ -28,13 +28,13 @@ typedef struct mica_import_options {
 } mica_import_options;
 
 /* Imports `checkpoint` into the store in directory `store`, which is made where there is none. Report: docs/schemas/import.schema.json.
- * Errors: CONFLICT when the name is taken, or the store is being written to, or the job is not the one to resume; BAD_INPUT, IO, INTERRUPTED
- * (after which `resume` goes on). Whatever happens, the models that were there stay as they were. */
+ * Errors: CONFLICT when the name is taken, or the store is being written to, or the job is not the one to resume; BAD_INPUT, IO,
+ * INTERRUPTED (after which `resume` goes on). Whatever happens, the models that were there stay as they were. */
 mica_status mica_import(const char *checkpoint, const char *store, const mica_import_options *options, char **text, char **json,
                         mica_error *error);
 
-/* The import configuration of `checkpoint`, JSON (docs/formats.md): every tensor under its own name, those included that the options' patterns
- * choose; to be edited and given as `configuration`. mica_string_free it. */
+/* The import configuration of `checkpoint`, JSON (docs/formats.md): every tensor under its own name, those included that the options'
+ * patterns choose; to be edited and given as `configuration`. mica_string_free it. */
 mica_status mica_import_configuration(const char *checkpoint, const mica_import_options *options, char **json, mica_error *error);
 
 /* The models of a store; or, with a name, that model's tensors and files, those whose names match the pattern (may be NULL).
@@ -55,8 +55,9 @@ typedef struct mica_gc_options {
     void *progress_context;
 } mica_gc_options;
 
-/* Gives back the room of payloads that no model has: packs without others are removed, packs of which a tenth or more is such are written anew.
- * Every payload that is moved is compared with its hash; CORRUPT ends it, with all that is in use where it was. docs/schemas/gc.schema.json. */
+/* Gives back the room of payloads that no model has: packs without others are removed, packs of which a tenth or more is such are written
+ * anew. Every payload that is moved is compared with its hash; CORRUPT ends it, with all that is in use where it was.
+ * docs/schemas/gc.schema.json. */
 mica_status mica_gc(const char *store, const mica_gc_options *options, char **text, char **json, mica_error *error);
 
 #ifdef __cplusplus

@@ -31,8 +31,10 @@ typedef struct mica_index_options {
 
 /* Builds the vindex of `checkpoint` in `directory`. The report (text, JSON; schema docs/schemas/index.schema.json) is the caller's:
  * mica_string_free. Errors: CONFLICT when something is there (the message says what, and what to do), BAD_INPUT, IO, INTERRUPTED (all of
- * which leave a journal from which `resume` goes on), USAGE for options that contradict the model. A dry run needs no `directory` (NULL). */
-mica_status mica_index(const char *checkpoint, const char *directory, const mica_index_options *options, char **text, char **json, mica_error *error);
+ * which leave a journal from which `resume` goes on), USAGE for options that contradict the model. A dry run needs no `directory`
+ * (NULL). */
+mica_status mica_index(const char *checkpoint, const char *directory, const mica_index_options *options, char **text, char **json,
+                       mica_error *error);
 
 typedef enum mica_stats_form { MICA_STATS_TEXT, MICA_STATS_JSON, MICA_STATS_CSV } mica_stats_form;
 /* The spectral statistics of a finished vindex, one row per layer and projection (CSV: one per expert). mica_string_free the result. */

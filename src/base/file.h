@@ -66,8 +66,8 @@ mica_status mica_file_remove(const char *path, mica_error *error);              
 mica_status mica_directory_create(const char *path, mica_error *error) MICA_CHECKED; /* existing is fine; parents are not made */
 mica_status mica_directory_sync(const char *path, mica_error *error) MICA_CHECKED; /* makes new and removed names durable */
 mica_status mica_directory_sync_parent(const char *path, mica_error *error) MICA_CHECKED; /* of the directory that `path` is in */
-/* One process at a time works in a directory, or beside a file: flock, which a killed process gives back. *lock is for mica_path_unlock; -1 where the
- * file system has no locks. CONFLICT when another has it: "PATH: " and `busy`. */
+/* One process at a time works in a directory, or beside a file: flock, which a killed process gives back. *lock is for mica_path_unlock; -1
+ * where the file system has no locks. CONFLICT when another has it: "PATH: " and `busy`. */
 mica_status mica_path_lock(const char *path, const char *busy, int *lock, mica_error *error) MICA_CHECKED;
 void mica_path_unlock(int lock); /* -1 is fine */
 bool mica_path_exists(const char *path);

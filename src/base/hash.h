@@ -20,12 +20,14 @@ void mica_sha256_release(mica_sha256 *hash);                                  /*
 mica_status mica_sha256_of(const void *bytes, uint64_t length, uint8_t digest[MICA_SHA256_BYTES], mica_error *error) MICA_CHECKED;
 mica_status mica_sha256_of_file(const char *path, uint8_t digest[MICA_SHA256_BYTES], uint64_t *bytes, mica_error *error) MICA_CHECKED;
 void mica_sha256_hex(const uint8_t digest[MICA_SHA256_BYTES], char hex[MICA_SHA256_HEX_BYTES]);
-/* Two messages, each `prefix` and then `bytes`, side by side: with SHA instructions 1.5 times as fast as one after the other (base/hash_two.c). */
+/* Two messages, each `prefix` and then `bytes`, side by side: with SHA instructions 1.5 times as fast as one after the other
+ * (base/hash_two.c). */
 typedef struct mica_sha256_message {
     const void *prefix, *bytes;
     uint64_t prefix_bytes, length;
 } mica_sha256_message;
-mica_status mica_sha256_of_two(const mica_sha256_message messages[2], uint8_t digests[2][MICA_SHA256_BYTES], mica_error *error) MICA_CHECKED;
+mica_status mica_sha256_of_two(const mica_sha256_message messages[2], uint8_t digests[2][MICA_SHA256_BYTES],
+                               mica_error *error) MICA_CHECKED;
 int mica_sha256_parse_hex(const char *hex, uint8_t digest[MICA_SHA256_BYTES]); /* 1 if 64 lower-case hex digits */
 
 #endif

@@ -1,6 +1,6 @@
-/* base/hash_two.c: two SHA-256 side by side. Each round of a message waits for the one before it, and the processor's SHA instructions take several
- * cycles: one message alone leaves them idle most of the time. Where there are none, libcrypto does one after the other.
- * Source: FIPS 180-4, 5.1.1 (padding), 6.2 (the rounds). Judged against libcrypto by tests/base/test_hash.c. */
+/* base/hash_two.c: two SHA-256 side by side. Each round of a message waits for the one before it, and the processor's SHA instructions take
+ * several cycles: one message alone leaves them idle most of the time. Where there are none, libcrypto does one after the other. Source:
+ * FIPS 180-4, 5.1.1 (padding), 6.2 (the rounds). Judged against libcrypto by tests/base/test_hash.c. */
 #include <string.h>
 
 #include "base/cpu.h"
@@ -106,7 +106,8 @@ SHA_TARGET __attribute__((always_inline)) static inline void compress(hash_lane 
             abef_before[l] = abef[l];
             cdgh_before[l] = cdgh[l];
             for (int i = 0; i < 4; i++)
-                words[l][i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(lanes[l].next + block * BLOCK_BYTES) + i), swap);
+                words[l][i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(lanes[l].next + block * BLOCK_BYTES) + i),
+                                               swap);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < 16; i++) { /* four rounds, and the words of those sixteen rounds on */

@@ -77,8 +77,8 @@ mica_status mica_journal_create(const char *path, const void *head, uint64_t hea
     return status;
 }
 
-mica_status mica_journal_create_locked(const char *path, const char *busy, const void *head, uint64_t head_bytes, mica_journal **journal, int *lock,
-                                       mica_error *error) {
+mica_status mica_journal_create_locked(const char *path, const char *busy, const void *head, uint64_t head_bytes, mica_journal **journal,
+                                       int *lock, mica_error *error) {
     int there = -1;
     mica_journal *made = NULL;
     mica_status status = mica_path_exists(path) ? mica_path_lock(path, busy, &there, error) : MICA_OK;

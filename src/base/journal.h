@@ -20,10 +20,10 @@ typedef struct mica_journal mica_journal;
 mica_status mica_journal_create(const char *path, const void *head, uint64_t head_bytes, mica_journal **journal,
                                 mica_error *error) MICA_CHECKED;
 
-/* The same with a lock on it (mica_path_lock, its `busy`): CONFLICT, and nothing is replaced, where somebody writes the one that is there. *lock is
- * set only on success. */
-mica_status mica_journal_create_locked(const char *path, const char *busy, const void *head, uint64_t head_bytes, mica_journal **journal, int *lock,
-                                       mica_error *error) MICA_CHECKED;
+/* The same with a lock on it (mica_path_lock, its `busy`): CONFLICT, and nothing is replaced, where somebody writes the one that is there.
+ * *lock is set only on success. */
+mica_status mica_journal_create_locked(const char *path, const char *busy, const void *head, uint64_t head_bytes, mica_journal **journal,
+                                       int *lock, mica_error *error) MICA_CHECKED;
 
 /* Replays an existing journal: `visit` sees every record that counts, head included, in order; a failure it returns ends
  * the replay and is returned. The payload is valid during the call. Then the journal is open for append. */

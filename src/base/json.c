@@ -17,8 +17,8 @@
 #define KEYS_SHOWN_BYTES 640 /* of a 1024-byte message */
 
 /* jansson does not survive every allocation that fails: a token whose buffer cannot grow loses a character (its closing quote perhaps, and
- * then the lexer reads on), some are reported as syntax errors, some not at all. So while it parses the first one that fails jumps out of it,
- * and what the parse holds is freed here. */
+ * then the lexer reads on), some are reported as syntax errors, some not at all. So while it parses the first one that fails jumps out of
+ * it, and what the parse holds is freed here. */
 typedef struct json_parse {
     jmp_buf out;
     void **held; /* [count], NULL where it was freed */

@@ -19,7 +19,8 @@ static atomic_uint_fast64_t fail_from, fail_to; /* the numbers that fail: from `
 
 static bool admitted(void) {
     uint64_t number = atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed) + 1;
-    return number < atomic_load_explicit(&fail_from, memory_order_relaxed) || number >= atomic_load_explicit(&fail_to, memory_order_relaxed);
+    return number < atomic_load_explicit(&fail_from, memory_order_relaxed) ||
+           number >= atomic_load_explicit(&fail_to, memory_order_relaxed);
 }
 
 uint64_t mica_memory_fail_after(uint64_t allocation_count) {

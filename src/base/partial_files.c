@@ -40,8 +40,9 @@ static mica_status create(const char *partial, const mica_partial_file *wanted, 
 static mica_status reopen(const char *partial, const mica_partial_file *wanted, mica_file **file, mica_error *error) {
     mica_status status = mica_file_open_update(partial, file, error);
     if (status == MICA_OK && mica_file_bytes(*file) != wanted->bytes)
-        return mica_fail(error, MICA_CONFLICT, "%s: expected %" PRIu64 " bytes from the run before, got %" PRIu64 "; start afresh with --force",
-                         partial, wanted->bytes, mica_file_bytes(*file));
+        return mica_fail(error, MICA_CONFLICT,
+                         "%s: expected %" PRIu64 " bytes from the run before, got %" PRIu64 "; start afresh with --force", partial,
+                         wanted->bytes, mica_file_bytes(*file));
     char *header = status == MICA_OK ? mica_malloc(wanted->header_bytes + 1) : NULL;
     if (status == MICA_OK)
         status = header ? mica_file_read(*file, 0, header, wanted->header_bytes, error) : no_memory(partial, error);

@@ -1,5 +1,6 @@
-/* base/partial_files.h: a set of files that are written in any order and belong together: made at their full size under PATH.partial, synced,
- * and given their names when all are whole, the first one last (it is the one that a reader opens). What a kill leaves can be opened again. */
+/* base/partial_files.h: a set of files that are written in any order and belong together: made at their full size under PATH.partial,
+ * synced, and given their names when all are whole, the first one last (it is the one that a reader opens). What a kill leaves can be
+ * opened again. */
 #ifndef MICA_BASE_PARTIAL_FILES_H
 #define MICA_BASE_PARTIAL_FILES_H
 
@@ -17,8 +18,8 @@ typedef struct mica_partial_file {
 
 typedef struct mica_partial_files mica_partial_files;
 
-/* Takes `files` and their paths, on failure too. `fresh`: made anew, header written, the rest zeros; else opened as an earlier run left them:
- * CONFLICT where size or header are others. Where the earlier run had begun to give names, only finish may follow. */
+/* Takes `files` and their paths, on failure too. `fresh`: made anew, header written, the rest zeros; else opened as an earlier run left
+ * them: CONFLICT where size or header are others. Where the earlier run had begun to give names, only finish may follow. */
 mica_status mica_partial_files_open(mica_partial_file *files, uint32_t count, bool fresh, mica_partial_files **set,
                                     mica_error *error) MICA_CHECKED;
 /* Any thread, as long as ranges do not overlap. A range outside the file is FAILED. */

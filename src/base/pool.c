@@ -1,5 +1,6 @@
-/* base/pool.c: see the header. A generation counter starts a phase. A phase is open while it lasts; threads go in and out, and it is closed when nobody
- * is inside. Of mica_pool_each's phases a thread that comes too late has no part: on a busy machine nobody waits for one that has no processor.
+/* base/pool.c: see the header. A generation counter starts a phase. A phase is open while it lasts; threads go in and out, and it is closed
+ * when nobody is inside. Of mica_pool_each's phases a thread that comes too late has no part: on a busy machine nobody waits for one that
+ * has no processor.
  * Judged by tests/base/test_pool.c. */
 #include "base/pool.h"
 
@@ -159,7 +160,8 @@ static void run_phase(mica_pool *pool, void (*body)(void *context, uint32_t inde
     body(context, 0);
     while (atomic_load_explicit(&pool->missing, memory_order_acquire) > 0)
         wait_briefly(&spins);
-    for (int nobody = 0; !atomic_compare_exchange_weak_explicit(&pool->inside, &nobody, CLOSED, memory_order_acquire, memory_order_relaxed); nobody = 0)
+    for (int nobody = 0; !atomic_compare_exchange_weak_explicit(&pool->inside, &nobody, CLOSED, memory_order_acquire, memory_order_relaxed);
+         nobody = 0)
         wait_briefly(&spins);
 }
 
@@ -185,8 +187,8 @@ static void take_pieces(void *context, uint32_t index) {
     }
 }
 
-void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index),
-                    void *context) {
+void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain,
+                    void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index), void *context) {
     if (count <= grain || pool->threads == 1) {
         for (uint64_t first = 0; first < count; first += grain)
             body(context, first, count - first < grain ? count : first + grain, 0);

@@ -10,22 +10,25 @@
 
 typedef struct mica_pool mica_pool;
 
-mica_status mica_pool_create(uint32_t threads, mica_pool **pool, mica_error *error) MICA_CHECKED; /* threads, the caller included: at least 1 */
+/* threads, the caller included: at least 1 */
+mica_status mica_pool_create(uint32_t threads, mica_pool **pool, mica_error *error) MICA_CHECKED;
 void mica_pool_free(mica_pool *pool); /* NULL is fine */
 uint32_t mica_pool_threads(const mica_pool *pool);
 
-/* Runs body(context, index) once for each index below mica_pool_threads; returns when all have. What was written before is seen by all, what
- * they write by the caller. */
+/* Runs body(context, index) once for each index below mica_pool_threads; returns when all have. What was written before is seen by all,
+ * what they write by the caller. */
 void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context);
 
-/* Runs body(context, first, last) over pieces of [0, count), each at most `grain` long and beginning at a multiple of it, on whatever thread
- * is free: for bodies whose results do not depend on the cut. */
-void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index),
-                    void *context);
+/* Runs body(context, first, last) over pieces of [0, count), each at most `grain` long and beginning at a multiple of it, on whatever
+ * thread is free: for bodies whose results do not depend on the cut. */
+void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain,
+                    void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index), void *context);
 
-/* Work that others may take part in when they have none of their own: mica_pool_each's promise, but by whoever there is. `each` NULL: nobody. */
+/* Work that others may take part in when they have none of their own: mica_pool_each's promise, but by whoever there is. `each` NULL:
+ * nobody. */
 typedef struct mica_share {
-    void (*each)(void *context, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index), void *body_context);
+    void (*each)(void *context, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index),
+                 void *body_context);
     void *context;
 } mica_share;
 

@@ -128,7 +128,8 @@ uint64_t mica_utf8_prefix(const char *text, uint64_t length) {
 }
 
 size_t mica_utf8_unfinished(const char *text, uint64_t length) {
-    static const char fillers[][4] = {"\x80\x80\x80", "\xa0\x80\x80", "\x90\x80\x80"}; /* some second byte is allowed behind each first one */
+    /* some second byte is allowed behind each first one */
+    static const char fillers[][4] = {"\x80\x80\x80", "\xa0\x80\x80", "\x90\x80\x80"};
     for (size_t held = 1; held <= 3 && held <= length; held++) {
         const char *start = text + length - held;
         if (((unsigned char)*start & 0xc0) == 0x80)

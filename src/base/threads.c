@@ -21,7 +21,8 @@ struct mica_threads {
 };
 
 uint32_t mica_thread_count_default(void) {
-    /* The kernel refuses a mask smaller than its own (EINVAL): of 1024 processors would be too few, these are 131072. No memory is asked for. */
+    /* The kernel refuses a mask smaller than its own (EINVAL): of 1024 processors would be too few, these are 131072. No memory is asked
+     * for. */
     cpu_set_t sets[128];
     const int count = sched_getaffinity(0, sizeof sets, sets) == 0 ? CPU_COUNT_S(sizeof sets, sets) : 0;
     if (count > 0)

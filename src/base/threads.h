@@ -17,8 +17,8 @@ mica_status mica_threads_start(uint32_t count, void (*body)(void *context, uint3
                                mica_threads **threads, mica_error *error) MICA_CHECKED;
 void mica_threads_join(mica_threads *threads); /* NULL is fine */
 
-/* For threads that only begin reads and wait for them: the calling one is run soon after it wakes, before those that compute, as far as the system lets it
- * (a shorter slice on Linux, one step more of a real-time priority); otherwise nothing. What it does must be short. */
+/* For threads that only begin reads and wait for them: the calling one is run soon after it wakes, before those that compute, as far as the
+ * system lets it (a shorter slice on Linux, one step more of a real-time priority); otherwise nothing. What it does must be short. */
 void mica_thread_be_prompt(void);
 
 #endif

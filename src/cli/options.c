@@ -196,7 +196,8 @@ static mica_status take_operands(const mica_option_table *table, char **words, i
     if (!table->second)
         return count == 1 ? MICA_OK : refuse(error, "expected one %s, got '%s' as well", table->operand, words[1]);
     if (count < 2)
-        return table->second_use == true ? MICA_OK : refuse(error, "expected a %s and a %s, got one operand", table->operand, table->second);
+        return table->second_use == true ? MICA_OK
+                                         : refuse(error, "expected a %s and a %s, got one operand", table->operand, table->second);
     values->second = words[1];
     const int most = table->second_use == MICA_SECOND_AND_THIRD ? 3 : 2;
     if (count > most)

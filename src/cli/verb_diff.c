@@ -31,7 +31,8 @@ static mica_status run_diff(const mica_option_values *values, char **output, mic
         }
     }
     mica_progress_begin();
-    const mica_status status = mica_diff(store ? paths[0] : values->operand, store ? paths[1] : values->second, &options, &text, &json, error);
+    const mica_status status = mica_diff(store ? paths[0] : values->operand, store ? paths[1] : values->second, &options, &text, &json,
+                                         error);
     mica_progress_end();
     free(paths[0]);
     free(paths[1]);

@@ -1,4 +1,5 @@
-/* cli/verb_export.c: the verb `export`: its options, its help, its calls into the library, one per format. Judged by tests/cli/transcripts. */
+/* cli/verb_export.c: the verb `export`: its options, its help, its calls into the library, one per format. Judged by
+ * tests/cli/transcripts. */
 #include <mica/export.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +31,9 @@ static mica_status export_gguf(const mica_option_values *values, char **text, ch
 static mica_status export_safetensors(const mica_option_values *values, char **text, char **json, mica_error *error) {
     if (values->type || values->effort || values->split_bytes || values->config || values->imatrix || values->budget ||
         values->generate_rules || values->compat || values->mmproj)
-        return mica_verb_refuse(error, "--type, --effort, --config, --imatrix, --budget, --generate-config, --compat, --mmproj and --split-size are of --format gguf");
+        return mica_verb_refuse(
+            error,
+            "--type, --effort, --config, --imatrix, --budget, --generate-config, --compat, --mmproj and --split-size are of --format gguf");
     const mica_export_safetensors_options options = {.dtype = values->dtype,
                                                      .shard_bytes = values->shard_bytes,
                                                      .threads = values->threads,
@@ -74,17 +77,20 @@ static const mica_option export_options[] = {
     {"format", 0, MICA_OPTION_TEXT, FIELD(format), "FORMAT", FORMATS, NULL},
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "PATH", "where it goes; safetensors: a directory, made if it is not there", NULL},
     {"type", 0, MICA_OPTION_TEXT, FIELD(type), "TYPE",
-     "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored", NULL},
+     "gguf: f32, f16, bf16, q8_0, q4_0 … q4_k_m … iq4_xs, mxfp4_moe, as\nllama-quantize names them; source (the default): the type nearest to\nhow each weight is stored",
+     NULL},
     {"config", 0, MICA_OPTION_TEXT, FIELD(config), "FILE", "gguf: rules for the types of tensors, JSON (docs/export.md)", NULL},
     {"imatrix", 0, MICA_OPTION_TEXT, FIELD(imatrix), "FILE", "gguf: an importance matrix, of mica imatrix or llama-imatrix", NULL},
     {"budget", 0, MICA_OPTION_TEXT, FIELD(budget), "SIZE", "gguf: 4.25bpw, or 550GB: types by measured error, for that size", NULL},
     {"generate-config", 0, MICA_OPTION_TEXT, FIELD(generate_rules), "FILE", "gguf: write rules with what was measured, and no GGUF", NULL},
-    {"compat", 0, MICA_OPTION_TEXT, FIELD(compat), "PROGRAM", "gguf: who must load the file: llama.cpp (default), or mica alone, where\nexperts of one tensor may have several types", NULL},
+    {"compat", 0, MICA_OPTION_TEXT, FIELD(compat), "PROGRAM",
+     "gguf: who must load the file: llama.cpp (default), or mica alone, where\nexperts of one tensor may have several types", NULL},
     {"mmproj", 0, MICA_OPTION_TEXT, FIELD(mmproj), "FILE", "gguf: the vision tower and projector as well, as llama.cpp's clip", NULL},
     {"effort", 0, MICA_OPTION_TEXT, FIELD(effort), "EFFORT", "of the quantisers: fast, default or max", NULL},
     {"split-size", 0, MICA_OPTION_SIZE, FIELD(split_bytes), "SIZE", "gguf: several files, each of at most so much data", NULL},
     {"dtype", 0, MICA_OPTION_TEXT, FIELD(dtype), "TYPE",
-     "safetensors: bf16 or f32, every weight decoded, with the config.json of\nsuch a model (default: as it is stored; a GGUF's blocks as bf16)", NULL},
+     "safetensors: bf16 or f32, every weight decoded, with the config.json of\nsuch a model (default: as it is stored; a GGUF's blocks as bf16)",
+     NULL},
     {"shard-size", 0, MICA_OPTION_SIZE, FIELD(shard_bytes), "SIZE", "safetensors: tensors of a shard at most (default 5GB)", NULL},
     THREADS_OPTION,
     {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the resident memory (default 1GiB)", NULL},

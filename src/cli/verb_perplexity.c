@@ -1,4 +1,5 @@
-/* cli/verb_perplexity.c: the verb `perplexity`: its options, its help, its call into the library. Judged by tests/cli/transcripts/run.txt. */
+/* cli/verb_perplexity.c: the verb `perplexity`: its options, its help, its call into the library. Judged by
+ * tests/cli/transcripts/run.txt. */
 #include <mica/engine.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,8 @@ static mica_status run_perplexity(const mica_option_values *values, char **outpu
 static const mica_option perplexity_options[] = {
     {"file", 'f', MICA_OPTION_TEXT, FIELD(file), "TEXT", "the text, a file (-: standard input)", "ids"},
     PROMPT_OPTIONS,
-    {"against", 0, MICA_OPTION_TEXT, FIELD(against), "OTHER", "another checkpoint with the same vocabulary: KL(OTHER ||\nCHECKPOINT), and how often both have the same likeliest token", NULL},
+    {"against", 0, MICA_OPTION_TEXT, FIELD(against), "OTHER",
+     "another checkpoint with the same vocabulary: KL(OTHER ||\nCHECKPOINT), and how often both have the same likeliest token", NULL},
     COMPUTE_OPTIONS("tokens of a window (default 512)"),
     JSON_OPTION(NULL),
     {0},

@@ -1,4 +1,5 @@
-/* cli/verb_remove.c: the verbs `remove` and `gc`: their options, their help, their calls into the library. Judged by tests/cli/transcripts. */
+/* cli/verb_remove.c: the verbs `remove` and `gc`: their options, their help, their calls into the library. Judged by
+ * tests/cli/transcripts. */
 #include <mica/store.h>
 
 #include "progress.h"

@@ -1,7 +1,7 @@
-/* formats/catalogue.h: catalogue.sqlite of a store: which models there are, their tensors by name, where each payload lies, and the files kept
- * verbatim. The schema and what each column means: docs/formats.md. Every row that a person could change is covered by a digest.
- * Refuses: a database that is not ours or of another version, rows that contradict themselves. One thread at a time.
- * Invariant: a row that names bytes is committed only after those bytes were synced (the caller's part; formats/store does it).
+/* formats/catalogue.h: catalogue.sqlite of a store: which models there are, their tensors by name, where each payload lies, and the files
+ * kept verbatim. The schema and what each column means: docs/formats.md. Every row that a person could change is covered by a digest.
+ * Refuses: a database that is not ours or of another version, rows that contradict themselves. One thread at a time. Invariant: a row that
+ * names bytes is committed only after those bytes were synced (the caller's part; formats/store does it).
  * Judged by tests/operations/test_import.c, tests/faults. */
 #ifndef MICA_FORMATS_CATALOGUE_H
 #define MICA_FORMATS_CATALOGUE_H
@@ -86,7 +86,8 @@ void mica_stored_models_free(mica_stored_model *models, uint64_t count);
 mica_status mica_catalogue_find_model(mica_catalogue *catalogue, const char *name, bool whole, bool *found, mica_stored_model *model,
                                       mica_error *error) MICA_CHECKED;
 void mica_stored_model_release(mica_stored_model *model);
-mica_status mica_catalogue_add_model(mica_catalogue *catalogue, const char *name, const char *job, int64_t *id, mica_error *error) MICA_CHECKED;
+mica_status mica_catalogue_add_model(mica_catalogue *catalogue, const char *name, const char *job, int64_t *id,
+                                     mica_error *error) MICA_CHECKED;
 /* Its rows, and the files nobody else has; the payloads stay until gc. */
 mica_status mica_catalogue_remove_model(mica_catalogue *catalogue, int64_t id, mica_error *error) MICA_CHECKED;
 /* Counts and digests an unfinished model's rows, and makes it whole. A whole one of the same name must be removed before. */
@@ -114,7 +115,8 @@ mica_status mica_catalogue_each_match(mica_catalogue *catalogue, const char *nam
 mica_status mica_catalogue_find_blob(mica_catalogue *catalogue, const uint8_t sha256[MICA_SHA256_BYTES], bool *found, mica_blob *blob,
                                      mica_error *error) MICA_CHECKED;
 mica_status mica_catalogue_add_blob(mica_catalogue *catalogue, mica_blob *blob, mica_error *error) MICA_CHECKED; /* sets blob->id */
-mica_status mica_catalogue_move_blob(mica_catalogue *catalogue, const mica_blob *blob, mica_error *error) MICA_CHECKED; /* to its new place */
+/* to its new place */
+mica_status mica_catalogue_move_blob(mica_catalogue *catalogue, const mica_blob *blob, mica_error *error) MICA_CHECKED;
 mica_status mica_catalogue_remove_blob(mica_catalogue *catalogue, int64_t id, mica_error *error) MICA_CHECKED;
 typedef mica_status (*mica_blob_visit)(void *context, const mica_blob *blob, bool used, mica_error *error);
 /* Of one pack, by offset; pack 0: the linked ones, by shard and offset. used: a model has it. */
@@ -150,6 +152,7 @@ mica_status mica_catalogue_load_file(mica_catalogue *catalogue, const mica_store
 
 typedef mica_status (*mica_catalogue_complaint)(void *context, const char *sentence, mica_error *error);
 /* The database's own structure, the store's digest, every model's digest, every row's check, every kept file. */
-mica_status mica_catalogue_check(mica_catalogue *catalogue, mica_catalogue_complaint complain, void *context, mica_error *error) MICA_CHECKED;
+mica_status mica_catalogue_check(mica_catalogue *catalogue, mica_catalogue_complaint complain, void *context,
+                                 mica_error *error) MICA_CHECKED;
 
 #endif

@@ -1,6 +1,7 @@
-/* formats/catalogue_digest.c: the digests that make any changed row of the catalogue show, and the check that computes them anew.
- * A digest is SHA-256 over fields, each as "LENGTH:BYTES" ("-" for null), so that no two rows give the same text.
- * Not covered, and found otherwise (operations/verify_store): where payloads lie, since gc moves them. Judged by tests/operations/test_store_verify.c. */
+/* formats/catalogue_digest.c: the digests that make any changed row of the catalogue show, and the check that computes them anew. A digest
+ * is SHA-256 over fields, each as "LENGTH:BYTES" ("-" for null), so that no two rows give the same text.
+ * Not covered, and found otherwise (operations/verify_store): where payloads lie, since gc moves them. Judged by
+ * tests/operations/test_store_verify.c. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -250,8 +251,8 @@ static mica_status check_model(catalogue_check *check, mica_stored_model *model,
     if (computed != MICA_OK)
         return complain(check, error, "%s", found.message);
     if (model->tensors != tensors || model->bytes != bytes)
-        return complain(check, error, "%s: expected %" PRIu64 " tensors of %" PRIu64 " bytes, got %" PRIu64 " of %" PRIu64, model->name, tensors,
-                        bytes, model->tensors, model->bytes);
+        return complain(check, error, "%s: expected %" PRIu64 " tensors of %" PRIu64 " bytes, got %" PRIu64 " of %" PRIu64, model->name,
+                        tensors, bytes, model->tensors, model->bytes);
     if (memcmp(digest, model->digest, sizeof digest) != 0)
         return complain(check, error, "%s: a row of its tensors or files is not what was written: the model's digest differs", model->name);
     return MICA_OK;

@@ -53,7 +53,8 @@ mica_status mica_catalogue_each_entry(mica_catalogue *catalogue, int64_t model, 
 #define MODEL_COLUMN_COUNT 7
 
 /* Rows of MICA_MODEL_COLUMNS, MICA_ENTRY_COLUMNS. */
-static mica_status each_named(mica_catalogue *catalogue, sqlite3_stmt *statement, mica_entry_visit visit, void *context, mica_error *error) {
+static mica_status each_named(mica_catalogue *catalogue, sqlite3_stmt *statement, mica_entry_visit visit, void *context,
+                              mica_error *error) {
     bool row = true;
     mica_entry entry;
     int64_t check;
@@ -255,8 +256,10 @@ mica_status mica_catalogue_add_file(mica_catalogue *catalogue, int64_t model, co
     uint8_t digest[MICA_SHA256_BYTES];
     mica_status status = mica_sha256_of(bytes, length, digest, error);
     if (status == MICA_OK)
-        status = mica_sql_run(catalogue, MICA_SQL_ADD_DOCUMENT, error, "bib", digest, (uint64_t)sizeof digest, (int64_t)length, bytes, length);
-    return status == MICA_OK ? mica_sql_run(catalogue, MICA_SQL_ADD_FILE, error, "itb", model, name, digest, (uint64_t)sizeof digest) : status;
+        status = mica_sql_run(catalogue, MICA_SQL_ADD_DOCUMENT, error, "bib", digest, (uint64_t)sizeof digest, (int64_t)length, bytes,
+                              length);
+    return status == MICA_OK ? mica_sql_run(catalogue, MICA_SQL_ADD_FILE, error, "itb", model, name, digest, (uint64_t)sizeof digest)
+                             : status;
 }
 
 void mica_stored_files_free(mica_stored_file *files, uint64_t count) {

@@ -109,8 +109,8 @@ mica_status mica_sql_step(mica_catalogue *catalogue, sqlite3_stmt *statement, bo
 typedef mica_status row_function(mica_catalogue *catalogue, sqlite3_stmt *statement, void *context, mica_error *error);
 
 /* Binds, and gives every row to `visit` (NULL: nobody). */
-static mica_status each_row(mica_catalogue *catalogue, mica_statement which, row_function *visit, void *context, mica_error *error, const char *kinds,
-                            va_list *arguments) {
+static mica_status each_row(mica_catalogue *catalogue, mica_statement which, row_function *visit, void *context, mica_error *error,
+                            const char *kinds, va_list *arguments) {
     sqlite3_stmt *statement = NULL;
     bool row = true;
     mica_status status = bind_all(catalogue, which, &statement, error, kinds, arguments);

@@ -33,8 +33,8 @@ typedef struct parser {
 } parser;
 
 static mica_status refuse(parser *p, const char *what, const char *expected, const char *got) {
-    return p->status = mica_fail(p->error, MICA_BAD_INPUT, "%s: %s%s%s: expected %s, got %s", p->name, p->where, *p->where ? ": " : "", what,
-                                 expected, got);
+    return p->status = mica_fail(p->error, MICA_BAD_INPUT, "%s: %s%s%s: expected %s, got %s", p->name, p->where, *p->where ? ": " : "",
+                                 what, expected, got);
 }
 
 static MICA_PRINTF(4, 5) mica_status refuse_got(parser *p, const char *what, const char *expected, const char *format, ...) {
@@ -359,7 +359,8 @@ static bool read_start(parser *p, uint64_t *tensor_count, uint64_t *entry_count)
     if (!take_number(p, 4, "version", &version))
         return false;
     if (version != 2 && version != MICA_GGUF_VERSION)
-        return refuse_got(p, "version", "2 or 3, little-endian", "%" PRIu64 "%s", version, version & 0xffff ? "" : " (big-endian)") == MICA_OK;
+        return refuse_got(p, "version", "2 or 3, little-endian", "%" PRIu64 "%s", version, version & 0xffff ? "" : " (big-endian)") ==
+               MICA_OK;
     p->out->version = (uint32_t)version;
     if (!take_number(p, 8, "count of tensors", tensor_count) || !take_number(p, 8, "count of keys", entry_count))
         return false;
@@ -430,7 +431,8 @@ mica_status mica_gguf_read(const mica_file *file, const char *name, mica_gguf *r
         }
         if (!p.incomplete || length == HEADER_MAX) {
             mica_free(header);
-            return p.incomplete ? mica_fail(error, MICA_BAD_INPUT, "%s: expected a header of at most 4 GiB, got a longer one", name) : status;
+            return p.incomplete ? mica_fail(error, MICA_BAD_INPUT, "%s: expected a header of at most 4 GiB, got a longer one", name)
+                                : status;
         }
     }
 }

@@ -17,8 +17,8 @@ const mica_gguf_entry *mica_gguf_find(const mica_gguf *gguf, const char *key) {
     return found ? *found : NULL;
 }
 
-static mica_status refuse_type(const mica_gguf *gguf, const char *key, const char *before, mica_gguf_type type, const mica_gguf_entry *entry,
-                               mica_error *error) {
+static mica_status refuse_type(const mica_gguf *gguf, const char *key, const char *before, mica_gguf_type type,
+                               const mica_gguf_entry *entry, mica_error *error) {
     return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected %s%s, got %s%s", gguf->name, key, before, mica_gguf_type_name(type),
                      !entry ? "absent" : entry->is_array ? "array of " : "", entry ? mica_gguf_type_name(entry->type) : "");
 }

@@ -45,8 +45,8 @@ static mica_status check_split(const mica_gguf *gguf, uint32_t number, uint32_t 
         return mica_fail(error, MICA_BAD_INPUT, "%s: key split.no: expected %" PRIu32 "%s, got %u", gguf->name, number,
                          number == 0 ? " (the set is opened by its first file)" : "", got_number);
     if (got_count != count)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: key split.count: expected %" PRIu32 ", as in the first file, got %u", gguf->name, count,
-                         got_count);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key split.count: expected %" PRIu32 ", as in the first file, got %u", gguf->name,
+                         count, got_count);
     return MICA_OK;
 }
 
@@ -74,7 +74,8 @@ static mica_status open_others(mica_tensor_source *source, mica_gguf *headers, m
         if (status == MICA_OK)
             status = check_split(&headers[i], i, count, &other, error);
         if (status == MICA_OK && other != total)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: key split.tensors.count: expected %" PRId32 ", as in the first file, got %" PRId32,
+            status = mica_fail(error, MICA_BAD_INPUT,
+                               "%s: key split.tensors.count: expected %" PRId32 ", as in the first file, got %" PRId32,
                                source->shards[i].name, total, other);
     }
     mica_free(path);

@@ -187,7 +187,8 @@ static mica_status measure(mica_gguf_tensor *tensor, mica_error *error) {
     for (uint32_t i = 0; fits && i < tensor->rank; i++)
         fits = mica_mul_u64(elements, tensor->shape[i], &elements);
     if (!fits || !mica_dtype_run_bytes(tensor->dtype, elements, &tensor->bytes) || tensor->bytes > (uint64_t)INT64_MAX >> 8)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a size below 2^55 bytes, got %s of %s", shown, shape, mica_dtype_name(tensor->dtype));
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a size below 2^55 bytes, got %s of %s", shown, shape,
+                         mica_dtype_name(tensor->dtype));
     return MICA_OK;
 }
 
@@ -347,13 +348,15 @@ struct mica_gguf_writer {
     mica_partial_files *files;
 };
 
-mica_status mica_gguf_writer_open(const char *path, const mica_gguf_layout *layout, bool fresh, mica_gguf_writer **writer, mica_error *error) {
+mica_status mica_gguf_writer_open(const char *path, const mica_gguf_layout *layout, bool fresh, mica_gguf_writer **writer,
+                                  mica_error *error) {
     mica_gguf_writer *opened = mica_calloc(1, sizeof *opened);
     mica_partial_file *files = mica_calloc(layout->shard_count, sizeof *files);
     mica_status status = opened && files ? MICA_OK : no_memory(error);
     for (uint32_t i = 0; status == MICA_OK && i < layout->shard_count; i++) {
         const mica_text *header = &layout->headers[i];
-        files[i] = (mica_partial_file){mica_gguf_file_path(path, i, layout->shard_count), layout->file_bytes[i], header->bytes, header->length};
+        files[i] = (mica_partial_file){mica_gguf_file_path(path, i, layout->shard_count), layout->file_bytes[i], header->bytes,
+                                       header->length};
         status = files[i].path ? MICA_OK : no_memory(error);
     }
     if (status == MICA_OK) {

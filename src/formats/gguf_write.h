@@ -1,6 +1,6 @@
-/* formats/gguf_write.h: GGUF files written: metadata (typed, in the order given), a layout (which tensor goes into which file and where: headers,
- * offsets and sizes are known before any data), and the files (bytes in any order, from any thread). The bytes are a function of metadata,
- * entries, data and the split limit. Version 3. Judged by tests/formats/test_gguf_write.c and tests/interop/gguf_written.py. */
+/* formats/gguf_write.h: GGUF files written: metadata (typed, in the order given), a layout (which tensor goes into which file and where:
+ * headers, offsets and sizes are known before any data), and the files (bytes in any order, from any thread). The bytes are a function of
+ * metadata, entries, data and the split limit. Version 3. Judged by tests/formats/test_gguf_write.c and tests/interop/gguf_written.py. */
 #ifndef MICA_FORMATS_GGUF_WRITE_H
 #define MICA_FORMATS_GGUF_WRITE_H
 
@@ -64,8 +64,8 @@ typedef struct mica_gguf_layout {
     uint64_t data_bytes;  /* of all tensors, without padding */
 } mica_gguf_layout;
 
-/* Takes `tensors` (mica_free), on failure too; metadata is only read. `split_bytes`: of a file's data at most, unless one tensor is larger; 0:
- * one file. In a set of several all keys of the metadata are the first file's; each has split.no, split.count, split.tensors.count (and
+/* Takes `tensors` (mica_free), on failure too; metadata is only read. `split_bytes`: of a file's data at most, unless one tensor is larger;
+ * 0: one file. In a set of several all keys of the metadata are the first file's; each has split.no, split.count, split.tensors.count (and
  * general.alignment, where it is not 32). BAD_INPUT names the tensor or key that GGUF cannot hold. */
 mica_status mica_gguf_layout_make(mica_gguf_tensor *tensors, uint64_t count, const mica_gguf_metadata *metadata, uint64_t split_bytes,
                                   mica_gguf_layout *layout, mica_error *error) MICA_CHECKED;

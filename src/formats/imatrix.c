@@ -1,5 +1,5 @@
-/* formats/imatrix.c: see the header. The .dat format: i32 entries; per entry i32 length, name, i32 calls, i32 values, f32 mean[values] * calls;
- * a tail that is not needed. Refuses lengths beyond the file. Judged by tests/formats/test_imatrix.c and tests/fuzz. */
+/* formats/imatrix.c: see the header. The .dat format: i32 entries; per entry i32 length, name, i32 calls, i32 values, f32 mean[values] *
+ * calls; a tail that is not needed. Refuses lengths beyond the file. Judged by tests/formats/test_imatrix.c and tests/fuzz. */
 #include "formats/imatrix.h"
 
 #include <math.h>
@@ -83,8 +83,10 @@ static mica_status read_gguf(builder *b, const char *path, mica_error *error) {
         snprintf(name, sizeof name, "%.*s%s", (int)(length - tail), sums->name, counts_suffix);
         for (uint64_t j = 0; !counts && j < gguf.tensor_count; j++)
             counts = strcmp(gguf.tensors[j].name, name) == 0 ? &gguf.tensors[j] : NULL;
-        if (!counts || counts->dtype != MICA_F32 || sums->dtype != MICA_F32 || counts->elements == 0 || sums->elements % counts->elements != 0) {
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32, and beside it %s with one count for each matrix", path, sums->name, name);
+        if (!counts || counts->dtype != MICA_F32 || sums->dtype != MICA_F32 || counts->elements == 0 ||
+            sums->elements % counts->elements != 0) {
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32, and beside it %s with one count for each matrix", path,
+                               sums->name, name);
             break;
         }
         float *values = mica_malloc(counts->bytes);
@@ -140,14 +142,15 @@ static mica_status read_dat(builder *b, const char *path, mica_error *error) {
     uint64_t at = 0;
     mica_status status = read_i32(file, &at, &entries, error);
     if (status == MICA_OK && (entries < 1 || entries > ENTRIES_MAX))
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected an importance matrix (GGUF, or .dat of 1 to %d entries), got %d", path, ENTRIES_MAX,
-                         entries);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected an importance matrix (GGUF, or .dat of 1 to %d entries), got %d", path,
+                         ENTRIES_MAX, entries);
     for (int32_t i = 0; status == MICA_OK && i < entries; i++) {
         int32_t length = 0, calls = 0, values = 0;
         char name[NAME_BYTES_MAX];
         status = read_i32(file, &at, &length, error);
         if (status == MICA_OK && (length < 1 || length >= NAME_BYTES_MAX))
-            return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d: expected a name of 1 to %d bytes, got %d", path, i, NAME_BYTES_MAX - 1, length);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d: expected a name of 1 to %d bytes, got %d", path, i, NAME_BYTES_MAX - 1,
+                             length);
         if (status == MICA_OK)
             status = check_room(file, at, (uint64_t)length, error);
         if (status == MICA_OK)
@@ -160,8 +163,8 @@ static mica_status read_dat(builder *b, const char *path, mica_error *error) {
         if (status == MICA_OK)
             status = read_i32(file, &at, &values, error);
         if (status == MICA_OK && (values < 1 || calls < 0 || (uint64_t)values * sizeof(float) > mica_file_bytes(file) - at))
-            return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d (%.*s): expected values in the file's %llu bytes, got %d of them at %llu", path, i,
-                             length, name, (unsigned long long)mica_file_bytes(file), values, (unsigned long long)at);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: entry %d (%.*s): expected values in the file's %llu bytes, got %d of them at %llu",
+                             path, i, length, name, (unsigned long long)mica_file_bytes(file), values, (unsigned long long)at);
         if (status != MICA_OK)
             return status;
         mica_imatrix_entry *entry = add_entry(b, name, (uint64_t)length);
@@ -252,22 +255,24 @@ float mica_imatrix_count(const mica_imatrix_entry *entry, uint64_t matrix) {
     return entry->counts[matrix < entry->matrix_count ? matrix : 0];
 }
 
-mica_status mica_imatrix_read(const mica_imatrix *imatrix, const mica_imatrix_entry *entry, uint64_t matrices, uint64_t matrix, uint64_t columns,
-                              float *values, mica_error *error) {
+mica_status mica_imatrix_read(const mica_imatrix *imatrix, const mica_imatrix_entry *entry, uint64_t matrices, uint64_t matrix,
+                              uint64_t columns, float *values, mica_error *error) {
     const char *path = mica_file_path(imatrix->file);
     uint64_t elements;
     if (!mica_mul_u64(columns, matrices, &elements) || elements != entry->elements)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %llu columns x %llu matrices, got %llu values: it is of another model", path,
-                         entry->name, (unsigned long long)columns, (unsigned long long)matrices, (unsigned long long)entry->elements);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %llu columns x %llu matrices, got %llu values: it is of another model",
+                         path, entry->name, (unsigned long long)columns, (unsigned long long)matrices, (unsigned long long)entry->elements);
     const float count = mica_imatrix_count(entry, matrix);
-    mica_status status = mica_file_read(imatrix->file, entry->offset + matrix * columns * sizeof *values, values, columns * sizeof *values, error);
+    mica_status status = mica_file_read(imatrix->file, entry->offset + matrix * columns * sizeof *values, values, columns * sizeof *values,
+                                        error);
     for (uint64_t i = 0; status == MICA_OK && i < columns; i++) {
         if (!(values[i] >= 0) || isinf(values[i]))
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g in column %llu of matrix %llu", path,
-                               entry->name, (double)values[i], (unsigned long long)i, (unsigned long long)matrix);
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g in column %llu of matrix %llu",
+                               path, entry->name, (double)values[i], (unsigned long long)i, (unsigned long long)matrix);
         const float mean = count > 0 ? values[i] / count : 1;
         if (status == MICA_OK && isinf(mean))
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected a mean that float32 holds, got %g over %g in column %llu of matrix %llu", path,
+            status = mica_fail(error, MICA_BAD_INPUT,
+                               "%s: %s: expected a mean that float32 holds, got %g over %g in column %llu of matrix %llu", path,
                                entry->name, (double)values[i], (double)count, (unsigned long long)i, (unsigned long long)matrix);
         values[i] = mean;
     }

@@ -1,5 +1,6 @@
-/* formats/imatrix_covariance.c: the parts of an importance matrix that llama.cpp passes over: NAME.in_cov, F32 [slots][n (n + 1) / 2], and NAME.in_cov_of,
- * I32 [slots][2]; NAME.sensitivity, F32 (docs/formats.md). Refuses what does not fit together. Judged by tests/formats/test_imatrix.c and tests/fuzz. */
+/* formats/imatrix_covariance.c: the parts of an importance matrix that llama.cpp passes over: NAME.in_cov, F32 [slots][n (n + 1) / 2], and
+ * NAME.in_cov_of, I32 [slots][2]; NAME.sensitivity, F32 (docs/formats.md). Refuses what does not fit together. Judged by
+ * tests/formats/test_imatrix.c and tests/fuzz. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,14 +83,17 @@ static bool is_covariance(const mica_tensor *tensor, size_t *length) {
     return ends_with(tensor, MICA_IMATRIX_COVARIANCE_SUFFIX, length);
 }
 
-static mica_status read_one(mica_imatrix *imatrix, const mica_gguf *gguf, const mica_tensor *values, size_t length, uint64_t first, mica_error *error) {
+static mica_status read_one(mica_imatrix *imatrix, const mica_gguf *gguf, const mica_tensor *values, size_t length, uint64_t first,
+                            mica_error *error) {
     const char *path = mica_file_path(imatrix->file);
     char name[MICA_GGUF_TENSOR_NAME_BYTES + sizeof MICA_IMATRIX_COVARIANCE_OF_SUFFIX];
     snprintf(name, sizeof name, "%.*s%s", (int)length, values->name, MICA_IMATRIX_COVARIANCE_OF_SUFFIX);
     const mica_tensor *of = find_tensor(gguf, name);
-    const uint64_t row = values->rank ? values->shape[values->rank - 1] : 0, slots = row ? values->elements / row : 0, side = triangle_side(row);
+    const uint64_t row = values->rank ? values->shape[values->rank - 1] : 0, slots = row ? values->elements / row : 0,
+                   side = triangle_side(row);
     if (values->dtype != MICA_F32 || side == 0 || !of || of->dtype != MICA_I32 || of->elements != 2 * slots)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32 triangles, and beside them %s, I32, with two numbers for each", path, values->name, name);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32 triangles, and beside them %s, I32, with two numbers for each", path,
+                         values->name, name);
     mica_imatrix_covariance *made = &imatrix->covariances[imatrix->covariance_count];
     *made = (mica_imatrix_covariance){.name = mica_strdup(name), .columns = side, .offset = values->offset, .slots = slots,
                                       .of = (const int32_t (*)[2])imatrix->covariance_of + first};
@@ -129,7 +133,8 @@ mica_status mica_imatrix_list_covariances(mica_imatrix *imatrix, const mica_gguf
 
 static const mica_imatrix_covariance *find_name(const mica_imatrix *imatrix, const char *name) {
     const mica_imatrix_covariance key = {.name = name};
-    return imatrix->covariance_count ? bsearch(&key, imatrix->covariances, imatrix->covariance_count, sizeof key, compare_covariances) : NULL;
+    return imatrix->covariance_count ? bsearch(&key, imatrix->covariances, imatrix->covariance_count, sizeof key, compare_covariances)
+                                     : NULL;
 }
 
 static const mica_imatrix_covariance *find_input(const mica_imatrix *imatrix, const char *tensor) {
@@ -144,7 +149,8 @@ static const mica_imatrix_covariance *find_input(const mica_imatrix *imatrix, co
     return found;
 }
 
-const mica_imatrix_covariance *mica_imatrix_find_covariance(const mica_imatrix *imatrix, const char *tensor, int64_t expert, uint64_t *slot) {
+const mica_imatrix_covariance *mica_imatrix_find_covariance(const mica_imatrix *imatrix, const char *tensor, int64_t expert,
+                                                            uint64_t *slot) {
     const mica_imatrix_covariance *found = find_input(imatrix, tensor), *result = NULL;
     for (uint64_t i = 0; found && i < found->slots; i++) {
         if (found->of[i][1] <= 0)
@@ -171,9 +177,10 @@ mica_status mica_imatrix_read_covariance(const mica_imatrix *imatrix, const mica
         at += (i + 1) * sizeof *h;
         for (uint64_t j = 0; status == MICA_OK && j <= i; j++) {
             if (!isfinite(h[i * n + j]) || (i == j && h[i * n + j] < 0))
-                return mica_fail(error, MICA_BAD_INPUT, "%s: %s: covariance %llu of columns %llu and %llu: expected a second moment, got %g",
-                                 mica_file_path(imatrix->file), covariance->name, (unsigned long long)slot, (unsigned long long)i, (unsigned long long)j,
-                                 (double)h[i * n + j]);
+                return mica_fail(error, MICA_BAD_INPUT,
+                                 "%s: %s: covariance %llu of columns %llu and %llu: expected a second moment, got %g",
+                                 mica_file_path(imatrix->file), covariance->name, (unsigned long long)slot, (unsigned long long)i,
+                                 (unsigned long long)j, (double)h[i * n + j]);
             h[j * n + i] = h[i * n + j];
         }
     }
@@ -189,7 +196,8 @@ static int compare_sensitivities(const void *a, const void *b) {
 static mica_status read_sensitivity(mica_imatrix *imatrix, const mica_tensor *tensor, size_t length, mica_error *error) {
     mica_imatrix_sensitivity *made = &imatrix->sensitivities[imatrix->sensitivity_count];
     if (tensor->dtype != MICA_F32)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32, got %s", mica_file_path(imatrix->file), tensor->name, mica_dtype_name(tensor->dtype));
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected F32, got %s", mica_file_path(imatrix->file), tensor->name,
+                         mica_dtype_name(tensor->dtype));
     made->name = mica_strdup(tensor->name);
     made->values = mica_malloc(tensor->bytes + 1);
     made->count = tensor->elements;
@@ -200,8 +208,8 @@ static mica_status read_sensitivity(mica_imatrix *imatrix, const mica_tensor *te
     mica_status status = mica_file_read(imatrix->file, tensor->offset, made->values, tensor->bytes, error);
     for (uint64_t i = 0; status == MICA_OK && i < made->count; i++)
         if (!(made->values[i] >= 0) || isinf(made->values[i]))
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g at %llu", mica_file_path(imatrix->file), tensor->name,
-                               (double)made->values[i], (unsigned long long)i);
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected values that are not negative, got %g at %llu",
+                               mica_file_path(imatrix->file), tensor->name, (double)made->values[i], (unsigned long long)i);
     return status;
 }
 

@@ -97,7 +97,8 @@ bool mica_safetensors_is_written_name(const char *name) {
 static mica_status measure_entry(mica_safetensors_entry *entry, uint64_t *total, mica_error *error) {
     uint64_t bytes = mica_dtype_bytes(entry->dtype);
     if (mica_dtype_is_block(entry->dtype))
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a type that safetensors has, got %s", entry->name, mica_dtype_name(entry->dtype));
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a type that safetensors has, got %s", entry->name,
+                         mica_dtype_name(entry->dtype));
     for (uint32_t i = 0; i < entry->rank; i++)
         if (!mica_mul_u64(bytes, entry->shape[i], &bytes))
             return mica_fail(error, MICA_BAD_INPUT, "%s: expected a size below 2^64 bytes", entry->name);

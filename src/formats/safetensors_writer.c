@@ -59,8 +59,8 @@ mica_status mica_safetensors_writer_open(const char *directory, const mica_safet
 mica_status mica_safetensors_writer_put(mica_safetensors_writer *writer, const mica_safetensors_entry *entry, uint64_t position,
                                         const void *bytes, uint64_t length, mica_error *error) {
     if (position > entry->bytes || length > entry->bytes - position)
-        return mica_fail(error, MICA_FAILED, "%s: expected bytes within its %" PRIu64 ", got %" PRIu64 " at %" PRIu64, entry->name, entry->bytes,
-                         length, position);
+        return mica_fail(error, MICA_FAILED, "%s: expected bytes within its %" PRIu64 ", got %" PRIu64 " at %" PRIu64, entry->name,
+                         entry->bytes, length, position);
     return mica_partial_files_write(writer->files, entry->shard, entry->offset + position, bytes, length, error);
 }
 

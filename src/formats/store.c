@@ -111,7 +111,8 @@ mica_status mica_store_open_pack(const mica_store *store, int64_t number, mica_f
     if (missing)
         *missing = path && status != MICA_OK && !mica_path_exists(path);
     if (status == MICA_OK && mica_file_bytes(opened) < sizeof header)
-        status = mica_fail(error, MICA_CORRUPT, "%s: expected a pack's header, got a file of %" PRIu64 " bytes", path, mica_file_bytes(opened));
+        status = mica_fail(error, MICA_CORRUPT, "%s: expected a pack's header, got a file of %" PRIu64 " bytes", path,
+                           mica_file_bytes(opened));
     if (status == MICA_OK)
         status = mica_file_read(opened, 0, header, sizeof header, error);
     if (status == MICA_OK && !mica_store_header_is(store, number, header))
@@ -168,7 +169,8 @@ static mica_status check_directory(const mica_store *store, mica_error *error) {
     mica_status status = mica_directory_list(store->path, &names, &count, error);
     for (uint64_t i = 0; status == MICA_OK && i < count; i++)
         if (strncmp(names[i], MICA_CATALOGUE_NAME, sizeof MICA_CATALOGUE_NAME - 1) != 0 && strcmp(names[i], MICA_PACKS_DIRECTORY) != 0)
-            status = mica_fail(error, MICA_CONFLICT, "%s: expected a store or an empty directory, got one with %s in it", store->path, names[i]);
+            status = mica_fail(error, MICA_CONFLICT, "%s: expected a store or an empty directory, got one with %s in it", store->path,
+                               names[i]);
     mica_directory_names_free(names, count);
     return status;
 }
@@ -178,7 +180,8 @@ static mica_status make_directories(mica_store *store, bool create, mica_error *
     mica_status status = packs ? MICA_OK : no_memory(store->path, error);
     if (status == MICA_OK && !mica_store_is_at(store->path)) {
         if (!create)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a store (a directory with %s), got none", store->path, MICA_CATALOGUE_NAME);
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a store (a directory with %s), got none", store->path,
+                               MICA_CATALOGUE_NAME);
         else if ((status = mica_directory_create(store->path, error)) == MICA_OK)
             status = check_directory(store, error);
     }
@@ -202,7 +205,8 @@ static mica_status cut_pack(const char *path, uint64_t bytes, mica_error *error)
     mica_file *file = NULL;
     mica_status status = mica_file_open_update(path, &file, error);
     if (status == MICA_OK && mica_file_bytes(file) < bytes)
-        status = mica_fail(error, MICA_CORRUPT, "%s: expected at least %" PRIu64 " bytes, got %" PRIu64, path, bytes, mica_file_bytes(file));
+        status = mica_fail(error, MICA_CORRUPT, "%s: expected at least %" PRIu64 " bytes, got %" PRIu64, path, bytes,
+                           mica_file_bytes(file));
     if (status == MICA_OK && mica_file_bytes(file) > bytes)
         status = mica_file_truncate(file, bytes, error);
     const mica_status closed = mica_file_close(file, status == MICA_OK ? error : NULL);

@@ -47,8 +47,8 @@ bool mica_store_header_is(const mica_store *store, int64_t number, const uint8_t
 
 /* ---- appending; inside a transaction of the catalogue */
 
-/* The next `bytes` (aligned payloads) belong together: a new pack begins, with the next reservation, where the current one has no room. What was
- * reserved before must be written by then. */
+/* The next `bytes` (aligned payloads) belong together: a new pack begins, with the next reservation, where the current one has no room.
+ * What was reserved before must be written by then. */
 void mica_store_begin_run(mica_store *store, uint64_t bytes);
 /* The next reservation begins a pack: gc fills none that can be read already. */
 void mica_store_begin_pack(mica_store *store);

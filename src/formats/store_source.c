@@ -1,7 +1,8 @@
 /* formats/store_source.c: a model of a store as a source of tensors: its shards are the packs that hold it, or the files that were linked.
  * Everything is read at opening, in one moment's view; a gc that removes a pack in between is met by looking again, since it removes the
  * file only after the catalogue named another. Open packs stay readable whatever happens to their names.
- * Refuses: a linked file whose size or time is not what was recorded. Judged by tests/operations/test_import.c, tests/faults/kill_store.sh. */
+ * Refuses: a linked file whose size or time is not what was recorded. Judged by tests/operations/test_import.c,
+ * tests/faults/kill_store.sh. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,7 +143,8 @@ static mica_status named_model(opening *state, const char *name, mica_error *err
     status = mica_catalogue_find_model(catalogue, name, false, &found, &unfinished, error);
     mica_stored_model_release(&unfinished);
     if (status == MICA_OK && found)
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: its import was not finished; the same mica import with --resume goes on", state->source->path);
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: its import was not finished; the same mica import with --resume goes on",
+                           state->source->path);
     else if (status == MICA_OK)
         status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a model of the store, got no such name", state->source->path);
     return status;
@@ -186,7 +188,8 @@ static mica_status shard_of(opening *state, const mica_blob *blob, uint32_t *ind
     char name[40];
     const mica_stored_shard *linked = blob->pack ? NULL : find_linked(state, blob->shard);
     if (!blob->pack && !linked)
-        return mica_fail(error, MICA_CORRUPT, "%s: shards: expected the linked shard %" PRId64 ", got no such row", source->path, blob->shard);
+        return mica_fail(error, MICA_CORRUPT, "%s: shards: expected the linked shard %" PRId64 ", got no such row", source->path,
+                         blob->shard);
     return add_shard(state, place, linked ? linked->path : mica_store_pack_name(blob->pack, name), index, error);
 }
 
@@ -219,7 +222,8 @@ static mica_status open_shards(opening *state, bool *missing, mica_error *error)
         if (tensor->bytes > bytes || tensor->offset > bytes - tensor->bytes) {
             char shown[MICA_NAME_SHOW_BYTES];
             status = mica_fail(error, MICA_CORRUPT, "%s: %s: expected %" PRIu64 " bytes at %" PRIu64 ", got a file of %" PRIu64 " bytes",
-                               source->shards[tensor->shard].name, mica_name_show(tensor->name, shown), tensor->bytes, tensor->offset, bytes);
+                               source->shards[tensor->shard].name, mica_name_show(tensor->name, shown), tensor->bytes, tensor->offset,
+                               bytes);
         }
     }
     return status;
@@ -279,7 +283,8 @@ static mica_status load_tensors(opening *state, mica_error *error) {
     state->tensor_capacity = count;
     status = mica_catalogue_each_entry(catalogue, state->model.id, add_tensor, state, error);
     if (status == MICA_OK && source->tensor_count != count)
-        status = mica_fail(error, MICA_CORRUPT, "%s: expected %" PRIu64 " tensors, got %" PRIu64, source->path, count, source->tensor_count);
+        status = mica_fail(error, MICA_CORRUPT, "%s: expected %" PRIu64 " tensors, got %" PRIu64, source->path, count,
+                           source->tensor_count);
     return status == MICA_OK ? settle_names(state, error) : status;
 }
 

@@ -1,7 +1,7 @@
 /* formats/tensor_source.h: the named tensors of one checkpoint, and the files that go with them, whatever holds them: a directory with
  * index and shards or model.safetensors alone, or a bare .safetensors file (safetensors_source.c); a GGUF file or the first of a set of
- * splits (gguf_source.c, which a name that ends in .gguf goes to); a model of a store (store_source.c), which is called STORE#NAME, or STORE
- * where it is the only one. Headers are parsed once, at opening.
+ * splits (gguf_source.c, which a name that ends in .gguf goes to); a model of a store (store_source.c), which is called STORE#NAME, or
+ * STORE where it is the only one. Headers are parsed once, at opening.
  * Immutable after open; any thread may read. */
 #ifndef MICA_FORMATS_TENSOR_SOURCE_H
 #define MICA_FORMATS_TENSOR_SOURCE_H

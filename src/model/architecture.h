@@ -50,7 +50,8 @@ typedef struct mica_tensor_row {
     /* second NULL: a vector; with a third the first two are rows. A dimension of 0 is not checked. Of a slice: without the experts. */
     mica_dimension shape[3];
     mica_presence need;      /* NULL: required, in every layer */
-    const char *fused;       /* of a gate or up slice whose tensor is absent: the tensor that has both, of every expert the gate's rows, then the up's */
+    /* of a gate or up slice whose tensor is absent: the tensor that has both, of every expert the gate's rows, then the up's */
+    const char *fused;
 } mica_tensor_row;
 
 /* Names that are known and not used, each under the name of its rule ("rotary frequencies", "multi-token prediction", "vision tower",
@@ -61,7 +62,11 @@ typedef struct mica_ignore_row {
 } mica_ignore_row;
 
 /* The kinds of attention, which decide what a configuration must say. */
-typedef enum mica_attention_kind { MICA_ATTENTION_GROUPED = 1, MICA_ATTENTION_LATENT = 2, MICA_ATTENTION_COMPRESSED = 4 } mica_attention_kind;
+typedef enum mica_attention_kind {
+    MICA_ATTENTION_GROUPED = 1,
+    MICA_ATTENTION_LATENT = 2,
+    MICA_ATTENTION_COMPRESSED = 4
+} mica_attention_kind;
 
 typedef struct mica_architecture {
     const char *model_type, *family; /* "kimi_k2", "deepseek_v3" */
@@ -72,13 +77,15 @@ typedef struct mica_architecture {
     bool tied;                       /* tie_word_embeddings where the configuration does not say */
     const char *expert_scale;        /* suffix of an fp8 scale: "weight_scale_inv" or "scale" */
     const char *not_run;             /* why there is no forward pass of it; NULL: there is one */
-    bool interleaved;                /* a GGUF's: its rotary embedding turns pairs (2i, 2i + 1); llama's rows are stored in an order for that */
+    /* a GGUF's: its rotary embedding turns pairs (2i, 2i + 1); llama's rows are stored in an order for that */
+    bool interleaved;
     const mica_tensor_row *rows;     /* ends with pattern NULL */
     const mica_ignore_row *ignored;  /* ends with pattern NULL */
 } mica_architecture;
 
 const mica_architecture *mica_architecture_find(const char *model_type); /* NULL when unknown */
-/* Those of GGUF files, by general.architecture; `sigmoid`: the router's function, which tells DeepSeek-V3 from V2. model_type is the name. */
+/* Those of GGUF files, by general.architecture; `sigmoid`: the router's function, which tells DeepSeek-V3 from V2. model_type is the
+ * name. */
 const mica_architecture *mica_architecture_find_gguf(const char *name, bool sigmoid);
 const mica_architecture *mica_architecture_at(uint64_t index);           /* NULL past the end */
 

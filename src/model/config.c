@@ -1,6 +1,6 @@
 /* model/config.c: config.json as numbers that have been checked: a table of keys with bounds, then what ties them together.
- * Refuses: absent, null and wrongly typed keys where a family needs them, numbers that no model has (before anything is allocated by
- * them), quantisation methods and rope types it does not know. quantization_config is model/config_quantisation.c, rope model/config_rope.c.
+ * Refuses: absent, null and wrongly typed keys where a family needs them, numbers that no model has (before anything is allocated by them),
+ * quantisation methods and rope types it does not know. quantization_config is model/config_quantisation.c, rope model/config_rope.c.
  * Judged by tests/model/test_config.c and test_bad_checkpoints.c. */
 #include "model/config.h"
 

@@ -1,6 +1,6 @@
-/* model/config_gguf.c: the configuration that a GGUF file's metadata states, as the numbers of config.json: a table of keys with bounds, then
- * what ties them together. Types are those that llama.cpp's loader demands. Refuses architectures, gating functions and kinds of rope scaling
- * it does not know, and numbers that no model has. Judged by tests/model/test_model_gguf.c. */
+/* model/config_gguf.c: the configuration that a GGUF file's metadata states, as the numbers of config.json: a table of keys with bounds,
+ * then what ties them together. Types are those that llama.cpp's loader demands. Refuses architectures, gating functions and kinds of rope
+ * scaling it does not know, and numbers that no model has. Judged by tests/model/test_model_gguf.c. */
 #include "model/config_gguf.h"
 
 #include <inttypes.h>
@@ -182,7 +182,8 @@ static mica_status read_router(const gguf_reader *reader, mica_config *config) {
     char key[KEY_BYTES];
     mica_status status = has(reader, "expert_gating_func") ? read_bounded(reader, "expert_gating_func", 1, 2, &function) : MICA_OK;
     if (status == MICA_OK)
-        status = mica_gguf_bool_if_present(reader->gguf, full_key(reader, "expert_weights_norm", key), &config->norm_topk_prob, reader->error);
+        status = mica_gguf_bool_if_present(reader->gguf, full_key(reader, "expert_weights_norm", key), &config->norm_topk_prob,
+                                           reader->error);
     if (status == MICA_OK)
         status = read_number(reader, "expert_weights_scale", 0, &scale);
     config->routed_scaling_factor = scale > 0 ? scale : 1;
@@ -246,7 +247,8 @@ static mica_status read_grouped(const gguf_reader *reader, mica_config *config) 
     if (!config->head_dim)
         config->head_dim = config->hidden_size / config->num_attention_heads;
     value = rope = config->head_dim;
-    mica_status status = has(reader, "attention.value_length") ? read_bounded(reader, "attention.value_length", 1, 1u << 16, &value) : MICA_OK;
+    mica_status status = has(reader, "attention.value_length") ? read_bounded(reader, "attention.value_length", 1, 1u << 16, &value)
+                                                               : MICA_OK;
     if (status == MICA_OK && has(reader, "rope.dimension_count"))
         status = read_bounded(reader, "rope.dimension_count", 1, 1u << 16, &rope);
     if (status == MICA_OK && value != config->head_dim)

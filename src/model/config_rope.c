@@ -1,5 +1,5 @@
-/* model/config_rope.c: the rotary embedding's keys: rope_scaling beside rope_theta, or (newer) both in rope_parameters, there perhaps per kind
- * of layer. Refuses types it does not know and numbers that would make a frequency infinite or negative.
+/* model/config_rope.c: the rotary embedding's keys: rope_scaling beside rope_theta, or (newer) both in rope_parameters, there perhaps per
+ * kind of layer. Refuses types it does not know and numbers that would make a frequency infinite or negative.
  * Judged by tests/model/test_config.c and test_rope.c. */
 #include <math.h>
 #include <stdio.h>
@@ -52,7 +52,8 @@ static mica_status read_details(const mica_config_reader *reader, const char *ke
                    {"low_freq_factor", 0, 1, &config->rope_low_freq_factor},
                    {"high_freq_factor", 0, 4, &config->rope_high_freq_factor}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        mica_status status = read_number(reader, key, rope, numbers[i].name, numbers[i].minimum, numbers[i].absent, numbers[i].value, error);
+        mica_status status = read_number(reader, key, rope, numbers[i].name, numbers[i].minimum, numbers[i].absent, numbers[i].value,
+                                         error);
         if (status != MICA_OK)
             return status;
     }

@@ -1,5 +1,5 @@
-/* model/config_write.c: config.json of what a GGUF file's metadata said (config_gguf.c): the names and values that Hugging Face's code for the family
- * asks for. Families that GGUF holds under one name are told apart by what they compute. Refuses nothing.
+/* model/config_write.c: config.json of what a GGUF file's metadata said (config_gguf.c): the names and values that Hugging Face's code for
+ * the family asks for. Families that GGUF holds under one name are told apart by what they compute. Refuses nothing.
  * Judged by tests/operations/test_export_back.c: read again, it says the same. */
 #include <string.h>
 

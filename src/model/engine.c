@@ -1,5 +1,5 @@
-/* model/engine.c: opening a model for computation: what is refused, what is read, how the memory is divided; sessions and meters.
- * The order of opening makes the budget hold: what every token needs is read, and what the process then has in memory is measured; with what has a
+/* model/engine.c: opening a model for computation: what is refused, what is read, how the memory is divided; sessions and meters. The order
+ * of opening makes the budget hold: what every token needs is read, and what the process then has in memory is measured; with what has a
  * fixed size it is counted, and the cache of experts gets the rest. Judged by tests/model/test_forward.c and tests/cli/memory.sh. */
 #include "model/engine.h"
 
@@ -26,9 +26,10 @@ static uint64_t larger(uint64_t a, uint64_t b) {
 static mica_status check_model(const mica_model *model, mica_error *error) {
     const mica_config *config = &model->config;
     if (config->architecture->not_run)
-        return mica_fail(error, MICA_BAD_INPUT,
-                         "%s: config.json: model_type: expected an architecture that is run, got %s: %s; it can be inspected, indexed and verified",
-                         model->source->path, config->model_type, config->architecture->not_run);
+        return mica_fail(
+            error, MICA_BAD_INPUT,
+            "%s: config.json: model_type: expected an architecture that is run, got %s: %s; it can be inspected, indexed and verified",
+            model->source->path, config->model_type, config->architecture->not_run);
     if (strcmp(config->hidden_act, "silu") != 0)
         return mica_fail(error, MICA_BAD_INPUT, "%s: config.json: hidden_act: expected silu to run the model, got %s", model->source->path,
                          config->hidden_act);
@@ -100,11 +101,12 @@ static uint64_t stored_bytes(const mica_weight *const *list, uint64_t count) {
 
 static mica_status refuse_budget(const mica_engine *engine, uint64_t needed, mica_error *error) {
     char expected[MICA_QUANTITY_BYTES], got[MICA_QUANTITY_BYTES];
-    return mica_fail(error, MICA_USAGE,
-                     "%s: memory: expected at least %s, for the weights that every token needs, the context of %llu positions and room for two experts, "
-                     "got %s",
-                     engine->model->source->path, mica_bytes_show(needed, expected), (unsigned long long)engine->options.context,
-                     mica_bytes_show(engine->options.memory_bytes, got));
+    return mica_fail(
+        error, MICA_USAGE,
+        "%s: memory: expected at least %s, for the weights that every token needs, the context of %llu positions and room for two experts, "
+        "got %s",
+        engine->model->source->path, mica_bytes_show(needed, expected), (unsigned long long)engine->options.context,
+        mica_bytes_show(engine->options.memory_bytes, got));
 }
 
 static mica_status read_resident(mica_engine *engine, mica_error *error) {
@@ -170,8 +172,8 @@ static void link_layer(mica_engine *engine, uint64_t number) {
     }
 }
 
-/* ---- absorbed keys: the key rows of kv_b, [head][nope][rank], transposed to [head][rank][nope], so that a query can be taken to the latents.
- * fp8 blocks that fit and plain types keep their codes; anything else becomes float32, which loses nothing either. */
+/* ---- absorbed keys: the key rows of kv_b, [head][nope][rank], transposed to [head][rank][nope], so that a query can be taken to the
+ * latents. fp8 blocks that fit and plain types keep their codes; anything else becomes float32, which loses nothing either. */
 
 typedef struct transposition {
     const mica_matrix *source;
@@ -248,8 +250,8 @@ static void transpose_layer(const transposition *plan, uint8_t *out, float *deco
     uint32_t scale = mica_dtype_bytes(source->scale_dtype);
     uint8_t *scales = out + plan->heads * head_codes;
     for (uint64_t h = 0; h < plan->heads; h++)
-        transpose((const uint8_t *)source->scales + h * (plan->step / source->block_rows) * column_blocks * scale, row_blocks, column_blocks,
-                  column_blocks, scale, scales + h * row_blocks * column_blocks * scale);
+        transpose((const uint8_t *)source->scales + h * (plan->step / source->block_rows) * column_blocks * scale, row_blocks,
+                  column_blocks, column_blocks, scale, scales + h * row_blocks * column_blocks * scale);
     matrix->encoding = source->encoding;
     matrix->scale_dtype = source->scale_dtype;
     matrix->block_rows = source->block_columns;
@@ -273,7 +275,8 @@ static void absorb_layers(void *context, uint64_t first, uint64_t last, uint32_t
             continue;
         }
         transposition plan = plan_transposition(engine, layer->parts[MICA_PART_KV_B]);
-        transpose_layer(&plan, engine->transposed + job->places[i], job->decoded + thread * engine->sizes.nope * engine->sizes.rank, &layer->absorbed);
+        transpose_layer(&plan, engine->transposed + job->places[i], job->decoded + thread * engine->sizes.nope * engine->sizes.rank,
+                        &layer->absorbed);
     }
 }
 
@@ -315,8 +318,8 @@ static mica_status load_weights(mica_engine *engine, mica_error *error) {
 
 /* ---- the division of memory */
 
-/* `resident`: of the process, before the workspace and the session, which count whole: a long prompt uses all of the workspace, a short one need not wait for
- * its pages. */
+/* `resident`: of the process, before the workspace and the session, which count whole: a long prompt uses all of the workspace, a short one
+ * need not wait for its pages. */
 static mica_status open_cache(mica_engine *engine, uint64_t resident, mica_error *error) {
     const mica_model *model = engine->model;
     uint64_t experts = mica_expert_count(model), slot_bytes = mica_expert_slot_bytes(model);
@@ -325,7 +328,8 @@ static mica_status open_cache(mica_engine *engine, uint64_t resident, mica_error
     const mica_cache_policy *policy = mica_cache_policy_find(engine->options.policy);
     if (!policy)
         return mica_fail(error, MICA_USAGE, "policy: expected lfu or lru, got %s", engine->options.policy);
-    uint64_t used = resident + engine->work.bytes + engine->session.layers * engine->session.layer_bytes + MARGIN, budget = engine->options.memory_bytes;
+    uint64_t used = resident + engine->work.bytes + engine->session.layers * engine->session.layer_bytes + MARGIN,
+             budget = engine->options.memory_bytes;
     uint64_t slots = budget > used ? (budget - used) / (slot_bytes + mica_expert_slot_overhead()) : 0;
     if (slots > experts)
         slots = experts;
@@ -364,8 +368,8 @@ static mica_status settle_options(mica_engine *engine, const mica_engine_options
         options->batch = BATCH_DEFAULT;
     uint64_t longest = config->max_position_embeddings;
     if (longest && options->context > longest)
-        return mica_fail(error, MICA_USAGE, "%s: context: expected at most %llu (max_position_embeddings), got %llu", engine->model->source->path,
-                         (unsigned long long)longest, (unsigned long long)options->context);
+        return mica_fail(error, MICA_USAGE, "%s: context: expected at most %llu (max_position_embeddings), got %llu",
+                         engine->model->source->path, (unsigned long long)longest, (unsigned long long)options->context);
     if (!options->context)
         options->context = longest && longest < CONTEXT_DEFAULT ? longest : CONTEXT_DEFAULT;
     if (options->batch > options->context && !options->layer_at_a_time)

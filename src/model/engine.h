@@ -35,17 +35,19 @@ typedef struct mica_observer {
     void (*input)(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens);
     /* The router of a layer: its scores [tokens][experts], the chosen ids and weights [tokens][top_k]. */
     void (*routing)(void *context, uint64_t layer, uint64_t tokens, const float *scores, const uint32_t *ids, const float *weights);
-    /* One expert's work on `count` tokens: which, their gate weights, silu(gate) * up [count][moe_intermediate_size], outputs before weighting
-     * [count][hidden]. expert -1: the shared experts, or a dense layer's feed-forward (weights NULL). */
-    void (*expert)(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
-                   const float *outputs);
-    /* The residual stream [tokens][hidden] before layer `layer` (the embedding before 0; behind the last layer, layer == num_hidden_layers). */
+    /* One expert's work on `count` tokens: which, their gate weights, silu(gate) * up [count][moe_intermediate_size], outputs before
+     * weighting [count][hidden]. expert -1: the shared experts, or a dense layer's feed-forward (weights NULL). */
+    void (*expert)(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights,
+                   const float *gated, const float *outputs);
+    /* The residual stream [tokens][hidden] before layer `layer` (the embedding before 0; behind the last layer, layer ==
+     * num_hidden_layers). */
     void (*hidden)(void *context, uint64_t layer, uint64_t tokens, const float *x);
 } mica_observer;
 
 /* Opens the model for computation; it stays the caller's and must outlive the engine. BAD_INPUT for a model that is not computed or lacks
  * something, USAGE for a budget below what is resident (the message says how much is needed). */
-mica_status mica_engine_open(const mica_model *model, const mica_engine_options *options, mica_engine **engine, mica_error *error) MICA_CHECKED;
+mica_status mica_engine_open(const mica_model *model, const mica_engine_options *options, mica_engine **engine,
+                             mica_error *error) MICA_CHECKED;
 void mica_engine_close(mica_engine *engine); /* NULL is fine */
 const mica_model *mica_engine_model(const mica_engine *engine);
 uint64_t mica_engine_batch(const mica_engine *engine);
@@ -57,8 +59,8 @@ void mica_engine_observe(mica_engine *engine, const mica_observer *observer); /*
 uint64_t mica_engine_position(const mica_engine *engine);
 void mica_engine_rewind(mica_engine *engine, uint64_t position);
 
-/* Computes `count` tokens (at most the batch) behind those of the session. BAD_INPUT for ids outside the vocabulary, a context that is full, weights that
- * are not finite (named). */
+/* Computes `count` tokens (at most the batch) behind those of the session. BAD_INPUT for ids outside the vocabulary, a context that is
+ * full, weights that are not finite (named). */
 mica_status mica_engine_step(mica_engine *engine, const int64_t *ids, uint64_t count, mica_error *error) MICA_CHECKED;
 /* The same for any count, in batches; stops with INTERRUPTED when `go_on` (may be NULL) says false between two of them. */
 mica_status mica_engine_prefill(mica_engine *engine, const int64_t *ids, uint64_t count, bool (*go_on)(void *context), void *context,
@@ -66,19 +68,20 @@ mica_status mica_engine_prefill(mica_engine *engine, const int64_t *ids, uint64_
 /* Logits [count][vocab_size] of tokens [first, first + count) of the last step. */
 mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t count, float *logits, mica_error *error) MICA_CHECKED;
 
-/* Layer by layer, for passes over many sequences, with the residual stream x [count][hidden] in the caller's hands; count is at most the batch.
- * Attention: the tokens are those at `position` and behind; earlier ones were computed before, in this layer, by the same engine. */
+/* Layer by layer, for passes over many sequences, with the residual stream x [count][hidden] in the caller's hands; count is at most the
+ * batch. Attention: the tokens are those at `position` and behind; earlier ones were computed before, in this layer, by the same engine. */
 mica_status mica_engine_embed(mica_engine *engine, const int64_t *ids, uint64_t count, float *x, mica_error *error) MICA_CHECKED;
-mica_status mica_engine_attention(mica_engine *engine, uint64_t layer, uint64_t position, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
+mica_status mica_engine_attention(mica_engine *engine, uint64_t layer, uint64_t position, float *x, uint64_t count,
+                                  mica_error *error) MICA_CHECKED;
 mica_status mica_engine_feed_forward(mica_engine *engine, uint64_t layer, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
 
-/* The feed-forward part in two: what goes into it, normed [count][hidden], and of a layer with experts ids and gates [count][top_k]; then the work of
- * experts [first, last), which is added to x, by the shared ones too where first is 0. All experts in one call, or in several of ascending ranges,
- * are mica_engine_feed_forward. A dense layer is one range, whatever it is. */
-mica_status mica_engine_route(mica_engine *engine, uint64_t layer, const float *x, uint64_t count, float *normed, uint32_t *ids, float *gates,
-                              mica_error *error) MICA_CHECKED;
-mica_status mica_engine_feed_part(mica_engine *engine, uint64_t layer, uint64_t first, uint64_t last, const float *normed, const uint32_t *ids,
-                                  const float *gates, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
+/* The feed-forward part in two: what goes into it, normed [count][hidden], and of a layer with experts ids and gates [count][top_k]; then
+ * the work of experts [first, last), which is added to x, by the shared ones too where first is 0. All experts in one call, or in several
+ * of ascending ranges, are mica_engine_feed_forward. A dense layer is one range, whatever it is. */
+mica_status mica_engine_route(mica_engine *engine, uint64_t layer, const float *x, uint64_t count, float *normed, uint32_t *ids,
+                              float *gates, mica_error *error) MICA_CHECKED;
+mica_status mica_engine_feed_part(mica_engine *engine, uint64_t layer, uint64_t first, uint64_t last, const float *normed,
+                                  const uint32_t *ids, const float *gates, float *x, uint64_t count, mica_error *error) MICA_CHECKED;
 
 /* BAD_INPUT that names what made values [count][width] behind a layer not finite, if they are not. layer -1: the logits. */
 mica_status mica_engine_check_finite(mica_engine *engine, int64_t layer, const float *values, uint64_t count, uint64_t width,

@@ -47,7 +47,8 @@ mica_status mica_engine_check_finite(mica_engine *engine, int64_t layer, const f
         status = examine_experts(engine, (uint64_t)layer, error);
     if (status != MICA_OK)
         return status;
-    return mica_fail(error, MICA_BAD_INPUT, "%s: layer %lld: token %llu of the step: expected finite, got %g, though every weight that was used is finite",
+    return mica_fail(error, MICA_BAD_INPUT,
+                     "%s: layer %lld: token %llu of the step: expected finite, got %g, though every weight that was used is finite",
                      engine->model->source->path, (long long)layer, (unsigned long long)(bad / width), (double)values[bad]);
 }
 
@@ -65,8 +66,8 @@ static mica_status embed_one(mica_engine *engine, uint64_t id, float *x, mica_er
         return status;
     row.rows = 1;
     uint64_t bytes = mica_matrix_row_bytes(&row);
-    status = mica_file_read(mica_model_file(engine->model, weight->data), weight->data->offset + id * bytes, engine->work.embedding_row, bytes,
-                            error);
+    status = mica_file_read(mica_model_file(engine->model, weight->data), weight->data->offset + id * bytes, engine->work.embedding_row,
+                            bytes, error);
     if (status == MICA_OK)
         mica_matrix_decode(&row, 0, 0, 1, x, engine->sizes.hidden);
     return status;
@@ -76,8 +77,8 @@ mica_status mica_engine_embed(mica_engine *engine, const int64_t *ids, uint64_t 
     const mica_config *config = &engine->model->config;
     for (uint64_t t = 0; t < count; t++) {
         if (ids[t] < 0 || (uint64_t)ids[t] >= config->vocab_size)
-            return mica_fail(error, MICA_BAD_INPUT, "token id: expected below vocab_size (%llu), got %lld", (unsigned long long)config->vocab_size,
-                             (long long)ids[t]);
+            return mica_fail(error, MICA_BAD_INPUT, "token id: expected below vocab_size (%llu), got %lld",
+                             (unsigned long long)config->vocab_size, (long long)ids[t]);
         mica_status status = embed_one(engine, (uint64_t)ids[t], x + t * engine->sizes.hidden, error);
         if (status != MICA_OK)
             return status;
@@ -102,8 +103,8 @@ mica_status mica_engine_step(mica_engine *engine, const int64_t *ids, uint64_t c
     const mica_config *config = &engine->model->config;
     float *x = engine->work.x;
     if (count > session->context - session->position)
-        return mica_fail(error, MICA_BAD_INPUT, "context: expected at most %llu positions, got %llu and %llu more", (unsigned long long)session->context,
-                         (unsigned long long)session->position, (unsigned long long)count);
+        return mica_fail(error, MICA_BAD_INPUT, "context: expected at most %llu positions, got %llu and %llu more",
+                         (unsigned long long)session->context, (unsigned long long)session->position, (unsigned long long)count);
     if (engine->cache)
         mica_expert_cache_advance(engine->cache, count);
     engine->last_count = 0;
@@ -130,7 +131,8 @@ mica_status mica_engine_prefill(mica_engine *engine, const int64_t *ids, uint64_
     for (uint64_t done = 0, batch; done < count && status == MICA_OK; done += batch) {
         batch = count - done < engine->options.batch ? count - done : engine->options.batch;
         if (go_on && !go_on(context))
-            return mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu tokens", (unsigned long long)done, (unsigned long long)count);
+            return mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu tokens", (unsigned long long)done,
+                             (unsigned long long)count);
         status = mica_engine_step(engine, ids + done, batch, error);
     }
     return status;
@@ -142,8 +144,8 @@ mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t cou
     uint64_t vocabulary = engine->model->config.vocab_size;
     mica_operand operand;
     if (first + count > engine->last_count)
-        return mica_fail(error, MICA_FAILED, "logits: expected tokens of the last step (%llu), got %llu to %llu", (unsigned long long)engine->last_count,
-                         (unsigned long long)first, (unsigned long long)(first + count));
+        return mica_fail(error, MICA_FAILED, "logits: expected tokens of the last step (%llu), got %llu to %llu",
+                         (unsigned long long)engine->last_count, (unsigned long long)first, (unsigned long long)(first + count));
     mica_hidden_operand(engine, work->x + first * sizes->hidden, engine->final_norm, count, work->normed, &operand);
     if (engine->observer.input)
         engine->observer.input(engine->observer.context, engine->model->head, work->normed, sizes->hidden, NULL, count);

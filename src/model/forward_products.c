@@ -1,12 +1,12 @@
-/* model/forward_products.c: a phase of products: the rows of all its matrices are cut into pieces that the threads take. What comes out does not
- * depend on the cut (numerics/product.h promises it). Judged by tests/model/test_forward.c. */
+/* model/forward_products.c: a phase of products: the rows of all its matrices are cut into pieces that the threads take. What comes out
+ * does not depend on the cut (numerics/product.h promises it). Judged by tests/model/test_forward.c. */
 #include "model/engine_internal.h"
 #include "numerics/elementwise.h"
 
 #define PIECE_ROWS 128 /* one or two strips of the many-token kernels */
 #define PIECE_ROWS_SMALL 16
-/* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So what is left of a
- * phase is cut for this many pieces a thread: the last matrix into as many, those before into fewer. */
+/* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So
+ * what is left of a phase is cut for this many pieces a thread: the last matrix into as many, those before into fewer. */
 #define PIECES_LEFT 3
 
 typedef struct phase {

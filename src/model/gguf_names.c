@@ -154,8 +154,8 @@ static const mica_gguf_row kimi25_vision_rows[] = {
 const mica_gguf_architecture mica_gguf_kimi25_vision = {"clip", kimi25_vision_rows};
 
 static const mica_gguf_row kimi_vision_rows[] = {
-    TOWER_ROWS(MICA_GGUF_POSITIONS, PAIR(BLOCK "wqkv", VBLK "attn_q", MICA_GGUF_QUERY_THIRD), PAIR(BLOCK "wqkv", VBLK "attn_k", MICA_GGUF_KEY_THIRD),
-               PAIR(BLOCK "wqkv", VBLK "attn_v", MICA_GGUF_VALUE_THIRD)),
+    TOWER_ROWS(MICA_GGUF_POSITIONS, PAIR(BLOCK "wqkv", VBLK "attn_q", MICA_GGUF_QUERY_THIRD),
+               PAIR(BLOCK "wqkv", VBLK "attn_k", MICA_GGUF_KEY_THIRD), PAIR(BLOCK "wqkv", VBLK "attn_v", MICA_GGUF_VALUE_THIRD)),
     PAIR("multi_modal_projector.pre_norm", "mm.input_norm", MICA_GGUF_COPY),
     PAIR("multi_modal_projector.linear_1", "mm.1", MICA_GGUF_COPY),
     PAIR("multi_modal_projector.linear_2", "mm.2", MICA_GGUF_COPY),

@@ -19,7 +19,9 @@ typedef enum mica_gguf_form {
     MICA_GGUF_QUERY_PAIRS, /* each query head's rows i and i + half next to each other, as llama's rotary embedding wants them */
     MICA_GGUF_KEY_PAIRS,   /* the same of each key head */
     MICA_GGUF_TABLE,       /* integers, as I32 */
-    MICA_GGUF_QUERY_THIRD, MICA_GGUF_KEY_THIRD, MICA_GGUF_VALUE_THIRD, /* of FUSED_TURNED: a third of the rows */
+    MICA_GGUF_QUERY_THIRD,
+    MICA_GGUF_KEY_THIRD,
+    MICA_GGUF_VALUE_THIRD, /* of FUSED_TURNED: a third of the rows */
     MICA_GGUF_POSITIONS,   /* [height][width][channel] as [height x width][channel] */
     MICA_GGUF_CONVOLUTION, /* three or four dimensions, as they are */
     MICA_GGUF_FUSED_TURNED /* queries, keys and values of a tower in one (or its bias): rows (x, x', y, y') of each head's queries and keys, where x and
@@ -38,7 +40,8 @@ typedef struct mica_gguf_architecture {
     const mica_gguf_row *rows; /* ends with pattern NULL; those before the layers, those of a layer, those behind the layers */
 } mica_gguf_architecture;
 
-/* The vision towers and projectors of Kimi-VL (clip, kimivl) and Kimi-K2.5 (clip, kimik25): names are whole, {L} is a block of the tower. */
+/* The vision towers and projectors of Kimi-VL (clip, kimivl) and Kimi-K2.5 (clip, kimik25): names are whole, {L} is a block of the
+ * tower. */
 extern const mica_gguf_architecture mica_gguf_kimi_vision, mica_gguf_kimi25_vision;
 
 /* NULL where llama.cpp has no such architecture, or this table does not; `why` (static) then says it. */

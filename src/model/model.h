@@ -31,8 +31,8 @@ typedef struct mica_weight {
     uint64_t rows, columns; /* decoded; vectors have rows 1; of more than two dimensions all but the first are columns */
     uint64_t block_rows, block_columns;
     const mica_tensor *data, *scale, *shape; /* scale, shape NULL where the encoding has none */
-    /* The source's tensor: data itself; or the one of all experts that data is a slice of, contiguous, with a name ("NAME[expert]"), a shape
-     * and a place of its own. */
+    /* The source's tensor: data itself; or the one of all experts that data is a slice of, contiguous, with a name ("NAME[expert]"), a
+     * shape and a place of its own. */
     const mica_tensor *whole;
 } mica_weight;
 
@@ -69,8 +69,8 @@ mica_status mica_model_open(const char *path, const mica_model_options *options,
 /* The same over a source that is open already, which belongs to the model from now on, or is closed when this fails. */
 mica_status mica_model_open_source(mica_tensor_source *source, const mica_model_options *options, mica_model **model,
                                    mica_error *error) MICA_CHECKED;
-/* Any source, taken in the same way, of which nothing is asked but its tensors: each is a weight of unknown use, of three dimensions one per
- * matrix ("NAME[m]"); the configuration is empty. */
+/* Any source, taken in the same way, of which nothing is asked but its tensors: each is a weight of unknown use, of three dimensions one
+ * per matrix ("NAME[m]"); the configuration is empty. */
 mica_status mica_model_open_bare(mica_tensor_source *source, mica_model **model, mica_error *error) MICA_CHECKED;
 void mica_model_close(mica_model *model); /* NULL is fine */
 

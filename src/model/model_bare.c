@@ -1,5 +1,5 @@
-/* model/model_bare.c: the tensors of a source of which nothing else is known, as weights: for what works on any file of tensors. One weight per
- * tensor; of three dimensions, one per matrix (the experts of a GGUF's stack). Names alone say which layer and which projection.
+/* model/model_bare.c: the tensors of a source of which nothing else is known, as weights: for what works on any file of tensors. One weight
+ * per tensor; of three dimensions, one per matrix (the experts of a GGUF's stack). Names alone say which layer and which projection.
  * Judged by tests/operations/test_export_again.c. */
 #include <stdio.h>
 #include <stdlib.h>

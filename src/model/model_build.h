@@ -29,14 +29,14 @@ mica_status mica_weight_resolve(mica_model_builder *builder, const mica_tensor *
 /* The same for a slice of `whole`. */
 mica_status mica_weight_resolve_slice(mica_model_builder *builder, const mica_tensor *slice, const mica_tensor *whole,
                                       const mica_expected_shape *expected, mica_weight *weight, mica_error *error) MICA_CHECKED;
-/* The `count` slices of `whole` along its first dimension, as tensors: the model's; NULL without memory. part NULL: whole ones, named "NAME[i]"; else half
- * number `half` of each, named "NAME[i].part". */
+/* The `count` slices of `whole` along its first dimension, as tensors: the model's; NULL without memory. part NULL: whole ones, named
+ * "NAME[i]"; else half number `half` of each, named "NAME[i].part". */
 mica_tensor *mica_model_slice(mica_model *model, const mica_tensor *whole, uint64_t count, const char *part, uint64_t half);
 /* Experts of several types: their groups, where there is no tensor `name` (docs/formats.md). *grouped says whether there were any. */
 mica_status mica_model_match_groups(mica_model_builder *builder, const char *name, uint64_t count, const mica_expected_shape *expected,
                                     const mica_weight *pattern, bool *grouped, mica_error *error) MICA_CHECKED;
-/* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. `fused`: a slice has a gate's rows and then an up's, and the pattern's
- * projection says which are wanted. */
+/* Weights for the `count` slices of `whole`, each like `pattern` but for its expert. `fused`: a slice has a gate's rows and then an up's,
+ * and the pattern's projection says which are wanted. */
 mica_status mica_model_match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count, bool fused,
                                     const mica_expected_shape *expected, const mica_weight *pattern, mica_error *error) MICA_CHECKED;
 

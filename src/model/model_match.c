@@ -13,7 +13,8 @@ typedef struct place { /* one application of a row */
 } place;
 
 /* Writes prefix and pattern with its numbers; stops after the text `until` of the pattern (NULL: at its end). */
-static void expand_pattern(const mica_architecture *architecture, const place *at, const char *pattern, const char *until, char name[MICA_NAME_BYTES]) {
+static void expand_pattern(const mica_architecture *architecture, const place *at, const char *pattern, const char *until,
+                           char name[MICA_NAME_BYTES]) {
     const char *end = until && strstr(pattern, until) ? strstr(pattern, until) + strlen(until) : pattern + strlen(pattern);
     size_t length = strlen(architecture->prefix);
     memcpy(name, architecture->prefix, length);
@@ -62,8 +63,8 @@ static mica_status missing(const mica_model *model, const place *at, const char 
         expand(config->architecture, at, "{L}.", group);
         if (!any_with_prefix(source, group))
             return mica_fail(error, MICA_BAD_INPUT, "%s: %s*: expected %llu layers (%s), got layer %llu absent", source->path, group,
-                             (unsigned long long)config->num_hidden_layers, mica_gguf_of_source(source) ? "block_count" : "num_hidden_layers",
-                             layer);
+                             (unsigned long long)config->num_hidden_layers,
+                             mica_gguf_of_source(source) ? "block_count" : "num_hidden_layers", layer);
     }
     if (strstr(at->row->pattern, "{E}.")) {
         expand(config->architecture, at, "{E}.", group);

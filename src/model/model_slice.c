@@ -1,6 +1,6 @@
-/* model/model_slice.c: one tensor that holds the same matrix of every expert, or its gate and its up one behind the other, cut into a weight for each. A
- * slice is a tensor in its own right ("NAME[expert]" or "NAME[expert].gate", with its own shape, offset and bytes), so that whoever reads, hashes or reports
- * weights needs not know.
+/* model/model_slice.c: one tensor that holds the same matrix of every expert, or its gate and its up one behind the other, cut into a
+ * weight for each. A slice is a tensor in its own right ("NAME[expert]" or "NAME[expert].gate", with its own shape, offset and bytes), so
+ * that whoever reads, hashes or reports weights needs not know.
  * Judged by tests/model/test_model_gguf.c. */
 #include <stdio.h>
 #include <string.h>
@@ -17,8 +17,8 @@ static mica_status no_memory(const mica_model *model, mica_error *error) {
 }
 
 /* One allocation: the slices, then their names. */
-static mica_tensor *slice_as(mica_model *model, const mica_tensor *whole, uint64_t count, const char *as, const uint64_t *numbers, const char *part,
-                             uint64_t half) {
+static mica_tensor *slice_as(mica_model *model, const mica_tensor *whole, uint64_t count, const char *as, const uint64_t *numbers,
+                             const char *part, uint64_t half) {
     uint64_t name_bytes = strlen(as) + INDEX_BYTES;
     mica_tensor **blocks = mica_reallocarray(model->slices, model->slice_block_count + 1, sizeof *blocks);
     if (!blocks)
@@ -57,8 +57,9 @@ static bool reserve(mica_model_builder *builder, uint64_t count) {
 }
 
 /* `expected` is a slice's shape; the tensor has the experts before it. `numbers` [count]: which experts; NULL: 0 on. */
-static mica_status match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count, bool fused, const char *as, const uint64_t *numbers,
-                                const mica_expected_shape *expected, const mica_weight *pattern, mica_error *error) {
+static mica_status match_slices(mica_model_builder *builder, const mica_tensor *whole, uint64_t count, bool fused, const char *as,
+                                const uint64_t *numbers, const mica_expected_shape *expected, const mica_weight *pattern,
+                                mica_error *error) {
     mica_model *model = builder->model;
     char want[200], got[200];
     uint64_t shape[4] = {count, expected->size[0] * (fused ? 2 : 1), expected->size[1], expected->size[2]};
@@ -66,12 +67,13 @@ static mica_status match_slices(mica_model_builder *builder, const mica_tensor *
     for (uint32_t i = 0; same && i < whole->rank; i++)
         same = whole->shape[i] == shape[i];
     if (!same)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected shape %s (from the metadata), got %s", mica_model_shard_name(model, whole),
-                         whole->name, mica_shape_show(expected->rank + 1, shape, want, sizeof want),
+        return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected shape %s (from the metadata), got %s",
+                         mica_model_shard_name(model, whole), whole->name, mica_shape_show(expected->rank + 1, shape, want, sizeof want),
                          mica_shape_show(whole->rank, whole->shape, got, sizeof got));
-    mica_tensor *slices = reserve(builder, count) ? slice_as(model, whole, count, as, numbers, fused ? mica_projection_name(pattern->projection) : NULL,
-                                                             fused && pattern->projection == MICA_UP)
-                                                  : NULL;
+    mica_tensor *slices = reserve(builder, count)
+                              ? slice_as(model, whole, count, as, numbers, fused ? mica_projection_name(pattern->projection) : NULL,
+                                         fused && pattern->projection == MICA_UP)
+                              : NULL;
     if (!slices)
         return no_memory(model, error);
     mica_status status = MICA_OK;
@@ -103,8 +105,9 @@ mica_status mica_model_match_groups(mica_model_builder *builder, const char *nam
     if (!entry)
         return MICA_OK;
     if (!entry->is_array || entry->type != MICA_GGUF_UINT8 || entry->count != count)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected u8 [%llu], the group of each expert, got %s [%llu]", model->source->path, key,
-                         (unsigned long long)count, mica_gguf_type_name(entry->type), (unsigned long long)entry->count);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected u8 [%llu], the group of each expert, got %s [%llu]",
+                         model->source->path, key, (unsigned long long)count, mica_gguf_type_name(entry->type),
+                         (unsigned long long)entry->count);
     uint64_t *numbers = mica_calloc(count + 1, sizeof *numbers), left = count;
     mica_status status = numbers ? MICA_OK : no_memory(model, error);
     for (uint64_t group = 0; status == MICA_OK && left > 0; group++) {
@@ -115,8 +118,9 @@ mica_status mica_model_match_groups(mica_model_builder *builder, const char *nam
         snprintf(group_name, sizeof group_name, "%s" MICA_GGUF_GROUP_SUFFIX "%llu", name, (unsigned long long)group);
         const mica_tensor *tensor = mica_tensor_source_find(model->source, group_name);
         if (members == 0 || !tensor)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected experts in group %llu, and a tensor %s, got %s", model->source->path, key,
-                               (unsigned long long)group, group_name, members == 0 ? "no such expert" : "no such tensor");
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: key %s: expected experts in group %llu, and a tensor %s, got %s",
+                               model->source->path, key, (unsigned long long)group, group_name,
+                               members == 0 ? "no such expert" : "no such tensor");
         else
             status = match_slices(builder, tensor, members, false, name, numbers, expected, pattern, error);
         left -= members;

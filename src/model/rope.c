@@ -65,7 +65,8 @@ static mica_status stretch(const mica_config *config, mica_rope *rope, mica_erro
         for (uint64_t i = 0; i < rope->pairs; i++)
             rope->frequencies[i] /= config->rope_factor;
     } else if (config->rope_type[0]) {
-        return mica_fail(error, MICA_BAD_INPUT, "config.json: rope_scaling: expected type yarn, llama3, linear or default to run the model, got %s",
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "config.json: rope_scaling: expected type yarn, llama3, linear or default to run the model, got %s",
                          config->rope_type);
     }
     return MICA_OK;

@@ -21,8 +21,8 @@ void mica_rope_angles(const mica_rope *rope, uint64_t position, float *cosines, 
 
 /* llama3's scaling as GGUF has it: what the frequency of a pair is divided by. Formula: transformers' llama3 rope. */
 double mica_rope_llama3_divisor(const mica_config *config, uint64_t pair);
-/* The other way: sets the scaling of `config` (whose rope_theta and head_dim are set) to one that gives these divisors ([head_dim / 2]) exactly as
- * float32; false where none is found. */
+/* The other way: sets the scaling of `config` (whose rope_theta and head_dim are set) to one that gives these divisors ([head_dim / 2])
+ * exactly as float32; false where none is found. */
 bool mica_rope_find_llama3(mica_config *config, const float *divisors);
 
 #endif

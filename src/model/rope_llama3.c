@@ -1,5 +1,6 @@
-/* model/rope_llama3.c: llama3's scaling of frequencies from what GGUF has of it: the divisors alone. Between its two bounds the kept share of a frequency
- * is a line over it, of which two points say all but a common factor of its three numbers; published models have a low_freq_factor of 1.
+/* model/rope_llama3.c: llama3's scaling of frequencies from what GGUF has of it: the divisors alone. Between its two bounds the kept share
+ * of a frequency is a line over it, of which two points say all but a common factor of its three numbers; published models have a
+ * low_freq_factor of 1.
  * Judged by tests/model/test_rope.c: what is found gives the same divisors, bit for bit. */
 #include <math.h>
 #include <stdio.h>

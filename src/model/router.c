@@ -1,4 +1,5 @@
-/* model/router.c: see the header. Judged by tests/model/test_router.c against the reference, and by the fixtures' choices in test_forward.c. */
+/* model/router.c: see the header. Judged by tests/model/test_router.c against the reference, and by the fixtures' choices in
+ * test_forward.c. */
 #include "model/router.h"
 
 #include <math.h>
@@ -29,7 +30,8 @@ mica_status mica_router_init(const mica_config *config, mica_router *router, mic
             router->groups = router->groups_taken = 1;
         return MICA_OK;
     }
-    return mica_fail(error, MICA_BAD_INPUT, "config.json: topk_method: expected greedy, group_limited_greedy or noaux_tc to run the model, got %s",
+    return mica_fail(error, MICA_BAD_INPUT,
+                     "config.json: topk_method: expected greedy, group_limited_greedy or noaux_tc to run the model, got %s",
                      config->topk_method);
 }
 

@@ -21,7 +21,8 @@ typedef struct mica_router {
 mica_status mica_router_init(const mica_config *config, mica_router *router, mica_error *error) MICA_CHECKED;
 
 /* logits [experts] -> scores [experts], the chosen ids [top_k] ascending and their weights [top_k]. bias [experts] may be NULL; scratch
- * holds experts + groups floats. Ties go to the lower number. Logits that are not finite give some choice of distinct experts, and weights that are not finite. */
+ * holds experts + groups floats. Ties go to the lower number. Logits that are not finite give some choice of distinct experts, and weights
+ * that are not finite. */
 void mica_router_choose(const mica_router *router, const float *logits, const float *bias, float *scratch, float *scores, uint32_t *ids,
                         float *weights);
 

@@ -1,5 +1,5 @@
-/* model/sampler.h: the next token from its logits. Its random numbers are its own (xoshiro256**, seeded by splitmix64): the same seed gives the
- * same tokens on every machine that computes the same logits. */
+/* model/sampler.h: the next token from its logits. Its random numbers are its own (xoshiro256**, seeded by splitmix64): the same seed gives
+ * the same tokens on every machine that computes the same logits. */
 #ifndef MICA_MODEL_SAMPLER_H
 #define MICA_MODEL_SAMPLER_H
 
@@ -31,8 +31,8 @@ mica_status mica_sampler_init(mica_sampler *sampler, uint64_t vocabulary, mica_e
 void mica_sampler_release(mica_sampler *sampler);
 void mica_sampler_set(mica_sampler *sampler, const mica_sampler_options *options); /* and seeds */
 
-/* logits [vocabulary], finite. Divided by the temperature; then of the likeliest top_k those that make up top_p (at least one), and of these those
- * with at least min_p times the largest probability. Ties go to the lower id. Allocates nothing. */
+/* logits [vocabulary], finite. Divided by the temperature; then of the likeliest top_k those that make up top_p (at least one), and of
+ * these those with at least min_p times the largest probability. Ties go to the lower id. Allocates nothing. */
 uint32_t mica_sampler_next(mica_sampler *sampler, const float *logits);
 
 #endif

@@ -59,8 +59,8 @@ const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer);
  * BAD_INPUT: GGUF has no name for the way it cuts text. Without memory `metadata` may have some of the keys. */
 mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) MICA_CHECKED;
 
-/* The same as Hugging Face's files, tokenizer.json and tokenizer_config.json: the caller's texts (mica_free). Only where is_written says so: a byte-level
- * vocabulary that cuts text in a way with a name. `length_max`: model_max_length. */
+/* The same as Hugging Face's files, tokenizer.json and tokenizer_config.json: the caller's texts (mica_free). Only where is_written says
+ * so: a byte-level vocabulary that cuts text in a way with a name. `length_max`: model_max_length. */
 bool mica_tokenizer_is_written(const mica_tokenizer *tokenizer);
 mica_status mica_tokenizer_write(const mica_tokenizer *tokenizer, char **json, uint64_t *length, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_write_config(const mica_tokenizer *tokenizer, uint64_t length_max, char **json, uint64_t *length,

@@ -168,7 +168,8 @@ static mica_status fill(const mica_gguf *gguf, const mica_split_row *row, const 
     return status;
 }
 
-mica_status mica_tokenizer_for_tokens(const mica_gguf *gguf, const mica_gguf_entry **tokens, mica_tokenizer **tokenizer, mica_error *error) {
+mica_status mica_tokenizer_for_tokens(const mica_gguf *gguf, const mica_gguf_entry **tokens, mica_tokenizer **tokenizer,
+                                      mica_error *error) {
     const mica_status status = mica_gguf_array(gguf, KEY("tokens"), MICA_GGUF_STRING, tokens, error);
     if (status != MICA_OK)
         return status;

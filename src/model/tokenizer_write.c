@@ -1,6 +1,7 @@
-/* model/tokenizer_write.c: tokenizer.json and tokenizer_config.json of a byte-level vocabulary, as Hugging Face's tokenizers reads them: for a GGUF, which
- * has the same facts under other names. Ids that no text gives (UNUSED) are left out, as published files leave them out. Refuses ways to cut text that
- * have no name, whose patterns are not known here. Judged by tests/operations/test_export_back.c and tests/interop/export_back.py (tokenizers, tiktoken). */
+/* model/tokenizer_write.c: tokenizer.json and tokenizer_config.json of a byte-level vocabulary, as Hugging Face's tokenizers reads them:
+ * for a GGUF, which has the same facts under other names. Ids that no text gives (UNUSED) are left out, as published files leave them out.
+ * Refuses ways to cut text that have no name, whose patterns are not known here. Judged by tests/operations/test_export_back.c and
+ * tests/interop/export_back.py (tokenizers, tiktoken). */
 #include <stdio.h>
 #include <string.h>
 
@@ -198,7 +199,8 @@ mica_status mica_tokenizer_write(const mica_tokenizer *tokenizer, char **json, u
     return finish(tokenizer, &writer, &scratch, status, json, length, error);
 }
 
-mica_status mica_tokenizer_write_config(const mica_tokenizer *tokenizer, uint64_t length_max, char **json, uint64_t *length, mica_error *error) {
+mica_status mica_tokenizer_write_config(const mica_tokenizer *tokenizer, uint64_t length_max, char **json, uint64_t *length,
+                                        mica_error *error) {
     const mica_token_roles *roles = &tokenizer->roles;
     const struct {
         const char *key;

@@ -58,7 +58,8 @@ void mica_layout_weights(const mica_weight *const *weights, uint64_t count, mica
     *bytes = cursor;
 }
 
-bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor, mica_layout_read *piece) {
+bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor,
+                            mica_layout_read *piece) {
     if (cursor->read >= read_count)
         return false;
     const mica_layout_read *read = &reads[cursor->read];
@@ -72,8 +73,8 @@ bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, 
     return true;
 }
 
-mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents, uint64_t extent_count,
-                                 const uint8_t *buffer, mica_matrix *matrices, mica_error *error) {
+mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents,
+                                 uint64_t extent_count, const uint8_t *buffer, mica_matrix *matrices, mica_error *error) {
     for (int scales = 0; scales < 2; scales++)
         for (uint64_t i = 0; i < extent_count; i++) {
             const mica_extent *extent = &extents[i];

@@ -1,5 +1,5 @@
-/* model/weight_layout.h: where the bytes of some weights go in one buffer, and the reads that bring them there. Ranges of a file that lie close
- * together are one read; every read is of whole pages and lands in whole pages, so that direct reads need no copy. */
+/* model/weight_layout.h: where the bytes of some weights go in one buffer, and the reads that bring them there. Ranges of a file that lie
+ * close together are one read; every read is of whole pages and lands in whole pages, so that direct reads need no copy. */
 #ifndef MICA_MODEL_WEIGHT_LAYOUT_H
 #define MICA_MODEL_WEIGHT_LAYOUT_H
 
@@ -25,15 +25,16 @@ typedef struct mica_layout_read {
 void mica_layout_weights(const mica_weight *const *weights, uint64_t count, mica_extent *extents, uint64_t *extent_count,
                          mica_layout_read *reads, uint64_t *read_count, uint64_t *bytes);
 
-/* Reads are cut into pieces, so that several are on their way: begins as {0}. The next piece, at most `piece_bytes` long: from the read's beginning, or a
- * page's, to a page's end or the read's. False: all are given out. */
+/* Reads are cut into pieces, so that several are on their way: begins as {0}. The next piece, at most `piece_bytes` long: from the read's
+ * beginning, or a page's, to a page's end or the read's. False: all are given out. */
 typedef struct mica_layout_cursor {
     uint64_t read, done; /* of reads[read], so many bytes are given out */
 } mica_layout_cursor;
-bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor, mica_layout_read *piece);
+bool mica_layout_next_piece(const mica_layout_read *reads, uint64_t read_count, uint64_t piece_bytes, mica_layout_cursor *cursor,
+                            mica_layout_read *piece);
 
 /* The matrices [count] over the buffer, once the reads are done. */
-mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents, uint64_t extent_count,
-                                 const uint8_t *buffer, mica_matrix *matrices, mica_error *error) MICA_CHECKED;
+mica_status mica_layout_matrices(const mica_model *model, const mica_weight *const *weights, const mica_extent *extents,
+                                 uint64_t extent_count, const uint8_t *buffer, mica_matrix *matrices, mica_error *error) MICA_CHECKED;
 
 #endif

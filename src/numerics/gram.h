@@ -1,8 +1,8 @@
 /* numerics/gram.h: the Gram matrix of a weight, A A^T with A = W or W^T (the one with fewer rows), packed (kernels.h).
  *
- * Codes become int16 with one power-of-two scale per row and 128 columns, chosen so that no int32 sum can overflow; block scales are applied to
- * the float32 partial sums. fp8, MXFP4 and int4 values are then exact but for those far below their row's norm (docs/svd.md); wider
- * types, bf16 among them, take two int16 digits. */
+ * Codes become int16 with one power-of-two scale per row and 128 columns, chosen so that no int32 sum can overflow; block scales are
+ * applied to the float32 partial sums. fp8, MXFP4 and int4 values are then exact but for those far below their row's norm (docs/svd.md);
+ * wider types, bf16 among them, take two int16 digits. */
 #ifndef MICA_NUMERICS_GRAM_H
 #define MICA_NUMERICS_GRAM_H
 
@@ -29,7 +29,8 @@ typedef struct mica_wide {
 
 mica_wide mica_wide_of(const mica_matrix *matrix, int exponent);
 
-/* A[0 … rows)[column … column + width) as float32 [padded_rows][width] (zero padding); `scratch` as mica_wide_scratch_floats. Width MICA_SLICE_COLUMNS. */
+/* A[0 … rows)[column … column + width) as float32 [padded_rows][width] (zero padding); `scratch` as mica_wide_scratch_floats. Width
+ * MICA_SLICE_COLUMNS. */
 #define MICA_SLICE_COLUMNS 128
 void mica_wide_slice(const mica_wide *wide, size_t column, float *slice, float *scratch);
 size_t mica_wide_scratch_floats(size_t padded_rows);
@@ -39,7 +40,8 @@ uint64_t mica_gram_bytes(size_t padded_rows);
 mica_status mica_gram_create(size_t padded_rows, mica_gram **gram, mica_error *error) MICA_CHECKED;
 void mica_gram_free(mica_gram *gram); /* NULL is fine */
 
-/* Fills `packed` (mica_packed_offset(padded_rows / 8) floats, 64-byte aligned); *frobenius_squared of A. The same bits whoever takes part. */
+/* Fills `packed` (mica_packed_offset(padded_rows / 8) floats, 64-byte aligned); *frobenius_squared of A. The same bits whoever takes
+ * part. */
 void mica_gram_compute(mica_gram *gram, const mica_kernels *kernels, const mica_wide *wide, const mica_share *share, float *packed,
                        double *frobenius_squared);
 

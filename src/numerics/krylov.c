@@ -177,7 +177,8 @@ static double project_out(mica_krylov *krylov, const mica_kernels *kernels, floa
     return share;
 }
 
-/* One more block: orthogonalised against all before it, again where most of a column went (Kahan's "twice is enough"). False on breakdown. */
+/* One more block: orthogonalised against all before it, again where most of a column went (Kahan's "twice is enough"). False on
+ * breakdown. */
 static bool extend(mica_krylov *krylov, const mica_kernels *kernels, const float *packed, uint32_t block, uint32_t degree, float bound) {
     size_t size = krylov->padded_rows * B;
     float *last = krylov->basis + block * size, *next = last + size;

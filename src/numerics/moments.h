@@ -1,6 +1,6 @@
-/* numerics/moments.h: sums over the values of one array, or of two side by side, in float64: what `show` and `diff` tell of tensors.
- * What is not finite is counted and left out of the rest. Parts may be added in any grouping; adding the same parts in the same order gives the same
- * bits. Judged by tests/numerics/test_moments.c. */
+/* numerics/moments.h: sums over the values of one array, or of two side by side, in float64: what `show` and `diff` tell of tensors. What
+ * is not finite is counted and left out of the rest. Parts may be added in any grouping; adding the same parts in the same order gives the
+ * same bits. Judged by tests/numerics/test_moments.c. */
 #ifndef MICA_NUMERICS_MOMENTS_H
 #define MICA_NUMERICS_MOMENTS_H
 
@@ -13,9 +13,11 @@ typedef struct mica_moments {
     double squares; /* sum of (value - mean)^2 */
 } mica_moments;
 void mica_moments_add(mica_moments *moments, const float *values, uint64_t count);
-double mica_moments_deviation(const mica_moments *moments); /* sqrt(squares / count): of these values, not of what they were drawn from; 0 without any */
+/* sqrt(squares / count): of these values, not of what they were drawn from; 0 without any */
+double mica_moments_deviation(const mica_moments *moments);
 
-/* Of two arrays a and b; begin with {0}. A pair counts when both are finite; a pair that is not is in not_finite unless both are NaN or equal. */
+/* Of two arrays a and b; begin with {0}. A pair counts when both are finite; a pair that is not is in not_finite unless both are NaN or
+ * equal. */
 typedef struct mica_difference {
     uint64_t count, differing, not_finite;
     double a_squares, b_squares, products, squares; /* sums of a^2, b^2, a b, (a - b)^2 */

@@ -28,8 +28,8 @@ bool mica_effort_parse(const char *text, mica_effort *effort) {
     return false;
 }
 
-/* starts, polish, scales, branches, refits, window, minimum window; at fast, default, max. Where llama.cpp's own is a single pass (blocks of 32
- * without importance), default takes what can be had in its time. */
+/* starts, polish, scales, branches, refits, window, minimum window; at fast, default, max. Where llama.cpp's own is a single pass (blocks
+ * of 32 without importance), default takes what can be had in its time. */
 #define S(...) {.starts = __VA_ARGS__}
 #define SEARCHES(type, fast, normal, most) [MICA_##type - MICA_Q4_0] = {{fast, normal, most}, {fast, normal, most}}
 #define SEARCHES_APART(type, fast, normal, most, weighted_fast, weighted_normal) \
@@ -62,8 +62,8 @@ static mica_status check_arguments(mica_dtype type, uint64_t columns, const mica
     if (!is_quantised(type))
         return mica_fail(error, MICA_USAGE, "%s is no type to quantise to", mica_dtype_name(type));
     if (!mica_quantise_fits(type, columns))
-        return mica_fail(error, MICA_USAGE, "rows of %llu columns are not made of %s's blocks of %u", (unsigned long long)columns, mica_dtype_name(type),
-                         mica_dtype_block_elements(type));
+        return mica_fail(error, MICA_USAGE, "rows of %llu columns are not made of %s's blocks of %u", (unsigned long long)columns,
+                         mica_dtype_name(type), mica_dtype_block_elements(type));
     if ((unsigned)options->effort >= MICA_EFFORT_COUNT)
         return mica_fail(error, MICA_USAGE, "effort %d is none of fast, default, max", (int)options->effort);
     if (!(options->gain >= 0 && options->gain <= 1))
@@ -97,8 +97,8 @@ static mica_status check_row(const mica_quantise_kernels *kernels, mica_dtype ty
     while (fabsf(x[c]) <= limit)
         c++;
     if (!isfinite(x[c]))
-        return mica_fail(error, MICA_BAD_INPUT, "row %llu, column %llu: %g cannot be quantised", (unsigned long long)row, (unsigned long long)c,
-                         (double)x[c]);
+        return mica_fail(error, MICA_BAD_INPUT, "row %llu, column %llu: %g cannot be quantised", (unsigned long long)row,
+                         (unsigned long long)c, (double)x[c]);
     return mica_fail(error, MICA_BAD_INPUT, "row %llu, column %llu: %g is beyond 65504, the largest float16, which the scales of %s are",
                      (unsigned long long)row, (unsigned long long)c, (double)x[c], mica_dtype_name(type));
 }
@@ -194,8 +194,8 @@ mica_status mica_quantise_rows(mica_dtype type, const float *x, uint64_t stride,
     return quantise(type, (job){.x = x, .stride = stride, .columns = columns, .out = out}, rows, options, error);
 }
 
-mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_quantise_options *options,
-                                 float *scratch, uint8_t *out, mica_error *error) {
+mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count,
+                                 const mica_quantise_options *options, float *scratch, uint8_t *out, mica_error *error) {
     bool fp8 = type == MICA_Q8_0 && matrix->encoding == MICA_ENCODING_FP8_BLOCK && mica_matrix_grid(matrix).block_columns % 32 == 0;
     mica_matrix_decode(matrix, 0, row, count, scratch, matrix->columns);
     job j = {.x = scratch, .stride = matrix->columns, .columns = matrix->columns, .row = row, .out = out, .fp8 = fp8 ? matrix : NULL};

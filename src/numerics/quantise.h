@@ -1,5 +1,5 @@
-/* numerics/quantise.h: float32 rows to ggml's block types. The blocks are as ggml reads them; which levels and scales are written is found by
- * a search that lowers the sum over columns of importance * (weight - decoded weight)^2 (docs/quantisers.md). Byte-identical for every
+/* numerics/quantise.h: float32 rows to ggml's block types. The blocks are as ggml reads them; which levels and scales are written is found
+ * by a search that lowers the sum over columns of importance * (weight - decoded weight)^2 (docs/quantisers.md). Byte-identical for every
  * instruction set. Any thread. */
 #ifndef MICA_NUMERICS_QUANTISE_H
 #define MICA_NUMERICS_QUANTISE_H
@@ -35,16 +35,16 @@ typedef struct mica_quantise_options {
 bool mica_quantise_fits(mica_dtype type, uint64_t columns);
 
 /* rows x columns floats, `stride` floats between rows, to rows * columns / block elements blocks without a gap at `out` (not aligned).
- * BAD_INPUT, nothing or a part written: a value not finite, or beyond 65504 in a type with float16 scales; importance not as above.
- * USAGE: not a block type, columns no whole number of its blocks, options out of range. Messages name row and column, the caller the tensor. */
+ * BAD_INPUT, nothing or a part written: a value not finite, or beyond 65504 in a type with float16 scales; importance not as above. USAGE:
+ * not a block type, columns no whole number of its blocks, options out of range. Messages name row and column, the caller the tensor. */
 mica_status mica_quantise_rows(mica_dtype type, const float *x, uint64_t stride, uint64_t rows, uint64_t columns,
                                const mica_quantise_options *options, uint8_t *out, mica_error *error) MICA_CHECKED;
 
-/* Rows [row, row + count) of a stored matrix: decoded into `scratch` ([count][columns] floats) and quantised. For FP8_BLOCK to Q8_0 it also tries, in
- * each block, the power of two times the stored scale that puts fp8's upper binades on integers. Errors as above, rows counted from the
- * matrix's first. */
-mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_quantise_options *options,
-                                 float *scratch, uint8_t *out, mica_error *error) MICA_CHECKED;
+/* Rows [row, row + count) of a stored matrix: decoded into `scratch` ([count][columns] floats) and quantised. For FP8_BLOCK to Q8_0 it also
+ * tries, in each block, the power of two times the stored scale that puts fp8's upper binades on integers. Errors as above, rows counted
+ * from the matrix's first. */
+mica_status mica_quantise_matrix(mica_dtype type, const mica_matrix *matrix, uint64_t row, uint64_t count,
+                                 const mica_quantise_options *options, float *scratch, uint8_t *out, mica_error *error) MICA_CHECKED;
 
 /* Sums over columns and rows; the relative error is sqrt(squared / energy). */
 typedef struct mica_quantise_error {

@@ -1,4 +1,5 @@
-/* numerics/quantise_avx512.c: the quantisers, 16 floats in a register. Compiled with AVX-512's flags; called only where the processor has it. */
+/* numerics/quantise_avx512.c: the quantisers, 16 floats in a register. Compiled with AVX-512's flags; called only where the processor has
+ * it. */
 #if defined(__AVX512F__)
 #define LANES 16
 #define KERNELS mica_quantise_kernels_avx512

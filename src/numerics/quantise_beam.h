@@ -1,5 +1,5 @@
-/* numerics/quantise_beam.h: the two inner loops of the search with input covariance (quantise_covariance.c), for quantise_blocks.h to put into its
- * table. Both run over panels of 64 columns. Nothing is fused and sums go in order of k: the same bits from every set.
+/* numerics/quantise_beam.h: the two inner loops of the search with input covariance (quantise_covariance.c), for quantise_blocks.h to put
+ * into its table. Both run over panels of 64 columns. Nothing is fused and sums go in order of k: the same bits from every set.
  * Judged by tests/numerics/test_quantise_covariance.c. */
 #ifndef MICA_NUMERICS_QUANTISE_BEAM_H
 #define MICA_NUMERICS_QUANTISE_BEAM_H

@@ -14,8 +14,8 @@ INLINE void put_half(uint8_t *out, uint16_t code) {
     out[1] = (uint8_t)(code >> 8);
 }
 
-/* Levels of consecutive elements as integers, LANES to a vector; element e of a block is in q[e / LANES]. They come from the arithmetic of the
- * passes, so that they are the levels searched with. */
+/* Levels of consecutive elements as integers, LANES to a vector; element e of a block is in q[e / LANES]. They come from the arithmetic of
+ * the passes, so that they are the levels searched with. */
 INLINE void levels_above(const float *x, int n, float inverse, float offset, float top, vec_i32 *q) {
     for (int i = 0; i < n; i += LANES)
         q[i / LANES] = integers(level_above(load(x + i), vec_of(inverse), vec_of(offset), top));
@@ -160,7 +160,8 @@ INLINE void find_about(const mica_quantise_tile *tile, shape_about shape, const 
         const block_about b = best[k];
         const int lane = k * MICA_STRAND_GROUPS;
         wide step = b.d * b.scale;
-        wide gain = gain_from(strands[k].t, moments_of_about(samples_in(&strands[k].weights, shape.kind), b, shape.grid), step, wide_of(0), shape.groups, tile->gain);
+        wide gain = gain_from(strands[k].t, moments_of_about(samples_in(&strands[k].weights, shape.kind), b, shape.grid), step, wide_of(0),
+                              shape.groups, tile->gain);
         store_wide(found->inverse + lane, ratio(wide_of(1), step));
         store_wide(found->scale + lane, b.scale);
         store_halves(found->d + lane, wide_half(b.d * gain));
@@ -377,8 +378,8 @@ INLINE void levels_e2m1(const float *x, float inverse, vec_i32 *q) {
     }
 }
 
-/* For each of 16 groups the k, a binary exponent, of its MXFP4: what puts the largest value in [4, 8) or in the binades beside, by true error in
- * units of 2^k. */
+/* For each of 16 groups the k, a binary exponent, of its MXFP4: what puts the largest value in [4, 8) or in the binades beside, by true
+ * error in units of 2^k. */
 INLINE wide exponents_e2m1(samples s, const mica_search *search) {
     wide_i32 exponent = (((wide_i32)wide_magnitude(signed_peak(s)) >> 23) & 255) - 129;
     const int below = search->window, above = search->starts != 0;

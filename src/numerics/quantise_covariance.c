@@ -1,6 +1,6 @@
-/* numerics/quantise_covariance.c: factors of the inputs' covariance, and the search for levels that minimise the output's error with it.
- * (x - y)^T H (x - y) = sum over j of D_j (e_j + sum over k < j of U_kj e_k)^2, so columns are decided from left to right, each with a target that makes
- * up for the errors before it. Within a panel of 64 columns eight paths are kept for each row; at its end the cheapest is taken.
+/* numerics/quantise_covariance.c: factors of the inputs' covariance, and the search for levels that minimise the output's error with it. (x
+ * - y)^T H (x - y) = sum over j of D_j (e_j + sum over k < j of U_kj e_k)^2, so columns are decided from left to right, each with a target
+ * that makes up for the errors before it. Within a panel of 64 columns eight paths are kept for each row; at its end the cheapest is taken.
  * Judged by tests/numerics/test_quantise_covariance.c. */
 #include "numerics/quantise_covariance.h"
 
@@ -99,8 +99,8 @@ static mica_status scaled_copy(const float *h, uint64_t n, double damping, float
     double mean = 0;
     for (uint64_t i = 0; i < n * n; i++)
         if (!isfinite(h[i]) || (i % (n + 1) == 0 && h[i] < 0))
-            return mica_fail(error, MICA_BAD_INPUT, "covariance of columns %llu and %llu: %g is no second moment", (unsigned long long)(i / n),
-                             (unsigned long long)(i % n), (double)h[i]);
+            return mica_fail(error, MICA_BAD_INPUT, "covariance of columns %llu and %llu: %g is no second moment",
+                             (unsigned long long)(i / n), (unsigned long long)(i % n), (double)h[i]);
     for (uint64_t i = 0; i < n; i++)
         mean += (double)h[i * n + i] / (double)n;
     if (!(mean > 0))
@@ -242,8 +242,8 @@ static void transpose_values(const search *s) {
             s->values[row / TILE * TILE * s->columns + j * TILE + row % TILE] = s->x[row * s->stride + j];
 }
 
-/* d and dmin of a row's blocks times 1 + eta (<x, x> / <x, y> - 1), the products being x^T H y: by H's diagonal alone it would be twice too much
- * and more, since the errors of columns have been made to cancel. */
+/* d and dmin of a row's blocks times 1 + eta (<x, x> / <x, y> - 1), the products being x^T H y: by H's diagonal alone it would be twice too
+ * much and more, since the errors of columns have been made to cancel. */
 static void correct_gain(const search *s, uint64_t row, double eta) {
     double xx = s->energy[2 * row], xy = xx - s->energy[2 * row + 1];
     double shrunk = xy > 0 ? fmin(fmax(xx / xy, 1), 1.25) : 1, gain = 1 + eta * (shrunk - 1);
@@ -259,13 +259,15 @@ static void correct_gain(const search *s, uint64_t row, double eta) {
 
 static void write_row(const search *s, uint64_t row, double eta) {
     for (uint64_t column = 0; column < s->columns; column += 256)
-        s->kernels->put_codes[s->type - MICA_Q4_0](s->levels + row * s->columns + column, s->out + row * s->row_bytes + column / 256 * s->block_bytes);
+        s->kernels->put_codes[s->type - MICA_Q4_0](s->levels + row * s->columns + column,
+                                                   s->out + row * s->row_bytes + column / 256 * s->block_bytes);
     if (s->values)
         correct_gain(s, row, eta);
 }
 
-mica_status mica_quantise_rows_covariance(mica_dtype type, const float *x, uint64_t stride, uint64_t rows, const mica_covariance *covariance,
-                                          const mica_quantise_options *options, uint8_t *out, mica_error *error) {
+mica_status mica_quantise_rows_covariance(mica_dtype type, const float *x, uint64_t stride, uint64_t rows,
+                                          const mica_covariance *covariance, const mica_quantise_options *options, uint8_t *out,
+                                          mica_error *error) {
     uint64_t columns = covariance->columns, padded = (rows + TILE - 1) / TILE * TILE;
     mica_quantise_options scales = {.effort = options->effort, .gain = 0, .importance = covariance->importance};
     if (!mica_quantise_has_covariance(type))

@@ -112,7 +112,8 @@ INLINE vec level_above(vec x, vec inverse, vec offset, float top) {
 PASS moments moments_above(samples s, wide inverse, wide offset, float top) {
     moments m;
     FOR_PARTS {
-        vec scale = part_of(inverse, part), shift = part_of(offset, part), wq[2] = {vec_of(0), vec_of(0)}, wqq[2] = {wq[0], wq[0]}, wqx[2] = {wq[0], wq[0]};
+        vec scale = part_of(inverse, part), shift = part_of(offset, part), wq[2] = {vec_of(0), vec_of(0)}, wqq[2] = {wq[0], wq[0]},
+            wqx[2] = {wq[0], wq[0]};
         EACH_WEIGHT {
             vec x = load(s.x + i), q = level_above(x, scale, shift, top), share = WEIGHTED(q);
             wq[even] = s.w ? wq[even] + share : plus_exact_product(wq[even], q, vec_of(1));
@@ -212,12 +213,14 @@ INLINE void fit_above(strand *strands, sampling kind, float top, int signed_floo
         EACH_STRAND {
             wide inverse = ratio(one, unit[k] * wide_of(1 - (starts[start][0] + starts[start][1]) / top));
             wide offset = (zero - (low[k] + unit[k] * wide_of(starts[start][0]))) * inverse;
-            keep_fit(&strands[k].best, solved(strands[k].t, moments_above(samples_in(&strands[k].weights, kind), inverse, offset, top), signed_floor));
+            keep_fit(&strands[k].best,
+                     solved(strands[k].t, moments_above(samples_in(&strands[k].weights, kind), inverse, offset, top), signed_floor));
         }
     for (int round = 0; round < search->polish; round++)
         EACH_STRAND {
             const fit now = strands[k].best;
-            keep_fit(&strands[k].best, solved(strands[k].t, moments_at(samples_in(&strands[k].weights, kind), now.step, now.floor, top), signed_floor));
+            keep_fit(&strands[k].best,
+                     solved(strands[k].t, moments_at(samples_in(&strands[k].weights, kind), now.step, now.floor, top), signed_floor));
         }
 }
 
@@ -229,13 +232,15 @@ typedef struct levels {
 } levels;
 
 /* IQ4's level nearest to t: in each of 32 bins of width 8 at most one boundary between levels. */
-static const float iq4_boundary[32] = {1000, -115.5f, 1000, 1000, -93.5f, 1000, -74, 1000, -57,  1000, -42, 1000, -28.5f, 1000, 1000, -4.5f,
-                                       7,    1000,    19,   31.5f, 1000,  45.5f, 1000, 61,  1000, 79,   1000, 1000, 101,   1000, 1000, 1000};
+static const float iq4_boundary[32] = {1000, -115.5f, 1000, 1000, -93.5f, 1000, -74,  1000, -57,   1000, -42,
+                                       1000, -28.5f,  1000, 1000, -4.5f,  7,    1000, 19,   31.5f, 1000, 45.5f,
+                                       1000, 61,      1000, 79,   1000,   1000, 101,  1000, 1000,  1000};
 static const float iq4_below[32] = {-127, -127, -104, -104, -104, -83, -83, -65, -65, -49, -49, -35, -35, -22, -10, -10,
                                     1,    13,   13,   25,   38,   38,  53,  53,  69,  69,  89,  89,  89,  113, 113, 113};
 static const float iq4_above[32] = {-127, -104, -104, -104, -83, -83, -65, -65, -49, -49, -35, -35, -22, -22, -10, 1,
                                     13,   13,   25,   38,   38,  53,  53,  69,  69,  89,  89,  89,  113, 113, 113, 113};
-static const float iq4_code[32] = {0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, 12, 12, 13, 13, 14, 14, 14, 15, 15, 15};
+static const float iq4_code[32] = {0, 0, 1, 1,  1,  2,  2,  3,  3,  4,  4,  5,  5,  6,  7,  7,
+                                   8, 9, 9, 10, 11, 11, 12, 12, 13, 13, 14, 14, 14, 15, 15, 15};
 
 INLINE vec iq4_bin(vec t) {
     return t * vec_of(0.125f) + vec_of(16);

@@ -1,5 +1,5 @@
-/* numerics/quantise_kernels.h: between the driver of the quantisers (quantise.c) and their bodies, one table per instruction set.
- * A strand is 16 groups of 16 or 32 weights, one to a lane: one block of 256 with groups of 16, two with groups of 32, or 16 blocks of 32. A tile is
+/* numerics/quantise_kernels.h: between the driver of the quantisers (quantise.c) and their bodies, one table per instruction set. A strand
+ * is 16 groups of 16 or 32 weights, one to a lane: one block of 256 with groups of 16, two with groups of 32, or 16 blocks of 32. A tile is
  * two strands, which are searched step by step in turn: each waits for its own sums and quotients while the other computes. */
 #ifndef MICA_NUMERICS_QUANTISE_KERNELS_H
 #define MICA_NUMERICS_QUANTISE_KERNELS_H
@@ -70,11 +70,12 @@ const mica_quantise_kernels *mica_quantise_kernels_portable(void);
 const mica_quantise_kernels *mica_quantise_kernels_avx2(void);   /* NULL where not compiled */
 const mica_quantise_kernels *mica_quantise_kernels_avx512(void); /* NULL where not compiled */
 
-/* Starts, best first (bench/quantise_starts.py). Of asymmetric types: steps cut off the low and the high end of the range; of symmetric ones:
- * the level to which the value of largest magnitude goes. */
+/* Starts, best first (bench/quantise_starts.py). Of asymmetric types: steps cut off the low and the high end of the range; of symmetric
+ * ones: the level to which the value of largest magnitude goes. */
 extern const float mica_starts_q2_k[MICA_STARTS][2], mica_starts_q4_k[MICA_STARTS][2], mica_starts_q5_k[MICA_STARTS][2];
 extern const float mica_starts_q4_1[MICA_STARTS][2], mica_starts_q5_1[MICA_STARTS][2];
-extern const float mica_starts_q3_k[MICA_STARTS], mica_starts_q6_k[MICA_STARTS], mica_starts_q4_0[MICA_STARTS], mica_starts_q5_0[MICA_STARTS];
+extern const float mica_starts_q3_k[MICA_STARTS], mica_starts_q6_k[MICA_STARTS], mica_starts_q4_0[MICA_STARTS],
+    mica_starts_q5_0[MICA_STARTS];
 extern const float mica_starts_q8_0[MICA_STARTS], mica_starts_iq4[MICA_STARTS];
 
 #endif

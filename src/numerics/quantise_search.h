@@ -120,7 +120,8 @@ INLINE void refine_above(const strand *strands, block_above *b, wide *least, sha
         }
 }
 
-/* Given d and dmin the groups are independent: integers near by, each with its own levels, judged by the true error; then d and dmin once more. */
+/* Given d and dmin the groups are independent: integers near by, each with its own levels, judged by the true error; then d and dmin once
+ * more. */
 INLINE void search_window_above(const strand *strands, block_above *b, wide *sums, shape_above shape, const mica_search *search) {
     wide inverse[MICA_STRANDS], least[MICA_STRANDS], centre[MICA_STRANDS], tried[MICA_STRANDS];
     block_above best[MICA_STRANDS];
@@ -153,7 +154,9 @@ INLINE void search_window_above(const strand *strands, block_above *b, wide *sum
         best[k] = refitted_above(best[k], t, best[k].at, shape.groups);
     }
     EACH_STRAND {
-        wide error = sum_over(error_above(samples_in(&strands[k].weights, shape.kind), best[k].d * best[k].scale, best[k].dmin * best[k].floor, shape.top), shape.groups);
+        wide error = sum_over(
+            error_above(samples_in(&strands[k].weights, shape.kind), best[k].d * best[k].scale, best[k].dmin * best[k].floor, shape.top),
+            shape.groups);
         lanes better = less(error, sums[k]);
         best[k].at = moments_of(samples_in(&strands[k].weights, shape.kind), best[k], shape.top);
         keep_block_above(better, &b[k], best[k]);
@@ -282,7 +285,8 @@ INLINE void refine_about(const strand *strands, block_about *b, wide *least, sha
         keep_better_about(error, least, b, now, shape.groups);
         EACH_STRAND {
             moments m = moments_of_about(samples_in(&strands[k].weights, shape.kind), now[k], shape.grid);
-            now[k].d = wide_half(ratio(sum_over(now[k].scale * m.wqx, shape.groups), sum_over(now[k].scale * now[k].scale * m.wqq, shape.groups)));
+            now[k].d = wide_half(
+                ratio(sum_over(now[k].scale * m.wqx, shape.groups), sum_over(now[k].scale * now[k].scale * m.wqq, shape.groups)));
         }
     }
     EACH_STRAND

@@ -1,7 +1,7 @@
-/* numerics/quantise_vector.h: sixteen floats at once, for the quantisers; one body, compiled per instruction set (LANES floats in a register).
- * `wide` is 16 floats, whatever the registers hold, for what happens once per group; `vec` is one register, for the inner loops; PARTS vecs
- * are a wide. Every operation is IEEE's, products and sums are not fused, and sums over lanes go pairwise in one order: the sets give the
- * same bits. Only the sign of a zero may differ, which nothing here looks at. Judged by tests/numerics/test_quantise.c. */
+/* numerics/quantise_vector.h: sixteen floats at once, for the quantisers; one body, compiled per instruction set (LANES floats in a
+ * register). `wide` is 16 floats, whatever the registers hold, for what happens once per group; `vec` is one register, for the inner loops;
+ * PARTS vecs are a wide. Every operation is IEEE's, products and sums are not fused, and sums over lanes go pairwise in one order: the sets
+ * give the same bits. Only the sign of a zero may differ, which nothing here looks at. Judged by tests/numerics/test_quantise.c. */
 #ifndef MICA_NUMERICS_QUANTISE_VECTOR_H
 #define MICA_NUMERICS_QUANTISE_VECTOR_H
 
@@ -107,8 +107,8 @@ INLINE vec nearest(vec a) {
 }
 #endif
 
-/* low <= 0 < high. No NaN. As integers floats are ordered by magnitude, the negative ones above all others where they are unsigned, below where they
- * are signed; such comparisons find a port where those of floats would wait for one. */
+/* low <= 0 < high. No NaN. As integers floats are ordered by magnitude, the negative ones above all others where they are unsigned, below
+ * where they are signed; such comparisons find a port where those of floats would wait for one. */
 INLINE vec clamped(vec a, float low, float high) {
 #if LANES == 16
     __m512i bits = _mm512_castps_si512(a);

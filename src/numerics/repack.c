@@ -43,8 +43,8 @@ bool mica_repack_scales_fit(const mica_matrix *matrix, mica_dtype type, uint64_t
     return true;
 }
 
-/* Pairs of neighbours become pairs half a block apart: low nibbles 0 … 15, high nibbles 16 … 31. In both encodings an even column is the low
- * nibble of its byte. */
+/* Pairs of neighbours become pairs half a block apart: low nibbles 0 … 15, high nibbles 16 … 31. In both encodings an even column is the
+ * low nibble of its byte. */
 static void part_nibbles(const uint8_t pairs[HALF], uint8_t out[HALF]) {
     for (uint32_t i = 0; i < HALF; i++) {
         const uint8_t low = pairs[i / 2] >> 4 * (i % 2) & 15, high = pairs[HALF / 2 + i / 2] >> 4 * (i % 2) & 15;

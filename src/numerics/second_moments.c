@@ -1,5 +1,6 @@
-/* numerics/second_moments.c: see the header. The tokens are first laid down in panels of 64 columns: rows of a wide input are a multiple of a page apart, and
- * would all want the same lines of the first-level cache. Judged by tests/numerics/test_quantise_covariance.c; measured by bench_covariance. */
+/* numerics/second_moments.c: see the header. The tokens are first laid down in panels of 64 columns: rows of a wide input are a multiple of
+ * a page apart, and would all want the same lines of the first-level cache. Judged by tests/numerics/test_quantise_covariance.c; measured
+ * by bench_covariance. */
 #include "numerics/second_moments.h"
 
 #include <math.h>
@@ -59,15 +60,16 @@ static void add_blocks(void *context, uint64_t first, uint64_t last, uint32_t th
     }
 }
 
-static void each(mica_pool *pool, uint64_t count, uint64_t grain, void (*body)(void *context, uint64_t first, uint64_t last, uint32_t thread), adding *a) {
+static void each(mica_pool *pool, uint64_t count, uint64_t grain,
+                 void (*body)(void *context, uint64_t first, uint64_t last, uint32_t thread), adding *a) {
     if (pool)
         mica_pool_each(pool, count, grain, body, a);
     else
         body(a, 0, count, 0);
 }
 
-void mica_second_moments_add(mica_pool *pool, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens, uint64_t columns, float *scratch,
-                             float *sums) {
+void mica_second_moments_add(mica_pool *pool, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens, uint64_t columns,
+                             float *scratch, float *sums) {
     const uint64_t panels = columns / PANEL;
     adding a = {mica_quantise_kernels_for(mica_cpu_current()), x, selection, stride, 0, 0, columns, scratch, sums};
     for (; a.begin < tokens; a.begin += MICA_SECOND_MOMENTS_TOKENS) {

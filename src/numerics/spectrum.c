@@ -39,7 +39,8 @@ double mica_spectrum_sum_fourth(const double *values, uint64_t count) {
 
 double mica_spectrum_var(const double *values, uint64_t count, uint64_t k, double frobenius_squared) {
     double share = mica_spectrum_sum_squares(values, count < k ? count : k) / frobenius_squared;
-    return share > 1.0 && share < 1.0 + 1e-12 ? 1.0 : share; /* rounding of two sums of the same terms; more than that is an error to show */
+    /* rounding of two sums of the same terms; more than that is an error to show */
+    return share > 1.0 && share < 1.0 + 1e-12 ? 1.0 : share;
 }
 
 double mica_spectrum_stable_rank(double frobenius_squared, double s0) {

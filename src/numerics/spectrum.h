@@ -8,7 +8,8 @@
 /* Compensated sums; NaN is what all of these give where there is no value (0/0: the zero matrix; an empty list). */
 double mica_spectrum_sum_squares(const double *values, uint64_t count);
 double mica_spectrum_sum_fourth(const double *values, uint64_t count);
-double mica_spectrum_var(const double *values, uint64_t count, uint64_t k, double frobenius_squared); /* var@k; 1 when count <= k are all there is */
+/* var@k; 1 when count <= k are all there is */
+double mica_spectrum_var(const double *values, uint64_t count, uint64_t k, double frobenius_squared);
 double mica_spectrum_stable_rank(double frobenius_squared, double s0);
 double mica_spectrum_participation(double sum_squares, double sum_fourth);
 double mica_spectrum_effective_rank(const double *values, uint64_t count); /* exp of the entropy of s / sum s, over every singular value */

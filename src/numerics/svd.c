@@ -317,7 +317,8 @@ static mica_status full_spectrum(mica_svd_workspace *w, const mica_wide *wide, m
     return status;
 }
 
-/* One attempt: a basis good to `tolerance` by its own estimate, and what Rayleigh-Ritz on the weight makes of it. NULL when that is certified. */
+/* One attempt: a basis good to `tolerance` by its own estimate, and what Rayleigh-Ritz on the weight makes of it. NULL when that is
+ * certified. */
 static mica_status attempt(mica_svd_workspace *w, const mica_wide *wide, double trace, const mica_svd_plan *plan, double tolerance,
                            mica_krylov_result *krylov, mica_svd_result *result, const char **why, mica_error *error) {
     mica_status status = mica_krylov_run(w->krylov, w->kernels, w->packed, wide->rows, wide->padded_rows, trace, w->count, plan, tolerance,

@@ -29,8 +29,8 @@ typedef struct mica_svd_options {
     bool full_spectrum;          /* every singular value as well */
     bool check_count;            /* establish by inertia that no larger singular value was missed */
     const mica_svd_plan *plan;   /* NULL or degree 0: learn one (result.plan) */
-    /* Instead of `plan`, one that may not be there yet: asked for when it is needed, which is after the Gram matrix, half of the work. A status
-     * that is not OK ends the decomposition. */
+    /* Instead of `plan`, one that may not be there yet: asked for when it is needed, which is after the Gram matrix, half of the work. A
+     * status that is not OK ends the decomposition. */
     mica_status (*ask_plan)(void *context, mica_svd_plan *plan, mica_error *error);
     void *ask_context;
     mica_share share;            /* who may take part in the Gram matrix; the result does not depend on it */
@@ -57,12 +57,13 @@ typedef struct mica_svd_result {
 typedef struct mica_svd_workspace mica_svd_workspace;
 /* Sized for matrices up to rows x columns; about mica_svd_workspace_bytes(). */
 uint64_t mica_svd_workspace_bytes(uint64_t rows, uint64_t columns, const mica_svd_options *options);
-mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mica_svd_options *options, mica_svd_workspace **workspace, mica_error *error) MICA_CHECKED;
+mica_status mica_svd_workspace_create(uint64_t rows, uint64_t columns, const mica_svd_options *options, mica_svd_workspace **workspace,
+                                      mica_error *error) MICA_CHECKED;
 void mica_svd_workspace_free(mica_svd_workspace *workspace); /* NULL is fine */
 
 /* `matrix` must be finite (mica_matrix_examine); `exponent` is its health.exponent. result->values etc. are set by the caller. */
-mica_status mica_svd(mica_svd_workspace *workspace, const mica_matrix *matrix, int exponent, const mica_svd_options *options, mica_svd_result *result,
-                     mica_error *error) MICA_CHECKED;
+mica_status mica_svd(mica_svd_workspace *workspace, const mica_matrix *matrix, int exponent, const mica_svd_options *options,
+                     mica_svd_result *result, mica_error *error) MICA_CHECKED;
 
 /* Text that names everything the bits depend on besides the input: instruction set, OpenBLAS's version and
  * kernels ("avx512 openblas-0.3.21-SkylakeX"). Static. */

@@ -1,6 +1,6 @@
-/* numerics/svd_dense.c: the slow, sure route in float64, for small matrices and for what the Krylov route does not certify.
- * Small: LAPACK dgesdd on A itself. Large: float64 Gram matrix, dsyevr, one generalised Rayleigh-Ritz step on A, so that singular values down
- * to 1e-8 s_0 are right. Memory is taken for the call. Judged by tests/numerics/test_svd.c. */
+/* numerics/svd_dense.c: the slow, sure route in float64, for small matrices and for what the Krylov route does not certify. Small: LAPACK
+ * dgesdd on A itself. Large: float64 Gram matrix, dsyevr, one generalised Rayleigh-Ritz step on A, so that singular values down to 1e-8 s_0
+ * are right. Memory is taken for the call. Judged by tests/numerics/test_svd.c. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -85,7 +85,8 @@ static uint32_t rank_of(const double *values, uint32_t count) {
     return rank;
 }
 
-/* Stores the right vectors: of W they are A's right ones, or A's left ones when A = W^T. left [rows][k], right [columns][k] through strides. */
+/* Stores the right vectors: of W they are A's right ones, or A's left ones when A = W^T. left [rows][k], right [columns][k] through
+ * strides. */
 static void store_vectors(const mica_wide *wide, const double *left, size_t left_stride, size_t left_step, const double *right,
                           size_t right_stride, size_t right_step, mica_svd_result *result) {
     size_t length = wide->transposed ? wide->rows : wide->columns;

@@ -9,7 +9,8 @@
 
 /* The float64 route; `count` triplets of A into result (values unscaled by the exponent yet). Fills values, vectors, spectrum, residual,
  * orthonormality, rank, sum_fourth. Frees what it needs before it returns. */
-mica_status mica_svd_dense(const mica_wide *wide, uint32_t count, const mica_svd_options *options, mica_svd_result *result, mica_error *error) MICA_CHECKED;
+mica_status mica_svd_dense(const mica_wide *wide, uint32_t count, const mica_svd_options *options, mica_svd_result *result,
+                           mica_error *error) MICA_CHECKED;
 uint64_t mica_svd_dense_bytes(uint64_t rows, uint64_t columns, uint32_t count);
 
 /* Stores the right vector `from` (length, stride) of triplet i: unit, largest component positive. */

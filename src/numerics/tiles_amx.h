@@ -1,7 +1,8 @@
-/* numerics/tiles_amx.h: inside the AMX kernels only. The matrix product that their tiles are used for: out[m][n] (+)= sum over k of a[m][k] b[n][k] of bf16,
- * with b turned round beforehand, pairs of k in the order [k / 2][n]. One instruction makes 16 x 16 sums of 32 products; two tiles of a meet two of b.
- * Sums are float32, of each element by itself and in the order of k; subnormal numbers count as zero.
- * Judged by tests/numerics/test_product.c and test_attention.c where the processor has AMX, elsewhere by test_tiles.c, which computes tiles in C. */
+/* numerics/tiles_amx.h: inside the AMX kernels only. The matrix product that their tiles are used for: out[m][n] (+)= sum over k of a[m][k]
+ * b[n][k] of bf16, with b turned round beforehand, pairs of k in the order [k / 2][n]. One instruction makes 16 x 16 sums of 32 products;
+ * two tiles of a meet two of b. Sums are float32, of each element by itself and in the order of k; subnormal numbers count as zero.
+ * Judged by tests/numerics/test_product.c and test_attention.c where the processor has AMX, elsewhere by test_tiles.c, which computes tiles
+ * in C. */
 #ifndef MICA_NUMERICS_TILES_AMX_H
 #define MICA_NUMERICS_TILES_AMX_H
 
@@ -24,7 +25,8 @@ typedef struct tile_shapes {
 } tile_shapes;
 _Static_assert(sizeof(tile_shapes) == 64, "as the processor has it");
 
-/* For up to two tiles of a, and up to two of b. Tiles: 0 to 3 sums [of a][of b], 4 and 5 a, 6 and 7 b. Sizes of one that is not used are zero. */
+/* For up to two tiles of a, and up to two of b. Tiles: 0 to 3 sums [of a][of b], 4 and 5 a, 6 and 7 b. Sizes of one that is not used are
+ * zero. */
 INLINE void shape_tiles(uint64_t a_rows, uint64_t b_rows) {
     tile_shapes shapes = {.palette = 1};
     for (uint64_t i = 0; i < 2; i++) {
@@ -48,8 +50,8 @@ INLINE void shape_tiles(uint64_t a_rows, uint64_t b_rows) {
     _tile_loadconfig(&shapes);
 }
 
-/* Words [row][column] of 16 rows to [column][row], 16 columns: rows i, i + 4, i + 8 and i + 12 share a register, a quarter of each, so that what is left is
- * turning 4 x 4 words within quarters. */
+/* Words [row][column] of 16 rows to [column][row], 16 columns: rows i, i + 4, i + 8 and i + 12 share a register, a quarter of each, so that
+ * what is left is turning 4 x 4 words within quarters. */
 INLINE void turn_tile(const uint32_t *from, uint64_t from_stride, uint32_t *to, uint64_t to_stride) {
     for (uint64_t c = 0; c < SIDE; c += 4) {
         __m512i v[4], w[4];
@@ -72,8 +74,8 @@ INLINE void turn_tile(const uint32_t *from, uint64_t from_stride, uint32_t *to, 
 }
 
 /* Both shaped for. `pairs` of k, a multiple of 16; strides in elements. */
-INLINE void sum_up(const uint16_t *a, uint64_t a_stride, const uint32_t *b, uint64_t b_stride, uint64_t pairs, bool add, float *out, uint64_t stride,
-                   const int second_a, const int second_b) {
+INLINE void sum_up(const uint16_t *a, uint64_t a_stride, const uint32_t *b, uint64_t b_stride, uint64_t pairs, bool add, float *out,
+                   uint64_t stride, const int second_a, const int second_b) {
     float *below = out + SIDE * stride;
     const uint64_t out_bytes = stride * sizeof *out, a_bytes = a_stride * sizeof *a, b_bytes = b_stride * sizeof *b;
     if (add) {
@@ -118,8 +120,8 @@ INLINE void sum_up(const uint16_t *a, uint64_t a_stride, const uint32_t *b, uint
 }
 
 /* out [a_rows][b_rows], at most 32 of each, for which tiles are shaped; onto what is there if `add`. */
-INLINE void sum_tiles(const uint16_t *a, uint64_t a_stride, uint64_t a_rows, const uint32_t *b, uint64_t b_stride, uint64_t b_rows, uint64_t pairs, bool add,
-                      float *out, uint64_t stride) {
+INLINE void sum_tiles(const uint16_t *a, uint64_t a_stride, uint64_t a_rows, const uint32_t *b, uint64_t b_stride, uint64_t b_rows,
+                      uint64_t pairs, bool add, float *out, uint64_t stride) {
     atomic_signal_fence(memory_order_seq_cst); /* compilers do not know that these instructions load and store */
     if (a_rows > SIDE && b_rows > SIDE)
         sum_up(a, a_stride, b, b_stride, pairs, add, out, stride, 1, 1);

@@ -95,7 +95,8 @@ mica_status mica_compute_bos(const mica_compute *compute, const mica_prompt *pro
     bool wanted = prompt->bos || (prompt->text && roles && roles->add_bos);
     *bos = wanted ? id : -1;
     if (prompt->bos && id < 0)
-        return mica_fail(error, MICA_USAGE, "--bos: expected a model with a BOS token, got %s, which has none", compute->model->source->path);
+        return mica_fail(error, MICA_USAGE, "--bos: expected a model with a BOS token, got %s, which has none",
+                         compute->model->source->path);
     return MICA_OK;
 }
 
@@ -109,7 +110,8 @@ mica_status mica_compute_ids(const mica_compute *compute, const mica_prompt *pro
     if (prompt->text && compute->tokenizer_error.status != MICA_OK)
         return mica_fail(error, compute->tokenizer_error.status, "%s", compute->tokenizer_error.message);
     if (prompt->text && !compute->tokenizer)
-        return mica_fail(error, MICA_USAGE, "%s: expected --ids, for there is no tokenizer beside the model (tiktoken.model, tokenizer.json)",
+        return mica_fail(error, MICA_USAGE,
+                         "%s: expected --ids, for there is no tokenizer beside the model (tiktoken.model, tokenizer.json)",
                          compute->model->source->path);
     if (first)
         status = mica_compute_bos(compute, prompt, &bos, error);

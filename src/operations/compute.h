@@ -17,8 +17,8 @@ typedef struct mica_compute {
     double opening_seconds;
 } mica_compute;
 
-/* In two steps, since the context may depend on the prompt: the model with its tokenizer; then the engine. Whatever fails, close. `logit_rows`:
- * room for so many tokens' logits, within the budget. */
+/* In two steps, since the context may depend on the prompt: the model with its tokenizer; then the engine. Whatever fails, close.
+ * `logit_rows`: room for so many tokens' logits, within the budget. */
 mica_status mica_compute_open_model(const char *checkpoint, mica_compute *compute, mica_error *error) MICA_CHECKED;
 mica_status mica_compute_open_engine(mica_compute *compute, const mica_compute_options *options, uint64_t logit_rows, uint64_t layer_batch,
                                      mica_error *error) MICA_CHECKED;
@@ -27,7 +27,8 @@ void mica_compute_close(mica_compute *compute);
 /* "1,2,3": decimal numbers with commas or white space between them. */
 mica_status mica_ids_parse(const char *text, mica_token_list *ids, mica_error *error) MICA_CHECKED;
 
-/* A prompt's ids, the caller's (mica_free). USAGE for both or neither of text and ids, text without a tokenizer, BOS without a token of that name. */
+/* A prompt's ids, the caller's (mica_free). USAGE for both or neither of text and ids, text without a tokenizer, BOS without a token of
+ * that name. */
 mica_status mica_compute_ids(const mica_compute *compute, const mica_prompt *prompt, bool first, int64_t **ids, uint64_t *count,
                              mica_error *error) MICA_CHECKED;
 /* The id of BOS if the prompt is to begin with it; -1: it is not. */

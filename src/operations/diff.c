@@ -1,6 +1,6 @@
-/* operations/diff.c: mica_diff: opens both checkpoints, pairs their weights by what they are for and their files by name, lets diff_work.c read, and reports.
- * A weight is compared as a weight: an fp8 matrix and its bf16 export are one pair. Where one of the two is not understood as a model, both are taken
- * tensor by tensor. Judged by tests/operations/test_diff.c. */
+/* operations/diff.c: mica_diff: opens both checkpoints, pairs their weights by what they are for and their files by name, lets diff_work.c
+ * read, and reports. A weight is compared as a weight: an fp8 matrix and its bf16 export are one pair. Where one of the two is not
+ * understood as a model, both are taken tensor by tensor. Judged by tests/operations/test_diff.c. */
 #include "operations/diff.h"
 
 #include <stdlib.h>
@@ -126,11 +126,11 @@ static mica_pair make_pair(const mica_weight *a, const mica_weight *b) {
     return pair;
 }
 
-/* What a weight is for says more than its name, which a GGUF has of its own: layer, role, part, projection, expert. Weights of which that is not
- * known in full stand behind the others, by name. */
+/* What a weight is for says more than its name, which a GGUF has of its own: layer, role, part, projection, expert. Weights of which that
+ * is not known in full stand behind the others, by name. */
 static bool has_place(const mica_weight *weight) {
-    return weight->part != MICA_PART_NONE || (weight->role != MICA_ROLE_OTHER && weight->role != MICA_ROLE_ATTENTION && weight->role != MICA_ROLE_NORM &&
-                                              weight->role != MICA_ROLE_ROPE_FACTORS);
+    return weight->part != MICA_PART_NONE || (weight->role != MICA_ROLE_OTHER && weight->role != MICA_ROLE_ATTENTION &&
+                                              weight->role != MICA_ROLE_NORM && weight->role != MICA_ROLE_ROPE_FACTORS);
 }
 
 static int order_numbers(int64_t a, int64_t b) {
@@ -143,7 +143,8 @@ static int compare_weights(const mica_weight *a, const mica_weight *b) {
         return place ? -1 : 1;
     if (!place)
         return strcmp(a->name, b->name);
-    const int64_t keys[2][5] = {{a->layer, a->role, a->part, a->expert, a->projection}, {b->layer, b->role, b->part, b->expert, b->projection}};
+    const int64_t keys[2][5] = {{a->layer, a->role, a->part, a->expert, a->projection},
+                                {b->layer, b->role, b->part, b->expert, b->projection}};
     for (int i = 0; i < 5; i++)
         if (keys[0][i] != keys[1][i])
             return order_numbers(keys[0][i], keys[1][i]);

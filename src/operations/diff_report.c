@@ -1,4 +1,5 @@
-/* operations/diff_report.c: what a comparison found: totals, a line per role and per layer, the weights that differ most; in JSON every one.
+/* operations/diff_report.c: what a comparison found: totals, a line per role and per layer, the weights that differ most; in JSON every
+ * one.
  * Judged by tests/operations/test_diff.c against docs/schemas/diff.schema.json, and by tests/interop/diff_values.py. */
 #include <inttypes.h>
 #include <math.h>
@@ -159,12 +160,14 @@ static void write_text(const mica_comparison *comparison, const diff_groups *gro
     mica_text_printf(text, "A  %s\nB  %s\n", comparison->sides[0].path, comparison->sides[1].path);
     if (comparison->not_understood[0])
         mica_text_printf(text, "not understood as models, compared tensor by tensor: %s\n", comparison->not_understood);
-    mica_text_printf(text, "\n  weights   %" PRIu64 ": %" PRIu64 " the same bit for bit, %" PRIu64 " equal and stored otherwise, %" PRIu64
-                           " with other values\n",
-                     comparison->pair_count, counts[MICA_PAIR_SAME], counts[MICA_PAIR_STORED], counts[MICA_PAIR_VALUES] + counts[MICA_PAIR_BYTES]);
+    mica_text_printf(text,
+                     "\n  weights   %" PRIu64 ": %" PRIu64 " the same bit for bit, %" PRIu64 " equal and stored otherwise, %" PRIu64
+                     " with other values\n",
+                     comparison->pair_count, counts[MICA_PAIR_SAME], counts[MICA_PAIR_STORED],
+                     counts[MICA_PAIR_VALUES] + counts[MICA_PAIR_BYTES]);
     if (counts[MICA_PAIR_SHAPE] + counts[MICA_PAIR_ONLY_A] + counts[MICA_PAIR_ONLY_B])
-        mica_text_printf(text, "            %" PRIu64 " of another shape, %" PRIu64 " only in A, %" PRIu64 " only in B\n", counts[MICA_PAIR_SHAPE],
-                         counts[MICA_PAIR_ONLY_A], counts[MICA_PAIR_ONLY_B]);
+        mica_text_printf(text, "            %" PRIu64 " of another shape, %" PRIu64 " only in A, %" PRIu64 " only in B\n",
+                         counts[MICA_PAIR_SHAPE], counts[MICA_PAIR_ONLY_A], counts[MICA_PAIR_ONLY_B]);
     mica_text_printf(text, "  files     %" PRIu64 ", %" PRIu64 " of them differ\n", comparison->file_count, comparison->files_differing);
     write_files(comparison, text);
     if (groups->differing_count == 0 && counts[MICA_PAIR_STORED] == 0)

@@ -1,6 +1,7 @@
-/* operations/diff_work.c: two passes over the stream: bytes of the pairs that are stored alike; then, of those that were not the same, every value of
- * both. So what is the same, usually nearly all, is read once and never decoded; what lies at the same place of the same file is not read at all.
- * Sums are added in the order of the slabs, so that no digit depends on threads. Judged by tests/operations/test_diff.c. */
+/* operations/diff_work.c: two passes over the stream: bytes of the pairs that are stored alike; then, of those that were not the same,
+ * every value of both. So what is the same, usually nearly all, is read once and never decoded; what lies at the same place of the same
+ * file is not read at all. Sums are added in the order of the slabs, so that no digit depends on threads. Judged by
+ * tests/operations/test_diff.c. */
 #include <string.h>
 
 #include "base/memory.h"

@@ -1,5 +1,5 @@
-/* operations/export_budget.c: see the header. Measuring: up to SAMPLE_MATRICES matrices of a tensor, evenly spaced, SAMPLE_ROWS rows of each, quantised at
- * the plan's effort and decoded. Judged by tests/operations/test_export_budget.c. */
+/* operations/export_budget.c: see the header. Measuring: up to SAMPLE_MATRICES matrices of a tensor, evenly spaced, SAMPLE_ROWS rows of
+ * each, quantised at the plan's effort and decoded. Judged by tests/operations/test_export_budget.c. */
 #include "operations/export_budget.h"
 
 #include <math.h>
@@ -79,7 +79,8 @@ static mica_status load_rows(sampler *s, const mica_export_tensor *tensor, uint6
     mica_matrix view;
     mica_status status = codes && scales ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a sample");
     if (status == MICA_OK)
-        status = mica_file_read(mica_model_file(model, weight->data), weight->data->offset + first * row_bytes, codes, count * row_bytes, error);
+        status = mica_file_read(mica_model_file(model, weight->data), weight->data->offset + first * row_bytes, codes, count * row_bytes,
+                                error);
     if (status == MICA_OK && weight->scale)
         status = mica_file_read(mica_model_file(model, weight->scale), weight->scale->offset + scale_first * scale_row, scales,
                                 scale_count * scale_row, error);
@@ -98,13 +99,17 @@ static mica_status load_rows(sampler *s, const mica_export_tensor *tensor, uint6
     return status;
 }
 
-/* What the outputs' energy is over what it were if the inputs' columns had nothing in common: that is what a relative error is relative to. */
-static mica_status outputs_energy(sampler *s, const mica_export_tensor *tensor, uint64_t matrix, uint64_t rows, double *energy, mica_error *error) {
+/* What the outputs' energy is over what it were if the inputs' columns had nothing in common: that is what a relative error is relative
+ * to. */
+static mica_status outputs_energy(sampler *s, const mica_export_tensor *tensor, uint64_t matrix, uint64_t rows, double *energy,
+                                  mica_error *error) {
     const mica_imatrix *imatrix = s->plan->imatrix;
     const uint64_t n = tensor->columns;
     uint64_t slot;
     const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)matrix : -1;
-    const mica_imatrix_covariance *found = imatrix && tensor->form != MICA_GGUF_KEY_PART ? mica_imatrix_find_covariance(imatrix, tensor->name, expert, &slot) : NULL;
+    const mica_imatrix_covariance *found = imatrix && tensor->form != MICA_GGUF_KEY_PART
+                                               ? mica_imatrix_find_covariance(imatrix, tensor->name, expert, &slot)
+                                               : NULL;
     *energy = 1;
     if (!found || found->columns != n)
         return MICA_OK;
@@ -113,8 +118,9 @@ static mica_status outputs_energy(sampler *s, const mica_export_tensor *tensor, 
         s->covariance = mica_reallocarray(NULL, n * n, sizeof *s->covariance);
         s->covariance_columns = s->covariance ? n : 0;
     }
-    mica_status status = s->covariance ? mica_imatrix_read_covariance(imatrix, found, slot, s->covariance, error)
-                                       : mica_fail(error, MICA_NO_MEMORY, "out of memory for a covariance of %llu columns", (unsigned long long)n);
+    mica_status status = s->covariance
+                             ? mica_imatrix_read_covariance(imatrix, found, slot, s->covariance, error)
+                             : mica_fail(error, MICA_NO_MEMORY, "out of memory for a covariance of %llu columns", (unsigned long long)n);
     double all = 0, diagonal = 0;
     for (uint64_t row = 0; status == MICA_OK && row < rows && row < ENERGY_ROWS; row++)
         for (uint64_t i = 0; i < n; i++) {
@@ -152,8 +158,9 @@ static mica_status measure_matrix(sampler *s, const mica_export_tensor *tensor, 
     return status;
 }
 
-/* How much each matrix counts. Without a measured sensitivity the residual stream is taken to be a sum of equal parts (the embedding, each layer's attention
- * and feed-forward part), half of the latter the shared experts', and experts to count as often as they are chosen; the head sees it all. */
+/* How much each matrix counts. Without a measured sensitivity the residual stream is taken to be a sum of equal parts (the embedding, each
+ * layer's attention and feed-forward part), half of the latter the shared experts', and experts to count as often as they are chosen; the
+ * head sees it all. */
 double mica_export_sensitivity(const mica_export_plan *plan, const mica_export_tensor *tensor, uint64_t matrix) {
     const uint64_t matrices = tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
     const float *measured = plan->imatrix ? mica_imatrix_sensitivity_of(plan->imatrix, tensor->name, matrices) : NULL;
@@ -161,7 +168,8 @@ double mica_export_sensitivity(const mica_export_plan *plan, const mica_export_t
         return (double)measured[matrix];
     const mica_config *config = &plan->model->config;
     const mica_role role = tensor->weights[0]->role;
-    const double part = mica_sensitivity_of_kind(tensor) / (1.0 + 2.0 * (double)config->num_hidden_layers), shared = config->n_shared_experts > 0 ? 0.5 : 0;
+    const double part = mica_sensitivity_of_kind(tensor) / (1.0 + 2.0 * (double)config->num_hidden_layers),
+                 shared = config->n_shared_experts > 0 ? 0.5 : 0;
     double total = 0;
     if (role == MICA_ROLE_SHARED_EXPERT)
         return part * shared;
@@ -283,7 +291,8 @@ mica_status mica_export_allocate(mica_export_measure *measures, uint64_t count, 
                          (unsigned long long)total, (unsigned long long)bytes);
     }
     qsort(steps, step_count, sizeof *steps, compare_steps);
-    for (uint64_t i = 0; i < step_count; i++) { /* a tensor's steps are sorted by their slopes, as its hull is convex; one that does not fit ends it */
+    /* a tensor's steps are sorted by their slopes, as its hull is convex; one that does not fit ends it */
+    for (uint64_t i = 0; i < step_count; i++) {
         mica_export_measure *measure = &measures[steps[i].item];
         uint64_t now = measure->bytes[measure->chosen];
         if (measure->bytes[steps[i].to] - now == steps[i].bytes && total + steps[i].bytes <= bytes) {

@@ -1,4 +1,5 @@
-/* operations/export_covariance.c: see the header. One mutex is held while factors are made: one at a time, so that the memory is that of one.
+/* operations/export_covariance.c: see the header. One mutex is held while factors are made: one at a time, so that the memory is that of
+ * one.
  * Judged by tests/operations/test_export_covariance.c. */
 #include "operations/export_covariance.h"
 
@@ -51,8 +52,8 @@ uint64_t mica_export_factors_bytes(uint64_t columns, uint32_t threads) {
     return (threads + 1) * (square / 2 + 64 * columns * sizeof(float)) + 2 * square;
 }
 
-/* What few tokens show of products of columns is part noise: the expected size of that is taken off. n columns of white noise seen t times have
- * eigenvalues up to (1 + sqrt(n / t))^2 where all are 1. */
+/* What few tokens show of products of columns is part noise: the expected size of that is taken off. n columns of white noise seen t times
+ * have eigenvalues up to (1 + sqrt(n / t))^2 where all are 1. */
 static void shrink(float *h, uint64_t columns, int32_t tokens) {
     const float keep = (float)tokens / ((float)tokens + (float)columns);
     for (uint64_t i = 0; i < columns; i++)
@@ -60,8 +61,8 @@ static void shrink(float *h, uint64_t columns, int32_t tokens) {
             h[i * columns + j] *= i == j ? 1 : keep;
 }
 
-static mica_status make(const mica_export_factors *factors, const mica_imatrix_covariance *covariance, uint64_t slot, mica_covariance **made,
-                        mica_error *error) {
+static mica_status make(const mica_export_factors *factors, const mica_imatrix_covariance *covariance, uint64_t slot,
+                        mica_covariance **made, mica_error *error) {
     const uint64_t columns = covariance->columns;
     float *h = mica_reallocarray(NULL, columns * columns, sizeof *h);
     if (!h)

@@ -1,5 +1,6 @@
-/* operations/export_covariance.h: factors of inputs' covariances while an export runs: made when the first unit wants them, shared by the threads, kept while
- * they are used and a little longer, since tensors behind one another have one input. Judged by tests/operations/test_export_covariance.c. */
+/* operations/export_covariance.h: factors of inputs' covariances while an export runs: made when the first unit wants them, shared by the
+ * threads, kept while they are used and a little longer, since tensors behind one another have one input. Judged by
+ * tests/operations/test_export_covariance.c. */
 #ifndef MICA_OPERATIONS_EXPORT_COVARIANCE_H
 #define MICA_OPERATIONS_EXPORT_COVARIANCE_H
 
@@ -9,7 +10,8 @@
 typedef struct mica_export_factors mica_export_factors;
 
 /* Room for `threads` in use and one more. `imatrix` is borrowed. */
-mica_status mica_export_factors_create(const mica_imatrix *imatrix, uint32_t threads, mica_export_factors **factors, mica_error *error) MICA_CHECKED;
+mica_status mica_export_factors_create(const mica_imatrix *imatrix, uint32_t threads, mica_export_factors **factors,
+                                       mica_error *error) MICA_CHECKED;
 void mica_export_factors_free(mica_export_factors *factors); /* NULL is fine */
 
 /* Any thread; one that comes while they are made waits. Every acquire that succeeded has its release. */

@@ -1,5 +1,5 @@
-/* operations/export_gguf.c: mica_export_gguf: plan, layout, then what is there decides (start, resume, refuse), then work, then the final names;
- * or a dry run, which times units of every kind and writes nothing. Judged by tests/operations/test_export_gguf.c. */
+/* operations/export_gguf.c: mica_export_gguf: plan, layout, then what is there decides (start, resume, refuse), then work, then the final
+ * names; or a dry run, which times units of every kind and writes nothing. Judged by tests/operations/test_export_gguf.c. */
 #include "operations/export_gguf.h"
 
 #include <math.h>
@@ -81,7 +81,8 @@ static mica_status choose_action(const mica_export_gguf_options *options, const 
         return mica_fail(error, MICA_USAGE, "--resume and --force: expected one of them");
     *action = options->resume && unfinished ? ACTION_RESUME : options->resume && finished ? ACTION_CHECK : ACTION_START;
     if (!options->force && !options->resume && unfinished)
-        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force", path);
+        return mica_fail(error, MICA_CONFLICT, "%s: an unfinished export is there; go on with --resume, or start afresh with --force",
+                         path);
     if (!options->force && !options->resume && finished)
         return mica_fail(error, MICA_CONFLICT, "%s: is there already; replace it with --force", first);
     return MICA_OK;
@@ -98,7 +99,8 @@ static mica_status check_paths(const char *path, const mica_export_gguf_options 
     const char *const written[] = {path, options->mmproj, options->generate_config};
     export_action action;
     if (options->generate_config && options->dry_run)
-        return mica_fail(error, MICA_USAGE, "--generate-config and --dry-run: expected one of them; neither writes a GGUF, the one writes rules");
+        return mica_fail(error, MICA_USAGE,
+                         "--generate-config and --dry-run: expected one of them; neither writes a GGUF, the one writes rules");
     for (size_t i = 0; i < sizeof written / sizeof *written; i++)
         if (written[i] && mica_path_is_directory(written[i]))
             return mica_fail(error, MICA_USAGE, "%s: expected the path of a file to write, got a directory", written[i]);
@@ -111,7 +113,8 @@ static mica_status check_paths(const char *path, const mica_export_gguf_options 
     if (options->split_bytes)
         return MICA_OK;
     char *journal = journal_of(path);
-    const mica_status status = journal ? choose_action(options, path, path, journal, &action, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory");
+    const mica_status status = journal ? choose_action(options, path, path, journal, &action, error)
+                                       : mica_fail(error, MICA_NO_MEMORY, "out of memory");
     mica_free(journal);
     return status;
 }
@@ -313,7 +316,8 @@ static bool list_experts(const mica_export_tensor *tensor, mica_dtype type, mica
         for (end = e; end < tensor->matrices && tensor->types[end] == type; end++) {
         }
         if (end > e)
-            mica_text_printf(text, end > e + 1 ? "%s%llu-%llu" : "%s%llu", text->length ? "," : "", (unsigned long long)e, (unsigned long long)(end - 1));
+            mica_text_printf(text, end > e + 1 ? "%s%llu-%llu" : "%s%llu", text->length ? "," : "", (unsigned long long)e,
+                             (unsigned long long)(end - 1));
         else
             end++;
     }
@@ -347,7 +351,9 @@ static mica_status write_config(const mica_export_run *run, const mica_export_me
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
     mica_json_string(&writer, "type", mica_mixture_name(plan->mixture));
-    mica_json_string(&writer, "note", "measured: squared error of each type over the energy of the outputs, of a sample of rows; the type: the most sensitivity x error saved per byte");
+    mica_json_string(
+        &writer, "note",
+        "measured: squared error of each type over the energy of the outputs, of a sample of rows; the type: the most sensitivity x error saved per byte");
     mica_json_open_array(&writer, "rules");
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
         if (measures[i].count == 0)
@@ -371,7 +377,8 @@ static mica_status apply_budget(mica_export_run *run, mica_export_plan *plan, mi
     if (!options->budget && plan->mixture == MICA_MIXTURE_SOURCE)
         return mica_fail(error, MICA_USAGE, "--generate-config: expected a --type whose size is the budget, or --budget");
     mica_export_measure *measures = mica_calloc(plan->tensor_count + 1, sizeof *measures);
-    mica_status status = measures ? spend_budget(run, plan, measures, error) : mica_fail(error, MICA_NO_MEMORY, "out of memory for the budget");
+    mica_status status = measures ? spend_budget(run, plan, measures, error)
+                                  : mica_fail(error, MICA_NO_MEMORY, "out of memory for the budget");
     if (status == MICA_OK && options->generate_config)
         status = write_config(run, measures, error);
     mica_free(measures);
@@ -383,11 +390,14 @@ static mica_status explain_trellis(const mica_export_plan *plan, mica_export_rul
     if (!rules->trellis)
         return MICA_OK;
     if (!plan->imatrix || plan->imatrix->covariance_count == 0)
-        return mica_export_rules_note(rules, error,
-                                      "scale_optimization: trellis: the search of levels along the columns needs the inputs' covariance, --imatrix FILE of "
-                                      "mica imatrix --covariance; without it the joint search of scales and levels is used");
-    return mica_export_rules_note(rules, error, "scale_optimization: trellis: levels of Q2_K, Q4_K and Q5_K are searched along the columns with the inputs' "
-                                                "covariance; other types by the joint search of scales and levels");
+        return mica_export_rules_note(
+            rules, error,
+            "scale_optimization: trellis: the search of levels along the columns needs the inputs' covariance, --imatrix FILE of "
+            "mica imatrix --covariance; without it the joint search of scales and levels is used");
+    return mica_export_rules_note(
+        rules, error,
+        "scale_optimization: trellis: levels of Q2_K, Q4_K and Q5_K are searched along the columns with the inputs' "
+        "covariance; other types by the joint search of scales and levels");
 }
 
 /* One file, or set of files, of one plan; the plan is released. */
@@ -452,8 +462,8 @@ static mica_status export_vision(const mica_model *model, const mica_export_gguf
     return export_plan(&plan, options->mmproj, &own, NULL, NULL, error);
 }
 
-static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text, char **json,
-                                mica_error *error) {
+static mica_status export_model(const mica_model *model, const char *path, const mica_export_gguf_options *options, char **text,
+                                char **json, mica_error *error) {
     mica_export_plan plan;
     if (mica_gguf_of_source(model->source)) {
         const mica_status made = mica_export_plan_again(model, &plan, error);
@@ -480,7 +490,8 @@ mica_status mica_export_gguf(const char *checkpoint, const char *path, const mic
     const bool again = status == MICA_OK && mica_gguf_of_source(source);
     if (again && options->mmproj) {
         mica_tensor_source_close(source);
-        return mica_fail(error, MICA_USAGE, "--mmproj: expected a checkpoint, got the GGUF file %s, which has no vision tower in it", checkpoint);
+        return mica_fail(error, MICA_USAGE, "--mmproj: expected a checkpoint, got the GGUF file %s, which has no vision tower in it",
+                         checkpoint);
     }
     if (status == MICA_OK)
         status = again ? mica_model_open_bare(source, &model, error) : mica_model_open_source(source, NULL, &model, error);

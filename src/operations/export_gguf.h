@@ -72,8 +72,8 @@ typedef struct mica_export_plan {
 mica_status mica_export_plan_tensors(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
 /* The same for the vision tower and projector beside the language model. */
 mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
-/* The tensors of a GGUF of whatever architecture, in its order, each in the type it has until another is chosen (export_gguf_again.c). `model`
- * was opened bare. */
+/* The tensors of a GGUF of whatever architecture, in its order, each in the type it has until another is chosen (export_gguf_again.c).
+ * `model` was opened bare. */
 mica_status mica_export_plan_again(const mica_model *model, mica_export_plan *plan, mica_error *error) MICA_CHECKED;
 uint64_t mica_export_requantised(const mica_export_plan *plan); /* how many tensors were quantised before and get another type */
 void mica_export_plan_release(mica_export_plan *plan);
@@ -125,8 +125,8 @@ mica_export_unit mica_export_unit_at(const mica_export_plan *plan, uint64_t numb
 typedef struct mica_export_converter mica_export_converter;
 mica_status mica_export_converter_create(const mica_export_plan *plan, mica_export_converter **converter, mica_error *error) MICA_CHECKED;
 void mica_export_converter_free(mica_export_converter *converter); /* NULL is fine */
-/* `data`: of the weight's tensors in the order data, scale, shape, those rows that the unit reads. `out`: unit->bytes. *inexact is raised by the
- * scales of 4-bit groups that the file's type does not hold exactly. */
+/* `data`: of the weight's tensors in the order data, scale, shape, those rows that the unit reads. `out`: unit->bytes. *inexact is raised
+ * by the scales of 4-bit groups that the file's type does not hold exactly. */
 mica_status mica_export_convert(mica_export_converter *converter, const mica_export_unit *unit, const uint8_t *const *data, uint8_t *out,
                                 uint64_t *inexact, mica_error *error) MICA_CHECKED;
 uint64_t mica_export_output_bytes_max(const mica_export_plan *plan); /* the largest unit->bytes */

@@ -1,5 +1,6 @@
-/* operations/export_gguf_again.c: a GGUF file written again: its own tensors in its own order, its own keys; what differs is the types that are asked
- * for, and how it is cut into files. Knows no architecture: whatever llama.cpp has is copied. A tensor whose type stays is the same bytes.
+/* operations/export_gguf_again.c: a GGUF file written again: its own tensors in its own order, its own keys; what differs is the types that
+ * are asked for, and how it is cut into files. Knows no architecture: whatever llama.cpp has is copied. A tensor whose type stays is the
+ * same bytes.
  * Judged by tests/operations/test_export_again.c and tests/interop/export_again.py. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +33,14 @@ static uint32_t rank_of(const mica_tensor *tensor) {
 }
 
 static bool may_change(const mica_export_tensor *tensor, const mica_tensor *data) {
-    const mica_mixture_tensor seen = {.name = tensor->name, .rank = rank_of(data), .columns = tensor->columns, .matrices = tensor->matrices};
+    const mica_mixture_tensor seen = {
+        .name = tensor->name, .rank = rank_of(data), .columns = tensor->columns, .matrices = tensor->matrices};
     return mica_dtype_is_floating(data->dtype) && data->dtype != MICA_F64 && mica_mixture_allows(&seen);
 }
 
 /* The weights of a tensor lie in the bare model under its name, or under the names of its matrices. */
-static mica_status find_weights(const mica_model *model, const mica_tensor *data, const mica_weight **weights, uint64_t *count, mica_error *error) {
+static mica_status find_weights(const mica_model *model, const mica_tensor *data, const mica_weight **weights, uint64_t *count,
+                                mica_error *error) {
     char name[MICA_GGUF_NAME_BYTES + 24];
     *count = 0;
     weights[0] = mica_model_weight(model, data->name);
@@ -102,7 +105,8 @@ static uint64_t number_of(const mica_export_plan *plan, const char *name, uint64
     char key[128];
     snprintf(key, sizeof key, "%s.%s", plan->architecture, name);
     const mica_gguf_entry *entry = mica_gguf_find(plan->gguf, key);
-    const bool integer = entry && mica_gguf_type_bytes(entry->type) > 0 && entry->type != MICA_GGUF_FLOAT32 && entry->type != MICA_GGUF_FLOAT64;
+    const bool integer = entry && mica_gguf_type_bytes(entry->type) > 0 && entry->type != MICA_GGUF_FLOAT32 &&
+                         entry->type != MICA_GGUF_FLOAT64;
     const int64_t value = integer && entry->count > 0 ? mica_gguf_integer_at(entry, 0) : -1;
     return value > 0 ? (uint64_t)value : absent;
 }

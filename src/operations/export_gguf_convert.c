@@ -1,6 +1,6 @@
-/* operations/export_gguf_convert.c: one unit from the bytes of the checkpoint to the bytes of the GGUF file: decode rows in strips, put them in
- * the tensor's order, encode them. Copies where the two are the same bytes. Refuses values that are not finite, naming tensor and position.
- * Invariant: a unit's bytes depend on its weight and the plan alone. Judged by tests/operations/test_export_gguf.c. */
+/* operations/export_gguf_convert.c: one unit from the bytes of the checkpoint to the bytes of the GGUF file: decode rows in strips, put
+ * them in the tensor's order, encode them. Copies where the two are the same bytes. Refuses values that are not finite, naming tensor and
+ * position. Invariant: a unit's bytes depend on its weight and the plan alone. Judged by tests/operations/test_export_gguf.c. */
 #include <math.h>
 #include <string.h>
 
@@ -38,8 +38,8 @@ mica_status mica_export_converter_create(const mica_export_plan *plan, mica_expo
             columns = tensor->columns;
         if (tensor->form == MICA_GGUF_KEY_PART && tensor->rows * tensor->columns > turned)
             turned = tensor->rows * tensor->columns;
-        if ((tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED || tensor->form == MICA_GGUF_QUERY_THIRD) && tensor->rank == 1 &&
-            tensor->columns > turned)
+        if ((tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED || tensor->form == MICA_GGUF_QUERY_THIRD) &&
+            tensor->rank == 1 && tensor->columns > turned)
             turned = tensor->columns;
     }
     if (turned > floats)
@@ -158,8 +158,8 @@ static mica_status convert_fp8(mica_export_converter *converter, const mica_expo
 }
 
 /* Rows of floats in the tensor's order, to the tensor's type. */
-static mica_status encode(const mica_export_converter *converter, const mica_export_tensor *tensor, const float *values, uint64_t rows, uint8_t *out,
-                          mica_error *error) {
+static mica_status encode(const mica_export_converter *converter, const mica_export_tensor *tensor, const float *values, uint64_t rows,
+                          uint8_t *out, mica_error *error) {
     if (!mica_dtype_is_block(tensor->dtype)) {
         (void)mica_encode_plain(tensor->dtype, values, rows * tensor->columns, out);
         return MICA_OK;
@@ -202,8 +202,9 @@ static uint64_t output_row_bytes(const mica_export_unit *unit) {
 static mica_status convert_rows(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
                                 mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
-    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED ||
-                        tensor->form == MICA_GGUF_QUERY_THIRD || tensor->form == MICA_GGUF_KEY_THIRD;
+    const bool mapped = tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS ||
+                        tensor->form == MICA_GGUF_FUSED_TURNED || tensor->form == MICA_GGUF_QUERY_THIRD ||
+                        tensor->form == MICA_GGUF_KEY_THIRD;
     const bool own_grid = !mapped && tensor->dtype == MICA_Q8_0 && matrix->encoding == MICA_ENCODING_FP8_BLOCK;
     const uint64_t most = strip_rows(tensor);
     mica_status status = MICA_OK;
@@ -261,8 +262,8 @@ static mica_status convert_bias(mica_export_converter *converter, const mica_exp
 }
 
 /* A third of a fused bias, ordered as the rows of its matrix are. */
-static mica_status convert_bias_third(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix, uint8_t *out,
-                                      mica_error *error) {
+static mica_status convert_bias_third(mica_export_converter *converter, const mica_export_unit *unit, const mica_matrix *matrix,
+                                      uint8_t *out, mica_error *error) {
     const mica_export_tensor *tensor = unit->tensor;
     mica_matrix_decode(matrix, 0, 0, 1, converter->strip, matrix->columns);
     const mica_status status = check_finite(unit, converter->strip, 0, 1, matrix->columns, error);
@@ -341,7 +342,8 @@ mica_status mica_export_convert(mica_export_converter *converter, const mica_exp
         return repack(unit, &matrix, out, inexact, error);
     if (tensor->form == MICA_GGUF_KEY_PART)
         return convert_turned(converter, unit, &matrix, out, error);
-    if (tensor->rank == 1 && (tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED))
+    if (tensor->rank == 1 &&
+        (tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS || tensor->form == MICA_GGUF_FUSED_TURNED))
         return convert_bias(converter, unit, &matrix, out, error);
     if (tensor->rank == 1 && tensor->form >= MICA_GGUF_QUERY_THIRD && tensor->form <= MICA_GGUF_VALUE_THIRD)
         return convert_bias_third(converter, unit, &matrix, out, error);

@@ -1,6 +1,6 @@
 /* operations/export_gguf_files.c: the files while they are written: PATH.journal beside the writer's partial files (formats/gguf_write).
- * Invariants: 1. the journal stands before a partial file is made; 2. a unit is recorded only after its bytes were synced; 3. the journal goes
- * when every file has its name. What a kill leaves is what --resume takes up.
+ * Invariants: 1. the journal stands before a partial file is made; 2. a unit is recorded only after its bytes were synced; 3. the journal
+ * goes when every file has its name. What a kill leaves is what --resume takes up.
  * Judged by tests/operations/test_export_gguf.c and tests/faults/kill_export_gguf.sh. */
 #include <stdio.h>
 #include <string.h>
@@ -102,8 +102,9 @@ static mica_status append_progress(const mica_export_run *run, mica_error *error
         if (run->inexact[i] > 0)
             mica_text_append(&payload, (const char *)pair, sizeof pair);
     }
-    const mica_status status = mica_text_failed(&payload) ? no_memory(error)
-                                                          : mica_journal_append(run->units.journal, RECORD_PROGRESS, payload.bytes, payload.length, error);
+    const mica_status status = mica_text_failed(&payload)
+                                   ? no_memory(error)
+                                   : mica_journal_append(run->units.journal, RECORD_PROGRESS, payload.bytes, payload.length, error);
     mica_text_release(&payload);
     return status;
 }
@@ -133,8 +134,8 @@ static mica_status visit_progress(mica_export_run *run, const uint8_t *payload, 
     }
     if (sound && run->units.done <= run->plan->unit_count)
         return MICA_OK;
-    return mica_fail(error, MICA_CORRUPT, "%s: expected at most %llu units, got a record of %llu bytes that says otherwise", run->journal_path,
-                     (unsigned long long)run->plan->unit_count, (unsigned long long)bytes);
+    return mica_fail(error, MICA_CORRUPT, "%s: expected at most %llu units, got a record of %llu bytes that says otherwise",
+                     run->journal_path, (unsigned long long)run->plan->unit_count, (unsigned long long)bytes);
 }
 
 static mica_status visit_record(void *context, uint32_t kind, const uint8_t *payload, uint64_t bytes, mica_error *error) {
@@ -180,12 +181,14 @@ static mica_status check_file(const char *path, const mica_text *header, uint64_
     char *got = mica_malloc(header->length);
     mica_status status = got ? mica_file_open(path, false, &file, error) : no_memory(error);
     if (status == MICA_OK && mica_file_bytes(file) != bytes)
-        status = mica_fail(error, MICA_CONFLICT, "%s: is there already, of another job: expected %llu bytes, got %llu; replace it with --force", path,
+        status = mica_fail(error, MICA_CONFLICT,
+                           "%s: is there already, of another job: expected %llu bytes, got %llu; replace it with --force", path,
                            (unsigned long long)bytes, (unsigned long long)mica_file_bytes(file));
     if (status == MICA_OK)
         status = mica_file_read(file, 0, got, header->length, error);
     if (status == MICA_OK && memcmp(got, header->bytes, header->length) != 0)
-        status = mica_fail(error, MICA_CONFLICT, "%s: is there already, of another job: other keys, tensors or types; replace it with --force", path);
+        status = mica_fail(error, MICA_CONFLICT,
+                           "%s: is there already, of another job: other keys, tensors or types; replace it with --force", path);
     (void)mica_file_close(file, NULL);
     mica_free(got);
     return status;

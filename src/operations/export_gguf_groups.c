@@ -1,5 +1,6 @@
-/* operations/export_gguf_groups.c: experts of one tensor in several types: a tensor for each type, in the order of the first expert that has it, and a key
- * with each expert's group (model/gguf_groups.h). Judged by tests/operations/test_export_groups.c and tests/interop/export_groups.py. */
+/* operations/export_gguf_groups.c: experts of one tensor in several types: a tensor for each type, in the order of the first expert that
+ * has it, and a key with each expert's group (model/gguf_groups.h). Judged by tests/operations/test_export_groups.c and
+ * tests/interop/export_groups.py. */
 #include <stdio.h>
 #include <string.h>
 
@@ -27,7 +28,8 @@ static uint64_t number_groups(const mica_export_tensor *tensor, uint8_t *group) 
 }
 
 /* The weights of group after group; each group's tensor takes its part of them. */
-static mica_status put_groups(const mica_export_tensor *tensor, const uint8_t *group, uint64_t groups, mica_export_tensor *out, mica_error *error) {
+static mica_status put_groups(const mica_export_tensor *tensor, const uint8_t *group, uint64_t groups, mica_export_tensor *out,
+                              mica_error *error) {
     const mica_weight **sorted = mica_reallocarray(NULL, tensor->matrices + 1, sizeof *sorted);
     if (!sorted)
         return no_memory(error);
@@ -38,9 +40,11 @@ static mica_status put_groups(const mica_export_tensor *tensor, const uint8_t *g
         out[g].types = NULL;
         out[g].experts = tensor->matrices;
         snprintf(out[g].whole, sizeof out[g].whole, "%s", tensor->name);
-        const int length = snprintf(out[g].name, sizeof out[g].name, "%s" MICA_GGUF_GROUP_SUFFIX "%llu", tensor->name, (unsigned long long)g);
+        const int length = snprintf(out[g].name, sizeof out[g].name, "%s" MICA_GGUF_GROUP_SUFFIX "%llu", tensor->name,
+                                    (unsigned long long)g);
         if (length >= (int)sizeof out[g].name)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: its groups' names would be longer than %d bytes", tensor->name, MICA_GGUF_NAME_BYTES - 1);
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: its groups' names would be longer than %d bytes", tensor->name,
+                               MICA_GGUF_NAME_BYTES - 1);
         out[g].weights = tensor->weights + taken;
         out[g].weight_count = 0;
         for (uint64_t e = 0; e < tensor->matrices; e++)
@@ -60,7 +64,9 @@ static mica_status put_groups(const mica_export_tensor *tensor, const uint8_t *g
 mica_status mica_export_plan_groups(mica_export_plan *plan, mica_error *error) {
     uint64_t most = 0, next = 0, experts = 1;
     for (uint64_t i = 0; i < plan->tensor_count; i++) {
-        most += plan->tensors[i].types ? (plan->tensors[i].matrices < MICA_DTYPE_COUNT ? plan->tensors[i].matrices : (uint64_t)MICA_DTYPE_COUNT) : 1;
+        most += plan->tensors[i].types
+                    ? (plan->tensors[i].matrices < MICA_DTYPE_COUNT ? plan->tensors[i].matrices : (uint64_t)MICA_DTYPE_COUNT)
+                    : 1;
         experts = plan->tensors[i].matrices > experts ? plan->tensors[i].matrices : experts;
     }
     if (most == plan->tensor_count)

@@ -1,5 +1,5 @@
-/* operations/export_gguf_metadata.c: the keys of a GGUF file: what llama.cpp's loaders ask for, from config.json, in the strict types they ask
- * for. Owns: names and meanings of keys per architecture. Refuses: numbers that do not fit a key's type.
+/* operations/export_gguf_metadata.c: the keys of a GGUF file: what llama.cpp's loaders ask for, from config.json, in the strict types they
+ * ask for. Owns: names and meanings of keys per architecture. Refuses: numbers that do not fit a key's type.
  * Judged by tests/operations/test_export_gguf.c and tests/interop/export_gguf.py. */
 #include <math.h>
 #include <stdio.h>

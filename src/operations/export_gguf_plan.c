@@ -1,5 +1,5 @@
-/* operations/export_gguf_plan.c: which tensors a GGUF file of this model has, in which order, from which weights. Every weight the model uses
- * goes somewhere; what GGUF cannot say is refused here, before anything is written. Reads headers only.
+/* operations/export_gguf_plan.c: which tensors a GGUF file of this model has, in which order, from which weights. Every weight the model
+ * uses goes somewhere; what GGUF cannot say is refused here, before anything is written. Reads headers only.
  * Judged by tests/operations/test_export_gguf.c. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,11 +107,13 @@ static mica_status check_fused(uint64_t heads, const mica_weight *weight, mica_e
     const uint64_t rows = weight->data->rank == 1 ? weight->columns : weight->rows;
     if (weight->data->rank <= 2 && heads > 0 && rows % (12 * heads) == 0)
         return MICA_OK;
-    return mica_fail(error, MICA_BAD_INPUT, "%s: expected queries, keys and values of %llu heads whose width is a multiple of 4, got %llu rows",
-                     weight->name, (unsigned long long)heads, (unsigned long long)rows);
+    return mica_fail(error, MICA_BAD_INPUT,
+                     "%s: expected queries, keys and values of %llu heads whose width is a multiple of 4, got %llu rows", weight->name,
+                     (unsigned long long)heads, (unsigned long long)rows);
 }
 
-static mica_status shape_tensor(const mica_config *config, uint64_t vision_heads, const mica_weight *weight, mica_export_tensor *tensor, mica_error *error) {
+static mica_status shape_tensor(const mica_config *config, uint64_t vision_heads, const mica_weight *weight, mica_export_tensor *tensor,
+                                mica_error *error) {
     const uint64_t heads = config->num_attention_heads;
     switch (tensor->form) {
     case MICA_GGUF_EXPERTS: set_shape(tensor, weight->columns, weight->rows, tensor->weight_count, 3); return MICA_OK;
@@ -226,7 +228,8 @@ static mica_status check_model(const mica_model *model, mica_error *error) {
     const mica_config *config = &model->config;
     const char *rope = config->rope_type;
     const bool grouped = config->architecture->attention == MICA_ATTENTION_GROUPED;
-    if (strcmp(rope, "dynamic") == 0 || strcmp(rope, "longrope") == 0 || strcmp(rope, "su") == 0 || (!grouped && strcmp(rope, "llama3") == 0))
+    if (strcmp(rope, "dynamic") == 0 || strcmp(rope, "longrope") == 0 || strcmp(rope, "su") == 0 ||
+        (!grouped && strcmp(rope, "llama3") == 0))
         return refuse(model, error, "rope_scaling", "this type of it has no keys there");
     if (config->n_routed_experts > 1024)
         return refuse(model, error, "n_routed_experts", "llama.cpp allows 1024");
@@ -354,7 +357,8 @@ static const mica_gguf_architecture *tower_of(const mica_model *model) {
 mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *plan, mica_error *error) {
     const mica_gguf_architecture *tower = tower_of(model);
     if (!tower)
-        return mica_fail(error, MICA_USAGE, "--mmproj: expected a model with a vision tower that is known here (kimi_vl, kimi_k25), got model_type %s",
+        return mica_fail(error, MICA_USAGE,
+                         "--mmproj: expected a model with a vision tower that is known here (kimi_vl, kimi_k25), got model_type %s",
                          model->config.model_type);
     *plan = (mica_export_plan){.model = model, .architecture = tower->name};
     const mica_status read = mica_export_vision_heads(model, &plan->vision_heads, error);
@@ -373,7 +377,8 @@ mica_status mica_export_plan_vision(const mica_model *model, mica_export_plan *p
         for (uint64_t s = 0; !used && s < b.source_count; s++)
             used = plan->sources[s] == &model->weights[i];
         if (!used && unused++ == 0)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: llama.cpp's clip has no tensor for it", model->source->path, model->weights[i].name);
+            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: llama.cpp's clip has no tensor for it", model->source->path,
+                               model->weights[i].name);
     }
     if (status == MICA_OK && blocks == 0)
         status = mica_fail(error, MICA_BAD_INPUT, "%s: expected vision_tower.encoder.blocks.0, got none", model->source->path);

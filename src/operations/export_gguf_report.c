@@ -80,7 +80,8 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
     mica_text_printf(text, "  model     %s as %s, %s parameters in %llu tensors\n", plan->architecture, mica_mixture_name(plan->mixture),
                      mica_count_show(plan->parameters, count), (unsigned long long)plan->tensor_count);
     mica_text_printf(text, "  size      %llu bytes (%s) in %u file%s, %.3f bits per weight\n", (unsigned long long)plan->bytes,
-                     mica_bytes_show(plan->bytes, bytes), run->layout.shard_count, run->layout.shard_count == 1 ? "" : "s", bits_per_weight(plan));
+                     mica_bytes_show(plan->bytes, bytes), run->layout.shard_count, run->layout.shard_count == 1 ? "" : "s",
+                     bits_per_weight(plan));
     for (int i = 0; i < MICA_DTYPE_COUNT; i++)
         if (totals[i].tensors > 0)
             mica_text_printf(text, "  %-9s %llu tensor%s, %s\n", mica_dtype_name((mica_dtype)i), (unsigned long long)totals[i].tensors,
@@ -88,16 +89,18 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
     write_substitutes(plan, text);
     const uint64_t requantised = mica_export_requantised(plan);
     if (requantised > 0)
-        mica_text_printf(text, "  again     %llu tensor%s quantised a second time: the errors of both add up\n", (unsigned long long)requantised,
-                         requantised == 1 ? "" : "s");
+        mica_text_printf(text, "  again     %llu tensor%s quantised a second time: the errors of both add up\n",
+                         (unsigned long long)requantised, requantised == 1 ? "" : "s");
     if (plan->imatrix) {
         const coverage seen = coverage_of(plan);
-        mica_text_printf(text, "  imatrix   importance for %llu of %llu quantised tensors; %llu of %llu matrices of experts were never routed to\n",
-                         (unsigned long long)seen.covered, (unsigned long long)seen.tensors, (unsigned long long)seen.never,
-                         (unsigned long long)seen.experts);
+        mica_text_printf(
+            text, "  imatrix   importance for %llu of %llu quantised tensors; %llu of %llu matrices of experts were never routed to\n",
+            (unsigned long long)seen.covered, (unsigned long long)seen.tensors, (unsigned long long)seen.never,
+            (unsigned long long)seen.experts);
     }
     if (plan->trellis && coverage_of(plan).correlated > 0)
-        mica_text_printf(text, "  levels    searched with the inputs' covariance in %llu tensors\n", (unsigned long long)coverage_of(plan).correlated);
+        mica_text_printf(text, "  levels    searched with the inputs' covariance in %llu tensors\n",
+                         (unsigned long long)coverage_of(plan).correlated);
     if (run->budget_bytes > 0)
         mica_text_printf(text, "  budget    %llu bytes", (unsigned long long)run->budget_bytes);
     if (run->budget_bytes > 0 && !isnan(run->budget_ratio))
@@ -108,10 +111,12 @@ static void write_text(const mica_export_run *run, const char *outcome, double e
         mica_text_printf(text, "  note      %s\n", run->rules->notes[i]);
     for (uint64_t i = 0; i < plan->tensor_count; i++)
         if (run->inexact[i] > 0)
-            mica_text_printf(text, "warning: %s: float16 does not hold %llu scales of its groups: the codes are the same, those scales the nearest\n",
-                             plan->tensors[i].name, (unsigned long long)run->inexact[i]);
+            mica_text_printf(
+                text, "warning: %s: float16 does not hold %llu scales of its groups: the codes are the same, those scales the nearest\n",
+                plan->tensors[i].name, (unsigned long long)run->inexact[i]);
     if (run->seconds > 0)
-        mica_text_printf(text, "  time      %.2f s on %u thread%s, %.0f MB/s read, %.1f%% of it waiting for input; memory %.0f MB at most\n",
+        mica_text_printf(text,
+                         "  time      %.2f s on %u thread%s, %.0f MB/s read, %.1f%% of it waiting for input; memory %.0f MB at most\n",
                          run->seconds, run->threads, run->threads == 1 ? "" : "s", (double)run->bytes_read * 1e-6 / run->seconds,
                          100 * run->starved_seconds / (run->seconds * run->threads), (double)mica_memory_peak_bytes() * 1e-6);
     if (!isnan(estimate))
@@ -182,7 +187,8 @@ static void write_json(const mica_export_run *run, const char *outcome, double e
     mica_json_close_object(writer);
 }
 
-mica_status mica_export_report(const mica_export_run *run, const char *outcome, double estimate, char **text, char **json, mica_error *error) {
+mica_status mica_export_report(const mica_export_run *run, const char *outcome, double estimate, char **text, char **json,
+                               mica_error *error) {
     mica_text lines = MICA_TEXT_INIT;
     write_text(run, outcome, estimate, &lines);
     mica_json_writer writer;

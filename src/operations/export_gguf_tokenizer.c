@@ -1,5 +1,5 @@
-/* operations/export_gguf_tokenizer.c: tokenizer.ggml.*: tokens, their types, merges, the pre-tokenizer's name, special ids, the chat template.
- * A checkpoint without tokenizer files is written without these keys, and a tokenizer that GGUF has no name for is refused.
+/* operations/export_gguf_tokenizer.c: tokenizer.ggml.*: tokens, their types, merges, the pre-tokenizer's name, special ids, the chat
+ * template. A checkpoint without tokenizer files is written without these keys, and a tokenizer that GGUF has no name for is refused.
  * Judged by tests/operations/test_export_gguf.c and tests/interop/export_gguf.py. */
 #include "model/tokenizer.h"
 #include "operations/export_gguf.h"

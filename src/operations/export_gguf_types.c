@@ -1,5 +1,5 @@
-/* operations/export_gguf_types.c: a plan's types, and with them its sizes and the units of the stream. All of it is known before a weight is
- * read. Judged by tests/operations/test_export_gguf.c. */
+/* operations/export_gguf_types.c: a plan's types, and with them its sizes and the units of the stream. All of it is known before a weight
+ * is read. Judged by tests/operations/test_export_gguf.c. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -60,8 +60,9 @@ mica_status mica_export_plan_importance(mica_export_plan *plan, const char *path
         tensor->importance = tensor->fixed ? NULL : mica_imatrix_find(plan->imatrix, tensor->name);
         found += tensor->importance != NULL;
         if (tensor->importance && tensor->importance->elements != tensor->columns * tensor->matrices)
-            status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %llu columns x %llu matrices, got %llu values: it is of another model", path,
-                               tensor->name, (unsigned long long)tensor->columns, (unsigned long long)tensor->matrices,
+            status = mica_fail(error, MICA_BAD_INPUT,
+                               "%s: %s: expected %llu columns x %llu matrices, got %llu values: it is of another model", path, tensor->name,
+                               (unsigned long long)tensor->columns, (unsigned long long)tensor->matrices,
                                (unsigned long long)tensor->importance->elements);
     }
     if (status == MICA_OK && found == 0)
@@ -92,7 +93,9 @@ static mica_status list_types(mica_export_tensor *tensor, mica_error *error) {
     tensor->types = mica_reallocarray(NULL, tensor->matrices, sizeof *tensor->types);
     for (uint64_t i = 0; tensor->types && i < tensor->matrices; i++)
         tensor->types[i] = tensor->wanted;
-    return tensor->types ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for the types of %llu experts", (unsigned long long)tensor->matrices);
+    return tensor->types
+               ? MICA_OK
+               : mica_fail(error, MICA_NO_MEMORY, "out of memory for the types of %llu experts", (unsigned long long)tensor->matrices);
 }
 
 /* Who reads the file: "llama.cpp" (NULL), or "mica", for which experts of one tensor may have several types. */
@@ -102,7 +105,8 @@ static mica_status choose_reader(mica_export_plan *plan, const char *compat, mic
     if (strcmp(compat, "mica") != 0)
         return mica_fail(error, MICA_USAGE, "--compat: expected llama.cpp or mica, got '%s'", compat);
     if (plan->gguf)
-        return mica_fail(error, MICA_USAGE, "--compat mica: expected a checkpoint, got a GGUF file, whose tensors stay as they are grouped");
+        return mica_fail(error, MICA_USAGE,
+                         "--compat mica: expected a checkpoint, got a GGUF file, whose tensors stay as they are grouped");
     plan->groups = !plan->vision_blocks;
     return MICA_OK;
 }
@@ -180,7 +184,8 @@ static void cut_into_slabs(mica_export_plan *plan, mica_export_tensor *tensor) {
 static bool has_covariance(const mica_export_plan *plan, const mica_export_tensor *tensor) {
     uint64_t slot;
     bool has = false;
-    if (!plan->trellis || !plan->imatrix || !tensor->weights || tensor->form == MICA_GGUF_KEY_PART || !mica_quantise_has_covariance(tensor->dtype))
+    if (!plan->trellis || !plan->imatrix || !tensor->weights || tensor->form == MICA_GGUF_KEY_PART ||
+        !mica_quantise_has_covariance(tensor->dtype))
         return false;
     for (uint64_t i = 0; !has && i < (tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1); i++) {
         const int64_t expert = tensor->form == MICA_GGUF_EXPERTS ? (int64_t)mica_export_expert(tensor, i) : -1;

@@ -1,5 +1,5 @@
-/* operations/export_gguf_vision.c: the keys of a vision file (general.architecture clip): Kimi-VL's tower and Kimi-K2.5's, as llama.cpp's clip asks for
- * them, from vision_config and preprocessor_config.json. Refuses configurations that lack what clip needs.
+/* operations/export_gguf_vision.c: the keys of a vision file (general.architecture clip): Kimi-VL's tower and Kimi-K2.5's, as llama.cpp's
+ * clip asks for them, from vision_config and preprocessor_config.json. Refuses configurations that lack what clip needs.
  * Judged by tests/interop/export_gguf.py. */
 #include <string.h>
 
@@ -45,7 +45,8 @@ static mica_status read_number(const mica_model *model, const json_t *vision, co
     return MICA_OK;
 }
 
-static mica_status read_number_or(const mica_model *model, const json_t *vision, const char *key, uint32_t absent, uint32_t *number, mica_error *error) {
+static mica_status read_number_or(const mica_model *model, const json_t *vision, const char *key, uint32_t absent, uint32_t *number,
+                                  mica_error *error) {
     *number = absent;
     return json_object_get(vision, key) ? read_number(model, vision, key, number, error) : MICA_OK;
 }
@@ -93,8 +94,8 @@ static void put_image_statistics(const json_t *preprocessor, mica_gguf_metadata 
     }
 }
 
-static mica_status put_sizes(const mica_export_plan *plan, const vision_tower *tower, const json_t *vision, mica_gguf_metadata *out, uint32_t *patch,
-                             mica_error *error) {
+static mica_status put_sizes(const mica_export_plan *plan, const vision_tower *tower, const json_t *vision, mica_gguf_metadata *out,
+                             uint32_t *patch, mica_error *error) {
     const struct {
         const char *key, *name;
     } rows[] = {{tower->patch, "clip.vision.patch_size"},
@@ -112,8 +113,8 @@ static mica_status put_sizes(const mica_export_plan *plan, const vision_tower *t
 }
 
 /* What K2.5's configuration says of positions and of how large images may be. */
-static mica_status put_limits(const mica_export_plan *plan, const json_t *vision, const json_t *preprocessor, uint32_t patch, mica_gguf_metadata *out,
-                              mica_error *error) {
+static mica_status put_limits(const mica_export_plan *plan, const json_t *vision, const json_t *preprocessor, uint32_t patch,
+                              mica_gguf_metadata *out, mica_error *error) {
     static const struct {
         const char *key, *name;
         uint32_t absent;
@@ -131,14 +132,16 @@ static mica_status put_limits(const mica_export_plan *plan, const json_t *vision
         mica_gguf_add_u32(out, rows[i].name, number);
     }
     if (status == MICA_OK && (patch > 1024 || patches * patch * patch > UINT32_MAX))
-        return mica_fail(error, MICA_BAD_INPUT, "%s: config.json: vision_config.patch_size: expected patches of at most 1024 pixels a side, got %u",
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "%s: config.json: vision_config.patch_size: expected patches of at most 1024 pixels a side, got %u",
                          plan->model->source->path, patch);
     mica_gguf_add_u32(out, "clip.vision.image_min_pixels", 8 * patch * patch);
     mica_gguf_add_u32(out, "clip.vision.image_max_pixels", (uint32_t)(patches * patch * patch));
     return status;
 }
 
-static mica_status put_projector(const mica_export_plan *plan, const vision_tower *tower, const json_t *vision, mica_gguf_metadata *out, mica_error *error) {
+static mica_status put_projector(const mica_export_plan *plan, const vision_tower *tower, const json_t *vision, mica_gguf_metadata *out,
+                                 mica_error *error) {
     const json_t *activation = json_object_get(vision, "projector_hidden_act"), *epsilon = json_object_get(vision, "projector_ln_eps");
     const json_t *merge = json_object_get(vision, "merge_kernel_size");
     const json_int_t side = json_array_size(merge) > 0 ? json_integer_value(json_array_get(merge, 0)) : 2;
@@ -148,7 +151,8 @@ static mica_status put_projector(const mica_export_plan *plan, const vision_towe
                          plan->model->source->path);
     mica_gguf_add_bool(out, "clip.use_gelu", !more || !json_is_string(activation) || strcmp(json_string_value(activation), "gelu") == 0);
     mica_gguf_add_u32(out, "clip.vision.projector.scale_factor", more ? (uint32_t)side : 2);
-    mica_gguf_add_f32(out, "clip.vision.attention.layer_norm_epsilon", more && json_is_number(epsilon) ? (float)json_number_value(epsilon) : 1e-5f);
+    mica_gguf_add_f32(out, "clip.vision.attention.layer_norm_epsilon",
+                      more && json_is_number(epsilon) ? (float)json_number_value(epsilon) : 1e-5f);
     return MICA_OK;
 }
 
@@ -168,7 +172,8 @@ mica_status mica_export_vision_metadata(const mica_export_plan *plan, mica_gguf_
         status = put_sizes(plan, tower, vision, out, &patch, error);
     if (status == MICA_OK && tower->says_more)
         status = read_number_or(plan->model, vision, "init_pos_emb_height", POSITIONS, &side, error);
-    mica_gguf_add_u32(out, "clip.vision.image_size", side * patch); /* the table of positions as a square of patches, as llama.cpp's converter has it */
+    /* the table of positions as a square of patches, as llama.cpp's converter has it */
+    mica_gguf_add_u32(out, "clip.vision.image_size", side * patch);
     if (status == MICA_OK && tower->says_more)
         status = put_limits(plan, vision, preprocessor, patch, out, error);
     put_image_statistics(preprocessor, out);

@@ -1,5 +1,6 @@
-/* operations/export_gguf_work.c: the stream's calls for an export: which bytes a unit reads, its conversion, its place in the file. Every unit is
- * written by the thread that made it, at an offset known beforehand; commit only counts. Judged by tests/operations/test_export_gguf.c. */
+/* operations/export_gguf_work.c: the stream's calls for an export: which bytes a unit reads, its conversion, its place in the file. Every
+ * unit is written by the thread that made it, at an offset known beforehand; commit only counts. Judged by
+ * tests/operations/test_export_gguf.c. */
 #include <string.h>
 
 #include "base/clock.h"
@@ -79,7 +80,8 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     run->inexact[unit_of(context, number).tensor - run->plan->tensors] += result->inexact;
     if (run->unit_seconds)
         run->unit_seconds[number] = result->seconds;
-    if (!run->units.journal || (context->written_bytes - context->flushed_bytes < FLUSH_BYTES && mica_seconds_now() - run->units.flushed_at < FLUSH_SECONDS))
+    if (!run->units.journal ||
+        (context->written_bytes - context->flushed_bytes < FLUSH_BYTES && mica_seconds_now() - run->units.flushed_at < FLUSH_SECONDS))
         return MICA_OK;
     context->flushed_bytes = context->written_bytes;
     return mica_export_files_flush(run, error);
@@ -120,8 +122,9 @@ static mica_status prepare(export_context *context, mica_error *error) {
         return mica_fail(error, MICA_NO_MEMORY, "out of memory for %u threads", run->threads);
     for (uint32_t i = 0; status == MICA_OK && i < run->threads; i++) {
         context->outputs[i] = mica_malloc(bytes + 1);
-        status = context->outputs[i] ? mica_export_converter_create(run->plan, &context->converters[i], error)
-                                     : mica_fail(error, MICA_NO_MEMORY, "out of memory for a unit of %llu bytes", (unsigned long long)bytes);
+        status = context->outputs[i]
+                     ? mica_export_converter_create(run->plan, &context->converters[i], error)
+                     : mica_fail(error, MICA_NO_MEMORY, "out of memory for a unit of %llu bytes", (unsigned long long)bytes);
     }
     return status;
 }

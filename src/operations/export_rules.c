@@ -1,5 +1,6 @@
-/* operations/export_rules.c: see the header. Owns the grammar of the file. Refuses: keys it does not know, types that cannot be written, patterns
- * that do not compile, rules that match nothing, experts of one tensor in several types. Judged by tests/operations/test_export_rules.c. */
+/* operations/export_rules.c: see the header. Owns the grammar of the file. Refuses: keys it does not know, types that cannot be written,
+ * patterns that do not compile, rules that match nothing, experts of one tensor in several types. Judged by
+ * tests/operations/test_export_rules.c. */
 #include "operations/export_rules.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -111,7 +112,8 @@ static bool parse_ranges(const char *text, number_ranges *ranges) {
 }
 
 /* A number, or a list of numbers and ranges. */
-static mica_status read_ranges(const mica_export_rules *rules, const char *key, const json_t *value, number_ranges *ranges, mica_error *error) {
+static mica_status read_ranges(const mica_export_rules *rules, const char *key, const json_t *value, number_ranges *ranges,
+                               mica_error *error) {
     if (json_is_integer(value) && json_integer_value(value) >= 0) {
         ranges->first[0] = ranges->last[0] = (uint64_t)json_integer_value(value);
         ranges->count = 1;
@@ -139,7 +141,8 @@ static mica_status read_regex(const mica_export_rules *rules, const json_t *valu
         return MICA_OK;
     PCRE2_UCHAR reason[128] = "";
     pcre2_get_error_message(number, reason, sizeof reason);
-    return mica_fail(error, MICA_BAD_INPUT, "%s: %sregex: %s: %s at %zu", rules->name, rules->within, json_string_value(value), (const char *)reason, offset);
+    return mica_fail(error, MICA_BAD_INPUT, "%s: %sregex: %s: %s at %zu", rules->name, rules->within, json_string_value(value),
+                     (const char *)reason, offset);
 }
 
 /* ---- rules */
@@ -175,7 +178,8 @@ static const char *name_of_uuid(const mica_export_rules *rules, const char *uuid
     return NULL;
 }
 
-static mica_status read_condition(mica_export_rules *rules, mica_export_rule *rule, const char *key, const json_t *value, mica_error *error) {
+static mica_status read_condition(mica_export_rules *rules, mica_export_rule *rule, const char *key, const json_t *value,
+                                  mica_error *error) {
     if (strcmp(key, "type") == 0)
         return read_type(rules, key, value, &rule->type, error);
     if (strcmp(key, "layers") == 0)
@@ -293,20 +297,25 @@ static mica_status read_key(mica_export_rules *rules, const char *key, const jso
     if (strcmp(key, "scale_optimization") == 0)
         return read_scale_optimization(rules, value, error);
     if (strcmp(key, "trellis_lambda") == 0)
-        return json_is_number(value) ? mica_export_rules_note(rules, error, "trellis_lambda: accepted and without effect: a penalty on steps between scales saves nothing in blocks of fixed width, "
-                                                            "and any above 0 raises the error (docs/quantisers.md)")
-                                     : refuse(rules, error, key, value, "a number");
+        return json_is_number(value)
+                   ? mica_export_rules_note(
+                         rules, error,
+                         "trellis_lambda: accepted and without effect: a penalty on steps between scales saves nothing in blocks of fixed width, "
+                         "and any above 0 raises the error (docs/quantisers.md)")
+                   : refuse(rules, error, key, value, "a number");
     if (strcmp(key, "note") == 0 || (top && strcmp(key, "tensor_map") == 0)) /* the latter names UUIDs; the tensors are the model's */
         return MICA_OK;
     if (top && strcmp(key, "quantization") == 0)
         return json_is_object(value) ? read_object(rules, value, false, error) : refuse(rules, error, key, value, "an object");
     if (top && strcmp(key, "target_format") == 0)
-        return json_is_string(value) && strcmp(json_string_value(value), "gguf") == 0 ? MICA_OK : refuse(rules, error, key, value, "\"gguf\"");
+        return json_is_string(value) && strcmp(json_string_value(value), "gguf") == 0 ? MICA_OK
+                                                                                      : refuse(rules, error, key, value, "\"gguf\"");
     if (top && strcmp(key, "shard_size") == 0)
         return mica_export_rules_note(rules, error, "shard_size: not taken from here: --split-size says it");
     if (top && strcmp(key, "special_token_keys") == 0)
         return mica_export_rules_note(rules, error, "special_token_keys: not needed: special tokens are the tokenizer's own");
-    return refuse(rules, error, key, value, "a key among type, effort, rules, default_type, per_tensor, scale_optimization, trellis_lambda, note");
+    return refuse(rules, error, key, value,
+                  "a key among type, effort, rules, default_type, per_tensor, scale_optimization, trellis_lambda, note");
 }
 
 mica_status mica_export_rules_load(const char *path, mica_export_rules *rules, mica_error *error) {
@@ -338,7 +347,8 @@ static bool name_matches(const mica_export_rule *rule, const char *name) {
 /* Of matrix `index` of a tensor: an expert's, or the only one. By the tensor's name or the weight's. */
 static bool rule_matches(const mica_export_rule *rule, const mica_export_tensor *tensor, uint64_t index, bool tensor_name) {
     const mica_weight *weight = tensor->weights ? tensor->weights[tensor->weight_count > 1 ? index : 0] : NULL;
-    const bool projected = weight && (weight->role == MICA_ROLE_EXPERT || weight->role == MICA_ROLE_SHARED_EXPERT || weight->role == MICA_ROLE_DENSE);
+    const bool projected = weight &&
+                           (weight->role == MICA_ROLE_EXPERT || weight->role == MICA_ROLE_SHARED_EXPERT || weight->role == MICA_ROLE_DENSE);
     if (rule->layers.count > 0 && (tensor->layer < 0 || !in_ranges(&rule->layers, tensor->layer)))
         return false;
     if (rule->projection >= 0 && (!projected || (int)weight->projection != rule->projection))
@@ -357,8 +367,8 @@ static mica_export_rule *first_match(mica_export_rules *rules, const mica_export
     return NULL;
 }
 
-mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *types, mica_dtype *type,
-                                     const char **reason, mica_error *error) {
+mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export_tensor *tensor, mica_dtype otherwise, mica_dtype *types,
+                                     mica_dtype *type, const char **reason, mica_error *error) {
     if (rules->rule_count == 0)
         return MICA_OK;
     bool *by_name = mica_calloc(rules->rule_count, sizeof *by_name);
@@ -378,10 +388,11 @@ mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export
         if (types)
             types[i] = other;
         else if (other != chosen)
-            status = mica_fail(error, MICA_BAD_INPUT,
-                               "%s: %s: expert 0 would be %s and expert %llu %s (%s): a GGUF tensor has one type for all of its experts (--compat mica writes groups of them)", rules->name,
-                               tensor->name, mica_dtype_name(chosen), (unsigned long long)i, mica_dtype_name(other),
-                               rule ? rule->label : first->label);
+            status = mica_fail(
+                error, MICA_BAD_INPUT,
+                "%s: %s: expert 0 would be %s and expert %llu %s (%s): a GGUF tensor has one type for all of its experts (--compat mica writes groups of them)",
+                rules->name, tensor->name, mica_dtype_name(chosen), (unsigned long long)i, mica_dtype_name(other),
+                rule ? rule->label : first->label);
     }
     mica_free(by_name);
     if (types)
@@ -396,7 +407,7 @@ mica_status mica_export_rules_choose(mica_export_rules *rules, const mica_export
 mica_status mica_export_rules_check_used(const mica_export_rules *rules, mica_error *error) {
     for (uint64_t r = 0; r < rules->rule_count; r++)
         if (!rules->rules[r].matched)
-            return mica_fail(error, MICA_BAD_INPUT, "%s: %s matches no tensor whose type can be chosen, or none that an earlier rule left", rules->name,
-                             rules->rules[r].label);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s matches no tensor whose type can be chosen, or none that an earlier rule left",
+                             rules->name, rules->rules[r].label);
     return MICA_OK;
 }

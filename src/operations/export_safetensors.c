@@ -1,5 +1,5 @@
-/* operations/export_safetensors.c: mica_export_safetensors: plan, then what is in the directory decides (start, resume, nothing to do, refuse), then
- * work, then the names. Judged by tests/operations/test_export_safetensors.c. */
+/* operations/export_safetensors.c: mica_export_safetensors: plan, then what is in the directory decides (start, resume, nothing to do,
+ * refuse), then work, then the names. Judged by tests/operations/test_export_safetensors.c. */
 #include "operations/export_safetensors.h"
 
 #include <inttypes.h>
@@ -53,8 +53,8 @@ static mica_status run_in_directory(mica_shards_run *run, const char **outcome, 
     return status;
 }
 
-static mica_status run_plan(const mica_shards_plan *plan, const char *directory, const mica_export_safetensors_options *options, char **text,
-                            char **json, mica_error *error) {
+static mica_status run_plan(const mica_shards_plan *plan, const char *directory, const mica_export_safetensors_options *options,
+                            char **text, char **json, mica_error *error) {
     mica_shards_run run = {.plan = plan, .options = options, .directory = directory, .lock = -1};
     const char *outcome = "dry run";
     mica_status status = fit_memory(&run, error);
@@ -117,11 +117,12 @@ static void write_text(const mica_shards_run *run, const char *outcome, mica_tex
         mica_text_puts(text, "dry run: nothing is written\n");
     else
         mica_text_printf(text, "%s: %s\n", run->directory, outcome);
-    mica_text_printf(text, "  tensors   %" PRIu64 ", %s in %" PRIu32 " file%s\n", layout->entry_count, mica_bytes_show(layout->data_bytes, size),
-                     layout->shard_count, plural(layout->shard_count));
+    mica_text_printf(text, "  tensors   %" PRIu64 ", %s in %" PRIu32 " file%s\n", layout->entry_count,
+                     mica_bytes_show(layout->data_bytes, size), layout->shard_count, plural(layout->shard_count));
     if (plan->decodes && (plan->dtype_name || plan->converted_count > 0))
         mica_text_printf(text, "  %s      %" PRIu64 " weight%s decoded, %" PRIu64 " as stored; %" PRIu64 " scales and shapes left out\n",
-                         plan->dtype == MICA_F32 ? "f32 " : "bf16", plan->converted_count, plural(plan->converted_count), layout->entry_count - plan->converted_count, plan->dropped_count);
+                         plan->dtype == MICA_F32 ? "f32 " : "bf16", plan->converted_count, plural(plan->converted_count),
+                         layout->entry_count - plan->converted_count, plan->dropped_count);
     mica_text_printf(text, "  files     %" PRIu64 " beside the tensors%s\n", plan->file_count,
                      plan->back ? ", made from the metadata" : plan->made_count > 0 ? ", config.json rewritten" : "");
     if (run->seconds > 0)

@@ -1,5 +1,6 @@
-/* operations/export_safetensors.h: what the files of `mica export --format safetensors` share: the plan (which tensor becomes what, and where it
- * goes), the units of the stream, the run. A plan is a function of the checkpoint and the options; no tensor's data is read for it.
+/* operations/export_safetensors.h: what the files of `mica export --format safetensors` share: the plan (which tensor becomes what, and
+ * where it goes), the units of the stream, the run. A plan is a function of the checkpoint and the options; no tensor's data is read for
+ * it.
  * Judged by tests/operations/test_export_safetensors.c, tests/faults/kill_export_safetensors.sh and tests/interop/safetensors_files.py. */
 #ifndef MICA_OPERATIONS_EXPORT_SAFETENSORS_H
 #define MICA_OPERATIONS_EXPORT_SAFETENSORS_H
@@ -16,12 +17,13 @@
 #define MICA_EXPORT_COPY_BYTES ((uint64_t)16 << 20) /* of a unit that is copied; a constant, so that a resume has the same units */
 #define MICA_EXPORT_JOURNAL "journal.mica"
 
-/* What a tensor of the result is made from: copied; or decoded to the entry's type; or put together from the heads of one weight or of two, whose
- * order in a GGUF is another (export_safetensors_back.c). */
+/* What a tensor of the result is made from: copied; or decoded to the entry's type; or put together from the heads of one weight or of two,
+ * whose order in a GGUF is another (export_safetensors_back.c). */
 typedef struct mica_shards_origin {
     const mica_tensor *tensor; /* NULL: */
     const mica_weight *weight;
-    mica_gguf_form form;       /* COPY: by slabs; KEY_PART: `weight` is attn_k_b and `second` attn_v_b; QUERY_PAIRS and KEY_PAIRS: rows of heads */
+    /* COPY: by slabs; KEY_PART: `weight` is attn_k_b and `second` attn_v_b; QUERY_PAIRS and KEY_PAIRS: rows of heads */
+    mica_gguf_form form;
     const mica_weight *second; /* NULL: none */
 } mica_shards_origin;
 
@@ -83,8 +85,8 @@ uint64_t mica_shards_heads(const mica_shards_plan *plan, const mica_shards_origi
 uint32_t mica_shards_head_ranges(const mica_shards_plan *plan, const mica_shards_unit *unit, mica_stream_range *ranges);
 mica_status mica_shards_convert_head(const mica_shards_plan *plan, const mica_shards_unit *unit, const uint8_t *const *data, float *strip,
                                      void *output, mica_error *error) MICA_CHECKED;
-/* The tensors of a GGUF under the names of a published checkpoint: entries (room for [model->weight_count]) and the plan's origins; then the files
- * beside them. BAD_INPUT names what has no name there. */
+/* The tensors of a GGUF under the names of a published checkpoint: entries (room for [model->weight_count]) and the plan's origins; then
+ * the files beside them. BAD_INPUT names what has no name there. */
 mica_status mica_shards_list_back(mica_shards_plan *plan, mica_safetensors_entry *entries, uint64_t *count, mica_error *error) MICA_CHECKED;
 mica_status mica_shards_files_back(mica_shards_plan *plan, mica_error *error) MICA_CHECKED;
 
@@ -114,7 +116,8 @@ mica_status mica_shards_work(mica_shards_run *run, mica_error *error) MICA_CHECK
 /* The directory (export_safetensors_files.c): what is there decides. *finished: it is the result already. */
 mica_status mica_shards_open(mica_shards_run *run, bool *finished, mica_error *error) MICA_CHECKED;
 mica_status mica_shards_flush(mica_shards_run *run, mica_error *error) MICA_CHECKED;  /* data, then the record of it */
-mica_status mica_shards_finish(mica_shards_run *run, mica_error *error) MICA_CHECKED; /* the other files, the names; then the journal goes */
+/* the other files, the names; then the journal goes */
+mica_status mica_shards_finish(mica_shards_run *run, mica_error *error) MICA_CHECKED;
 void mica_shards_close(mica_shards_run *run);
 
 mica_status mica_shards_report(const mica_shards_run *run, const char *outcome, char **text, char **json, mica_error *error) MICA_CHECKED;

@@ -1,6 +1,7 @@
-/* operations/export_safetensors_back.c: a GGUF file as a checkpoint again: the names Hugging Face's code asks for, each expert a tensor of its own, what
- * llama.cpp's conversion did to rows undone (kv_b from its two halves, llama's query and key rows from pairs to halves), config.json and the tokenizer's
- * files from the metadata. Refuses architectures and weights that have no such names. Reads headers only, but for llama3's frequency factors.
+/* operations/export_safetensors_back.c: a GGUF file as a checkpoint again: the names Hugging Face's code asks for, each expert a tensor of
+ * its own, what llama.cpp's conversion did to rows undone (kv_b from its two halves, llama's query and key rows from pairs to halves),
+ * config.json and the tokenizer's files from the metadata. Refuses architectures and weights that have no such names. Reads headers only,
+ * but for llama3's frequency factors.
  * Judged by tests/operations/test_export_back.c and tests/interop/export_back.py. */
 #include <stdio.h>
 #include <string.h>
@@ -46,8 +47,8 @@ static const mica_weight *take_expert(const lister *list, const mica_gguf_row *r
     return place->moe ? mark(list, place->experts[expert * MICA_PROJECTION_COUNT + projection]) : NULL;
 }
 
-/* What a weight is written in: plain numbers as they are, unless a type was asked for. The router's correction bias stays as it is: a choice hangs on
- * its last bits. */
+/* What a weight is written in: plain numbers as they are, unless a type was asked for. The router's correction bias stays as it is: a
+ * choice hangs on its last bits. */
 static mica_dtype dtype_of(const mica_shards_plan *plan, const mica_weight *weight) {
     const bool plain = weight->encoding == MICA_ENCODING_PLAIN;
     return plain && (!plan->dtype_name || weight->role == MICA_ROLE_ROUTER_BIAS) ? weight->data->dtype : plan->dtype;
@@ -100,7 +101,8 @@ static mica_status add_latent(lister *list, const mica_gguf_row *row, uint64_t l
     const uint64_t rows = config->num_attention_heads * (config->qk_nope_head_dim + config->v_head_dim);
     const mica_weight *keys = take(list, row->name, layer), *values = take(list, "blk.{L}.attn_v_b.weight", layer);
     const mica_weight *whole = take(list, "blk.{L}.attn_kv_b.weight", layer);
-    const mica_shards_origin halves = {.weight = keys, .second = values, .form = MICA_GGUF_KEY_PART}, one = {.weight = whole, .form = MICA_GGUF_COPY};
+    const mica_shards_origin halves = {.weight = keys, .second = values, .form = MICA_GGUF_KEY_PART},
+                             one = {.weight = whole, .form = MICA_GGUF_COPY};
     if (keys && values)
         return add(list, row->pattern, layer, 0, &halves, 2, rows, config->kv_lora_rank, error);
     return whole ? add(list, row->pattern, layer, 0, &one, 2, whole->rows, whole->columns, error) : MICA_OK;
@@ -119,8 +121,8 @@ static mica_status check_used(const lister *list, mica_error *error) {
     const mica_model *model = list->plan->model;
     for (uint64_t i = 0; i < model->weight_count; i++)
         if (model->weights[i].fate == MICA_USED && !list->used[i] && model->weights[i].role != MICA_ROLE_ROPE_FACTORS)
-            return mica_fail(error, MICA_BAD_INPUT, "%s: %s: a checkpoint of %s has no tensor for it", model->source->path, model->weights[i].name,
-                             model->config.model_type);
+            return mica_fail(error, MICA_BAD_INPUT, "%s: %s: a checkpoint of %s has no tensor for it", model->source->path,
+                             model->weights[i].name, model->config.model_type);
     return MICA_OK;
 }
 
@@ -171,8 +173,8 @@ uint32_t mica_shards_head_ranges(const mica_shards_plan *plan, const mica_shards
     return count + mica_slab_ranges(plan->source, item->origin->second, &second, ranges + count);
 }
 
-static mica_status decode(const mica_shards_plan *plan, const mica_weight *weight, uint64_t head, uint64_t heads, const uint8_t *data, float *values,
-                          mica_error *error) {
+static mica_status decode(const mica_shards_plan *plan, const mica_weight *weight, uint64_t head, uint64_t heads, const uint8_t *data,
+                          float *values, mica_error *error) {
     const mica_slab slab = slab_of(weight, head, heads);
     mica_matrix matrix;
     const mica_status status = mica_slab_matrix(plan->model, weight, &slab, &data, &matrix, error);
@@ -206,7 +208,8 @@ mica_status mica_shards_convert_head(const mica_shards_plan *plan, const mica_sh
     mica_status status = decode(plan, weight, unit->head, item->heads, data[0], strip, error);
     if (status == MICA_OK && item->origin->form == MICA_GGUF_KEY_PART) {
         turn_keys(config, strip, result);
-        status = decode(plan, item->origin->second, unit->head, item->heads, data[1], result + config->qk_nope_head_dim * config->kv_lora_rank, error);
+        status = decode(plan, item->origin->second, unit->head, item->heads, data[1],
+                        result + config->qk_nope_head_dim * config->kv_lora_rank, error);
     } else if (status == MICA_OK && weight->data->rank == 1) { /* a bias: all heads, each element a row of its own */
         const uint64_t heads = item->origin->form == MICA_GGUF_QUERY_PAIRS ? config->num_attention_heads : config->num_key_value_heads;
         const uint64_t width = weight->columns / heads;
@@ -237,7 +240,8 @@ static mica_status learn_from_tensors(const mica_model *model, mica_config *conf
         return MICA_OK;
     mica_status status = mica_weight_load(model, model->rope_factors, &divisors, error);
     if (status == MICA_OK && !mica_rope_find_llama3(config, divisors))
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected the divisors of llama3's rope_scaling, which config.json can say, got others",
+        status = mica_fail(error, MICA_BAD_INPUT,
+                           "%s: %s: expected the divisors of llama3's rope_scaling, which config.json can say, got others",
                            model->source->path, model->rope_factors->name);
     mica_free(divisors);
     return status;
@@ -269,13 +273,15 @@ static mica_status make_tokenizer(mica_shards_plan *plan, mica_error *error) {
     }
     mica_status status = mica_tokenizer_open_source(plan->source, &tokenizer, error);
     if (status == MICA_OK && !mica_tokenizer_is_written(tokenizer)) {
-        plan->note = "its vocabulary is SentencePiece's, of which no tokenizer.json is made: take the tokenizer's files from the model's own checkpoint";
+        plan->note =
+            "its vocabulary is SentencePiece's, of which no tokenizer.json is made: take the tokenizer's files from the model's own checkpoint";
     } else if (status == MICA_OK) {
         mica_shards_file *file = make_file(plan, "tokenizer.json");
         status = mica_tokenizer_write(tokenizer, &file->bytes, &file->length, error);
         file = status == MICA_OK ? make_file(plan, "tokenizer_config.json") : NULL;
         if (status == MICA_OK)
-            status = mica_tokenizer_write_config(tokenizer, plan->model->config.max_position_embeddings, &file->bytes, &file->length, error);
+            status = mica_tokenizer_write_config(tokenizer, plan->model->config.max_position_embeddings, &file->bytes, &file->length,
+                                                 error);
     }
     mica_tokenizer_close(tokenizer);
     return status;

@@ -1,5 +1,5 @@
-/* operations/export_safetensors_config.c: config.json of the same model with every weight in BF16, or F32: keys that say how weights were stored
- * are gone, the type is that wherever it is named. All else keeps its place and value.
+/* operations/export_safetensors_config.c: config.json of the same model with every weight in BF16, or F32: keys that say how weights were
+ * stored are gone, the type is that wherever it is named. All else keeps its place and value.
  * Judged by tests/operations/test_export_safetensors.c. */
 #include <string.h>
 

@@ -1,7 +1,8 @@
-/* operations/export_safetensors_files.c: the directory of an export while it is filled: the lock, journal.mica, what was there before, and the end.
- * Invariants: 1. the journal stands before any other file is made or removed; 2. units are recorded only after their bytes were synced; 3. what
- * a reader opens first gets its name when everything else is there; 4. no file is removed that an export of this checkpoint does not have, and
- * none that is the source's own. What a kill leaves is what --resume takes up.
+/* operations/export_safetensors_files.c: the directory of an export while it is filled: the lock, journal.mica, what was there before, and
+ * the end.
+ * Invariants: 1. the journal stands before any other file is made or removed; 2. units are recorded only after their bytes were synced; 3.
+ * what a reader opens first gets its name when everything else is there; 4. no file is removed that an export of this checkpoint does not
+ * have, and none that is the source's own. What a kill leaves is what --resume takes up.
  * Judged by tests/operations/test_export_safetensors.c and tests/faults/kill_export_safetensors.sh. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -149,7 +150,8 @@ static mica_status create_journal(mica_shards_run *run, mica_error *error) {
 static mica_status record_units(void *context, mica_error *error) {
     const mica_shards_run *run = context;
     const mica_status status = mica_safetensors_writer_sync(run->writer, error);
-    return status == MICA_OK ? mica_journal_append(run->units.journal, RECORD_UNITS, &run->units.done, sizeof run->units.done, error) : status;
+    return status == MICA_OK ? mica_journal_append(run->units.journal, RECORD_UNITS, &run->units.done, sizeof run->units.done, error)
+                             : status;
 }
 
 mica_status mica_shards_flush(mica_shards_run *run, mica_error *error) {
@@ -167,7 +169,8 @@ static mica_status check_shard(const mica_shards_run *run, uint32_t shard, mica_
     mica_file *file = NULL;
     mica_status status = path && bytes ? MICA_OK : no_memory(error);
     if (status == MICA_OK && !mica_path_exists(path))
-        status = mica_fail(error, MICA_CONFLICT, "%s: expected it of a finished export of this job, got absent; start afresh with --force", path);
+        status = mica_fail(error, MICA_CONFLICT, "%s: expected it of a finished export of this job, got absent; start afresh with --force",
+                           path);
     if (status == MICA_OK)
         status = mica_file_open(path, false, &file, error);
     bool same = status == MICA_OK && mica_file_bytes(file) == layout->file_bytes[shard];
@@ -195,7 +198,8 @@ static mica_status start_files(mica_shards_run *run, mica_error *error) {
     return mica_safetensors_writer_open(run->directory, &run->plan->layout, run->units.done == 0, &run->writer, error);
 }
 
-static mica_status begin(mica_shards_run *run, char **names, uint64_t count, const directory_state *state, bool *finished, mica_error *error) {
+static mica_status begin(mica_shards_run *run, char **names, uint64_t count, const directory_state *state, bool *finished,
+                         mica_error *error) {
     const bool resume = run->options->resume, force = run->options->force;
     *finished = state->count > 0 && !state->journal && resume;
     if (*finished)

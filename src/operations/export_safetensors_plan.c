@@ -1,5 +1,5 @@
-/* operations/export_safetensors_plan.c: which tensor becomes what: copied; or, for BF16 and F32, each weight one tensor under the weight's name, its scales
- * gone. What is no floating number, and what a model holds in float32 on purpose, is copied.
+/* operations/export_safetensors_plan.c: which tensor becomes what: copied; or, for BF16 and F32, each weight one tensor under the weight's
+ * name, its scales gone. What is no floating number, and what a model holds in float32 on purpose, is copied.
  * Judged by tests/operations/test_export_safetensors.c and tests/interop/safetensors_files.py. */
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +21,8 @@ static bool is_eight_bits(mica_dtype dtype) {
     return dtype == MICA_F8_E4M3 || dtype == MICA_F8_E5M2 || dtype == MICA_F8_E8M0;
 }
 
-/* The parameters of linear maps, embeddings and norms are called weight or bias. Others are in float32 because their code wants them so: the
- * router's correction bias (a choice hangs on its last bits), attention sinks, hyper-connections, rotary frequencies. */
+/* The parameters of linear maps, embeddings and norms are called weight or bias. Others are in float32 because their code wants them so:
+ * the router's correction bias (a choice hangs on its last bits), attention sinks, hyper-connections, rotary frequencies. */
 static bool is_decoded(const mica_shards_plan *plan, const mica_weight *weight) {
     if (weight->encoding != MICA_ENCODING_PLAIN)
         return true;
@@ -94,7 +94,9 @@ static mica_status list_weights(mica_shards_plan *plan, mica_safetensors_entry *
 
 static uint64_t units_of(const mica_shards_item *item) {
     const uint64_t bytes = item->entry->bytes;
-    return item->heads ? item->heads : item->weight ? item->slabs.count : bytes / MICA_EXPORT_COPY_BYTES + (bytes % MICA_EXPORT_COPY_BYTES != 0);
+    return item->heads    ? item->heads
+           : item->weight ? item->slabs.count
+                          : bytes / MICA_EXPORT_COPY_BYTES + (bytes % MICA_EXPORT_COPY_BYTES != 0);
 }
 
 mica_shards_unit mica_shards_unit_at(const mica_shards_plan *plan, uint64_t number) {
@@ -148,7 +150,8 @@ static void measure_unit(mica_shards_plan *plan, uint64_t number) {
         plan->window_bytes = window;
     if (unit.item->weight && unit.bytes > plan->output_bytes)
         plan->output_bytes = unit.bytes;
-    const uint64_t floats = unit.item->heads ? 2 * (unit.bytes / mica_dtype_bytes(unit.item->entry->dtype)) : MICA_STRIP_ELEMENTS; /* in, out */
+    /* in, out */
+    const uint64_t floats = unit.item->heads ? 2 * (unit.bytes / mica_dtype_bytes(unit.item->entry->dtype)) : MICA_STRIP_ELEMENTS;
     if (floats > plan->strip_floats)
         plan->strip_floats = floats;
 }
@@ -197,8 +200,12 @@ static mica_status list_files(mica_shards_plan *plan, mica_error *error) {
 mica_status mica_shards_plan_make(const mica_tensor_source *source, const mica_model *model, const mica_export_safetensors_options *options,
                                   mica_shards_plan *plan, mica_error *error) {
     const bool back = mica_gguf_of_source(source) != NULL;
-    *plan = (mica_shards_plan){.source = source, .model = model, .decodes = model != NULL, .back = back,
-                               .dtype = options->dtype && strcmp(options->dtype, "f32") == 0 ? MICA_F32 : MICA_BF16, .dtype_name = options->dtype,
+    *plan = (mica_shards_plan){.source = source,
+                               .model = model,
+                               .decodes = model != NULL,
+                               .back = back,
+                               .dtype = options->dtype && strcmp(options->dtype, "f32") == 0 ? MICA_F32 : MICA_BF16,
+                               .dtype_name = options->dtype,
                                .shard_bytes = options->shard_bytes ? options->shard_bytes : MICA_SHARD_BYTES_DEFAULT};
     const uint64_t capacity = 1 + (back ? model->weight_count : source->tensor_count);
     mica_safetensors_entry *entries = mica_calloc(capacity, sizeof *entries);

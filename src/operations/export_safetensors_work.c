@@ -1,5 +1,5 @@
-/* operations/export_safetensors_work.c: the stream's calls: a unit is copied as it was read, or decoded strip by strip and rounded; the thread that
- * made it writes it, at a place known beforehand; commit only counts. Judged by tests/operations/test_export_safetensors.c. */
+/* operations/export_safetensors_work.c: the stream's calls: a unit is copied as it was read, or decoded strip by strip and rounded; the
+ * thread that made it writes it, at a place known beforehand; commit only counts. Judged by tests/operations/test_export_safetensors.c. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "numerics/encode.h"
@@ -26,9 +26,10 @@ static uint32_t plan_unit(void *opaque, uint64_t number, mica_stream_range *rang
     return mica_shards_unit_ranges(plan, &unit, ranges);
 }
 
-/* To BF16 (or F32) by way of float32, to nearest even: a value that is stored in more bits is rounded twice (F64, which no published model has). */
-static mica_status decode_unit(const mica_shards_plan *plan, const mica_shards_unit *unit, const uint8_t *const *data, export_worker *worker,
-                               mica_error *error) {
+/* To BF16 (or F32) by way of float32, to nearest even: a value that is stored in more bits is rounded twice (F64, which no published model
+ * has). */
+static mica_status decode_unit(const mica_shards_plan *plan, const mica_shards_unit *unit, const uint8_t *const *data,
+                               export_worker *worker, mica_error *error) {
     const mica_dtype dtype = unit->item->entry->dtype;
     mica_matrix matrix;
     if (unit->item->heads)

@@ -1,5 +1,6 @@
-/* operations/imatrix_collect.c: an importance matrix: a text in windows, computed layer by layer (layer_pass), what its collectors give (imatrix_sums,
- * _covariance, _sensitivity) in one GGUF file, and the report. The file is OUTPUT.partial until it is whole, its layers written as they end.
+/* operations/imatrix_collect.c: an importance matrix: a text in windows, computed layer by layer (layer_pass), what its collectors give
+ * (imatrix_sums, _covariance, _sensitivity) in one GGUF file, and the report. The file is OUTPUT.partial until it is whole, its layers
+ * written as they end.
  * Judged by tests/operations/test_imatrix_collect.c, test_layer_pass.c and tests/interop/imatrix.py. */
 #include <mica/imatrix.h>
 #include <string.h>
@@ -84,7 +85,8 @@ static mica_status take_text(collection *c, const mica_prompt *prompt, mica_erro
         status = mica_compute_bos(&c->compute, prompt, &bos, error);
     c->window = c->settings->context ? c->settings->context : WINDOW_DEFAULT;
     if (status == MICA_OK && (c->window < 2 || count < c->window - (bos >= 0)))
-        status = mica_fail(error, MICA_USAGE, "expected a text of at least one window of %llu tokens, got %llu (--context makes windows shorter)",
+        status = mica_fail(error, MICA_USAGE,
+                           "expected a text of at least one window of %llu tokens, got %llu (--context makes windows shorter)",
                            (unsigned long long)c->window, (unsigned long long)count);
     if (status == MICA_OK)
         status = cut_windows(c, ids, count, bos, error);
@@ -103,7 +105,10 @@ static mica_status make_job(const collection *c, bool shards, char **job, uint64
     mica_json_u64(&writer, "format_version", 1);
     mica_json_string(&writer, "dataset", options->dataset ? options->dataset : "");
     mica_json_u64(&writer, "window", c->window);
-    mica_json_u64(&writer, "covariance_bytes", !options->covariance ? 0 : options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES);
+    mica_json_u64(&writer, "covariance_bytes",
+                  !options->covariance ? 0
+                  : options->own_bytes ? options->own_bytes
+                                       : MICA_COVARIANCE_OWN_BYTES);
     mica_json_bool(&writer, "sensitivity", options->sensitivity);
     const mica_status status = mica_layer_pass_describe(&c->pass, c->settings->exact, shards, &writer, error);
     mica_json_close_object(&writer);
@@ -306,8 +311,8 @@ static mica_status give_report(const collection *c, char **text, char **json, mi
     if (all > 0)
         mica_text_printf(&words, "  experts   %llu of %llu were never chosen\n", (unsigned long long)never, (unsigned long long)all);
     if (c->covariance.input_count > 0)
-        mica_text_printf(&words, "  inputs    covariance of %llu, and of %llu experts' own\n", (unsigned long long)c->covariance.input_count,
-                         (unsigned long long)c->covariance.own_inputs);
+        mica_text_printf(&words, "  inputs    covariance of %llu, and of %llu experts' own\n",
+                         (unsigned long long)c->covariance.input_count, (unsigned long long)c->covariance.own_inputs);
     mica_json_begin(&writer);
     mica_json_open_object(&writer, NULL);
     mica_json_string(&writer, "output", c->output);
@@ -329,8 +334,8 @@ static mica_status give_report(const collection *c, char **text, char **json, mi
         mica_json_u64(&writer, NULL, layer);
         mica_json_u64(&writer, NULL, missing);
         mica_json_close_array(&writer);
-        mica_text_printf(&words, "  layer %-3llu %llu of %llu experts were never chosen\n", (unsigned long long)layer, (unsigned long long)missing,
-                         (unsigned long long)experts);
+        mica_text_printf(&words, "  layer %-3llu %llu of %llu experts were never chosen\n", (unsigned long long)layer,
+                         (unsigned long long)missing, (unsigned long long)experts);
     }
     mica_json_close_array(&writer);
     mica_json_close_object(&writer);
@@ -347,7 +352,8 @@ static mica_status prepare(collection *c, const mica_prompt *prompt, mica_error 
     if (status == MICA_OK)
         status = mica_sums_collector_init(&c->sums, &c->plan, error);
     if (status == MICA_OK && options->covariance)
-        status = mica_covariance_collector_init(&c->covariance, &c->plan, options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
+        status = mica_covariance_collector_init(&c->covariance, &c->plan,
+                                                options->own_bytes ? options->own_bytes : MICA_COVARIANCE_OWN_BYTES, error);
     if (status == MICA_OK)
         status = take_text(c, prompt, error);
     if (status == MICA_OK && options->sensitivity)
@@ -357,8 +363,9 @@ static mica_status prepare(collection *c, const mica_prompt *prompt, mica_error 
     return status == MICA_OK ? make_layout(c, error) : status;
 }
 
-mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options, const mica_imatrix_options *imatrix,
-                                 const mica_prompt *prompt, char **text, char **json, mica_error *error) {
+mica_status mica_imatrix_collect(const char *checkpoint, const char *output, const mica_compute_options *options,
+                                 const mica_imatrix_options *imatrix, const mica_prompt *prompt, char **text, char **json,
+                                 mica_error *error) {
     collection c = {.output = output, .options = imatrix, .settings = options};
     mica_pass_action action;
     mica_status status = mica_pass_choose(output, imatrix->resume, imatrix->force, &action, error);

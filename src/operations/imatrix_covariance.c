@@ -15,7 +15,8 @@ static uint64_t triangle(uint64_t columns) {
 
 /* Inputs of the layers' matrices whose width suits; attn_k_b has none that does not depend on how attention is computed. */
 static bool is_wanted(const mica_export_tensor *tensor) {
-    return tensor->weights && !tensor->fixed && tensor->layer >= 0 && tensor->form != MICA_GGUF_KEY_PART && tensor->columns % MICA_SECOND_MOMENTS_COLUMNS == 0;
+    return tensor->weights && !tensor->fixed && tensor->layer >= 0 && tensor->form != MICA_GGUF_KEY_PART &&
+           tensor->columns % MICA_SECOND_MOMENTS_COLUMNS == 0;
 }
 
 static mica_covariance_input *find_input(mica_covariance_collector *c, const char *name) {
@@ -64,7 +65,8 @@ static int compare_inputs(const void *a, const void *b) {
     return left->tensor < right->tensor ? -1 : left->tensor > right->tensor;
 }
 
-mica_status mica_covariance_collector_init(mica_covariance_collector *c, const mica_export_plan *plan, uint64_t own_bytes, mica_error *error) {
+mica_status mica_covariance_collector_init(mica_covariance_collector *c, const mica_export_plan *plan, uint64_t own_bytes,
+                                           mica_error *error) {
     *c = (mica_covariance_collector){.plan = plan};
     c->inputs = mica_calloc(plan->tensor_count + 1, sizeof *c->inputs);
     if (!c->inputs)
@@ -86,14 +88,15 @@ mica_status mica_covariance_collector_init(mica_covariance_collector *c, const m
         slots = layer_slots > slots ? layer_slots : slots;
     }
     if (c->input_count == 0)
-        return mica_fail(error, MICA_BAD_INPUT, "%s: --covariance: expected weights with a multiple of %u columns, got none", plan->model->source->path,
-                         MICA_SECOND_MOMENTS_COLUMNS);
+        return mica_fail(error, MICA_BAD_INPUT, "%s: --covariance: expected weights with a multiple of %u columns, got none",
+                         plan->model->source->path, MICA_SECOND_MOMENTS_COLUMNS);
     c->sums = mica_calloc(floats, sizeof *c->sums);
     c->of = mica_calloc(slots, sizeof *c->of);
     c->counts = mica_calloc(plan->model->config.n_routed_experts + 1, sizeof *c->counts);
     c->scratch = mica_alloc_aligned(MICA_SECOND_MOMENTS_TOKENS * widest * sizeof *c->scratch);
     if (!c->sums || !c->of || !c->counts || !c->scratch)
-        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the covariances of a layer, %llu bytes", (unsigned long long)(floats * sizeof(float)));
+        return mica_fail(error, MICA_NO_MEMORY, "out of memory for the covariances of a layer, %llu bytes",
+                         (unsigned long long)(floats * sizeof(float)));
     memset(c->sums, 0, floats * sizeof *c->sums); /* touched: the cache of experts gets what is left */
     return MICA_OK;
 }
@@ -184,7 +187,8 @@ static int64_t slot_of(const mica_covariance_input *input, int32_t (*of)[2], con
     return -1;
 }
 
-static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
+static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection,
+                      uint64_t tokens) {
     mica_covariance_collector *c = context;
     float *sums = c->sums;
     int32_t(*of)[2] = c->of;
@@ -193,7 +197,8 @@ static void see_input(void *context, const mica_weight *weight, const float *x, 
         const uint64_t square = input->columns * input->columns;
         const int64_t slot = slot_of(input, of, weight);
         if (slot >= 0) {
-            mica_second_moments_add(mica_engine_pool(c->compute->engine), x, stride, selection, tokens, input->columns, c->scratch, sums + (uint64_t)slot * square);
+            mica_second_moments_add(mica_engine_pool(c->compute->engine), x, stride, selection, tokens, input->columns, c->scratch,
+                                    sums + (uint64_t)slot * square);
             of[slot][1] += (int32_t)tokens;
         }
         sums += input->slots * square;

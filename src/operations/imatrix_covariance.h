@@ -1,6 +1,6 @@
-/* operations/imatrix_covariance.h: second moments of the inputs of a model's weights, collected layer by layer and written as each layer ends: the memory is
- * that of one layer. Which inputs there are, and how many experts get one of their own, is known before anything is computed, so the file's layout is
- * too. Format: docs/formats.md. Judged by tests/operations/test_imatrix_collect.c. */
+/* operations/imatrix_covariance.h: second moments of the inputs of a model's weights, collected layer by layer and written as each layer
+ * ends: the memory is that of one layer. Which inputs there are, and how many experts get one of their own, is known before anything is
+ * computed, so the file's layout is too. Format: docs/formats.md. Judged by tests/operations/test_imatrix_collect.c. */
 #ifndef MICA_OPERATIONS_IMATRIX_COVARIANCE_H
 #define MICA_OPERATIONS_IMATRIX_COVARIANCE_H
 

@@ -1,5 +1,5 @@
-/* operations/imatrix_sensitivity.c: see the header. A copy of the text's residual stream begins at each place where noise is put on, so that until then there
- * is nothing to compute for it. The noise is a fixed sequence. Judged by tests/operations/test_imatrix_collect.c. */
+/* operations/imatrix_sensitivity.c: see the header. A copy of the text's residual stream begins at each place where noise is put on, so
+ * that until then there is nothing to compute for it. The noise is a fixed sequence. Judged by tests/operations/test_imatrix_collect.c. */
 #include "operations/imatrix_sensitivity.h"
 
 #include <math.h>
@@ -42,7 +42,8 @@ mica_status mica_sensitivity_init(mica_sensitivity *s, const mica_model *model, 
     s->ids = mica_calloc(all * config->num_experts_per_tok + 1, sizeof *s->ids);
     if (s->energy && s->response && s->x && s->normed && s->before && s->gates && s->ids)
         return MICA_OK;
-    return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu copies of %llu tokens", (unsigned long long)copies, (unsigned long long)s->carried);
+    return mica_fail(error, MICA_NO_MEMORY, "out of memory for %llu copies of %llu tokens", (unsigned long long)copies,
+                     (unsigned long long)s->carried);
 }
 
 void mica_sensitivity_release(mica_sensitivity *s) {
@@ -54,8 +55,8 @@ void mica_sensitivity_release(mica_sensitivity *s) {
 
 /* ---- energies, of one layer after the other */
 
-static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
-                       const float *outputs) {
+static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights,
+                       const float *gated, const float *outputs) {
     const mica_sensitivity *s = context;
     const uint64_t experts = s->model->config.n_routed_experts, width = s->model->config.hidden_size;
     double *into = s->energy + layer * (experts + 1) + (expert >= 0 ? (uint64_t)expert : experts);
@@ -79,8 +80,8 @@ static mica_status load(void *context, uint64_t layer, const uint8_t *bytes, uin
     mica_sensitivity *s = context;
     const uint64_t count = s->model->config.n_routed_experts + 1;
     if (length != count * sizeof *s->energy)
-        return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected %llu energies from the run before, got %llu bytes", s->model->source->path,
-                         (unsigned long long)layer, (unsigned long long)count, (unsigned long long)length);
+        return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected %llu energies from the run before, got %llu bytes",
+                         s->model->source->path, (unsigned long long)layer, (unsigned long long)count, (unsigned long long)length);
     memcpy(s->energy + layer * count, bytes, length);
     return MICA_OK;
 }
@@ -152,20 +153,23 @@ static mica_status go_on(const carrier *c, uint64_t layer, mica_error *error) {
 
 static mica_status run_feed(carrier *c, uint64_t layer, mica_error *error) {
     const mica_config *config = &c->of->model->config;
-    const uint64_t experts = c->of->model->layers[layer].moe ? config->n_routed_experts : 1, top_k = config->num_experts_per_tok, all = c->copies * c->tokens;
+    const uint64_t experts = c->of->model->layers[layer].moe ? config->n_routed_experts : 1, top_k = config->num_experts_per_tok,
+                   all = c->copies * c->tokens;
     const uint64_t slots = mica_engine_meters_get(c->engine).slots, group = slots && slots < experts ? slots : experts;
     mica_status status = MICA_OK;
     for (uint64_t at = 0, count; status == MICA_OK && at < all; at += count) {
         count = all - at < c->batch ? all - at : c->batch;
-        status = mica_engine_route(c->engine, layer, c->x + at * c->width, count, c->normed + at * c->width, c->ids + at * top_k, c->gates + at * top_k, error);
+        status = mica_engine_route(c->engine, layer, c->x + at * c->width, count, c->normed + at * c->width, c->ids + at * top_k,
+                                   c->gates + at * top_k, error);
     }
     for (uint64_t first = 0; status == MICA_OK && first < experts; first += group)
         for (uint64_t at = 0, count; status == MICA_OK && at < all; at += count) {
             count = all - at < c->batch ? all - at : c->batch;
             status = go_on(c, layer, error);
             if (status == MICA_OK)
-                status = mica_engine_feed_part(c->engine, layer, first, experts - first < group ? experts : first + group, c->normed + at * c->width,
-                                               c->ids + at * top_k, c->gates + at * top_k, c->x + at * c->width, count, error);
+                status = mica_engine_feed_part(c->engine, layer, first, experts - first < group ? experts : first + group,
+                                               c->normed + at * c->width, c->ids + at * top_k, c->gates + at * top_k, c->x + at * c->width,
+                                               count, error);
         }
     return status;
 }
@@ -219,8 +223,8 @@ mica_status mica_sensitivity_replay(mica_sensitivity *s, const char *journal, co
     if (bytes == sizeof record)
         memcpy(record, payload, sizeof record);
     if (!s->model || record[0] != s->layers_done || record[0] >= s->model->config.num_hidden_layers)
-        return mica_fail(error, MICA_CORRUPT, "%s: expected layer %llu of the second pass, got a record of %llu bytes that says otherwise", journal,
-                         (unsigned long long)s->layers_done, (unsigned long long)bytes);
+        return mica_fail(error, MICA_CORRUPT, "%s: expected layer %llu of the second pass, got a record of %llu bytes that says otherwise",
+                         journal, (unsigned long long)s->layers_done, (unsigned long long)bytes);
     s->layers_done++;
     s->random = record[1];
     return MICA_OK;
@@ -263,21 +267,33 @@ static mica_status carry(carrier *c, const int64_t *ids, const char *path, mica_
     return status;
 }
 
-mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, const int64_t *ids, const mica_compute_options *options, const char *path,
-                                     mica_pass_journal *journal, mica_error *error) {
-    carrier c = {.of = s, .engine = engine, .options = options, .tokens = s->carried, .width = s->model->config.hidden_size, .x = s->x, .normed = s->normed,
-                 .ids = s->ids, .gates = s->gates, .before = s->before, .batch = mica_engine_batch(engine), .begin = mica_seconds_now(), .journal = journal};
+mica_status mica_sensitivity_measure(mica_sensitivity *s, mica_engine *engine, const int64_t *ids, const mica_compute_options *options,
+                                     const char *path, mica_pass_journal *journal, mica_error *error) {
+    carrier c = {.of = s,
+                 .engine = engine,
+                 .options = options,
+                 .tokens = s->carried,
+                 .width = s->model->config.hidden_size,
+                 .x = s->x,
+                 .normed = s->normed,
+                 .ids = s->ids,
+                 .gates = s->gates,
+                 .before = s->before,
+                 .batch = mica_engine_batch(engine),
+                 .begin = mica_seconds_now(),
+                 .journal = journal};
     return carry(&c, ids, path, error);
 }
 
 /* ---- what it says of a tensor */
 
-/* What a response leaves out of a kind: an error in one matrix of a part is not noise on what the part adds. Measured on tiny-k2, one tensor quantised at
- * a time (docs/export.md): the ratio of the divergence to what the rest of the estimate says. */
+/* What a response leaves out of a kind: an error in one matrix of a part is not noise on what the part adds. Measured on tiny-k2, one
+ * tensor quantised at a time (docs/export.md): the ratio of the divergence to what the rest of the estimate says. */
 double mica_sensitivity_of_kind(const mica_export_tensor *tensor) {
     const mica_weight *weight = tensor->weights[0];
-    const bool queries = tensor->form == MICA_GGUF_KEY_PART || tensor->form == MICA_GGUF_QUERY_PAIRS || tensor->form == MICA_GGUF_KEY_PAIRS ||
-                         weight->part == MICA_PART_Q || weight->part == MICA_PART_Q_A || weight->part == MICA_PART_Q_B;
+    const bool queries = tensor->form == MICA_GGUF_KEY_PART || tensor->form == MICA_GGUF_QUERY_PAIRS ||
+                         tensor->form == MICA_GGUF_KEY_PAIRS || weight->part == MICA_PART_Q || weight->part == MICA_PART_Q_A ||
+                         weight->part == MICA_PART_Q_B;
     switch (weight->role) {
     case MICA_ROLE_ATTENTION: return queries ? 0.5 : weight->part == MICA_PART_O ? 4 : 1.3;
     case MICA_ROLE_EXPERT:
@@ -312,7 +328,8 @@ static uint64_t sensitive_matrices(const mica_export_tensor *tensor) {
     return tensor->form == MICA_GGUF_EXPERTS ? tensor->matrices : 1;
 }
 
-void mica_sensitivity_layout(mica_sensitivity *s, const mica_export_plan *plan, mica_gguf_tensor *tensors, uint64_t *count, mica_text *text) {
+void mica_sensitivity_layout(mica_sensitivity *s, const mica_export_plan *plan, mica_gguf_tensor *tensors, uint64_t *count,
+                             mica_text *text) {
     s->entry = *count;
     for (uint64_t i = 0; s->model && i < plan->tensor_count; i++)
         if (is_sensitive(&plan->tensors[i])) {
@@ -321,8 +338,8 @@ void mica_sensitivity_layout(mica_sensitivity *s, const mica_export_plan *plan, 
         }
 }
 
-mica_status mica_sensitivity_write(const mica_sensitivity *s, const mica_export_plan *plan, const mica_gguf_layout *layout, mica_gguf_writer *writer,
-                                   mica_error *error) {
+mica_status mica_sensitivity_write(const mica_sensitivity *s, const mica_export_plan *plan, const mica_gguf_layout *layout,
+                                   mica_gguf_writer *writer, mica_error *error) {
     mica_status status = MICA_OK;
     const mica_gguf_tensor *entry = &layout->tensors[s->entry];
     for (uint64_t i = 0; s->model && status == MICA_OK && i < plan->tensor_count; i++) {

@@ -47,7 +47,9 @@ static mica_status take_memory(mica_sums_collector *c, mica_error *error) {
     c->tensors = mica_calloc(plan->tensor_count + 1, sizeof *c->tensors);
     c->places = mica_calloc(weights + 1, sizeof *c->places);
     c->counts = mica_calloc(matrices + 1, sizeof *c->counts);
-    return c->tensors && c->places && c->counts ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the sums", plan->model->source->path);
+    return c->tensors && c->places && c->counts
+               ? MICA_OK
+               : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the sums", plan->model->source->path);
 }
 
 mica_status mica_sums_collector_init(mica_sums_collector *c, const mica_export_plan *plan, mica_error *error) {
@@ -116,7 +118,8 @@ static mica_status begin(void *context, uint64_t layer, mica_error *error) {
     return MICA_OK;
 }
 
-static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
+static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection,
+                      uint64_t tokens) {
     mica_sums_collector *c = context;
     const mica_sums_place key = {.weight = weight}, *found = bsearch(&key, c->places, c->place_count, sizeof key, compare_places);
     if (!found)

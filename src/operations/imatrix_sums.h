@@ -1,7 +1,8 @@
-/* operations/imatrix_sums.h: sums of squared inputs of every weight that an export may quantise, per column and expert, and how many inputs those were; as
- * llama.cpp's llama-imatrix has them. Collected layer by layer and written as each layer ends: the memory is that of one layer, but for the counts. The gate and up
- * projections have one input and one sum. attn_v_b gets the latent that every head of it is multiplied with; attn_k_b, whose input depends on how
- * attention is computed, has none. Judged by tests/operations/test_imatrix_collect.c and tests/interop/imatrix.py. */
+/* operations/imatrix_sums.h: sums of squared inputs of every weight that an export may quantise, per column and expert, and how many inputs
+ * those were; as llama.cpp's llama-imatrix has them. Collected layer by layer and written as each layer ends: the memory is that of one
+ * layer, but for the counts. The gate and up projections have one input and one sum. attn_v_b gets the latent that every head of it is
+ * multiplied with; attn_k_b, whose input depends on how attention is computed, has none. Judged by tests/operations/test_imatrix_collect.c
+ * and tests/interop/imatrix.py. */
 #ifndef MICA_OPERATIONS_IMATRIX_SUMS_H
 #define MICA_OPERATIONS_IMATRIX_SUMS_H
 

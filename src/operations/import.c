@@ -1,5 +1,5 @@
-/* operations/import.c: mica_import: what is imported, whether it may be, and the transactions around its bytes.
- * A model is "importing" until its last transaction, which makes it whole, puts it in the place of the one it replaces, and keeps its files.
+/* operations/import.c: mica_import: what is imported, whether it may be, and the transactions around its bytes. A model is "importing"
+ * until its last transaction, which makes it whole, puts it in the place of the one it replaces, and keeps its files.
  * Judged by tests/operations/test_import.c, tests/faults/kill_store.sh. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -46,8 +46,8 @@ static mica_status check_name(const char *name, mica_error *error) {
     }
     if (fine)
         return MICA_OK;
-    return mica_fail(error, MICA_USAGE, "--as: expected a name of 1 to %d bytes without '#', '/' and control characters, got '%s'", NAME_BYTES_MAX,
-                     name);
+    return mica_fail(error, MICA_USAGE, "--as: expected a name of 1 to %d bytes without '#', '/' and control characters, got '%s'",
+                     NAME_BYTES_MAX, name);
 }
 
 /* As a model where it is one; otherwise as tensors of which only names and types are known. */
@@ -66,8 +66,10 @@ static mica_status open_source(mica_import_run *run, mica_error *error) {
             return mica_fail(error, MICA_IO, "%s", why.message);
     }
     if (status == MICA_OK && mica_gguf_of_source(run->source)) /* its configuration is no file, its experts are slices */
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a directory of safetensors or a model of a store, got a GGUF file, which a store "
-                         "does not keep", run->checkpoint);
+        return mica_fail(error, MICA_BAD_INPUT,
+                         "%s: expected a directory of safetensors or a model of a store, got a GGUF file, which a store "
+                         "does not keep",
+                         run->checkpoint);
     return status;
 }
 
@@ -133,7 +135,8 @@ static mica_status digest_map(const mica_import_run *run, char hex[MICA_SHA256_H
     uint8_t digest[MICA_SHA256_BYTES];
     for (uint64_t i = 0; i < run->source->tensor_count; i++)
         if (run->map.included[i])
-            mica_text_printf(&text, "%s %s %s\n", run->source->tensors[i].name, run->map.names[i], run->map.aliases[i] ? run->map.aliases[i] : "-");
+            mica_text_printf(&text, "%s %s %s\n", run->source->tensors[i].name, run->map.names[i],
+                             run->map.aliases[i] ? run->map.aliases[i] : "-");
     const mica_status status = mica_text_failed(&text) ? no_memory(run, error)
                                                        : mica_sha256_of(text.bytes ? text.bytes : "", text.length, digest, error);
     mica_text_release(&text);

@@ -1,4 +1,5 @@
-/* operations/import_config.c: see the header. Refuses whatever it does not understand: a key that is passed over is a wish that is not granted.
+/* operations/import_config.c: see the header. Refuses whatever it does not understand: a key that is passed over is a wish that is not
+ * granted.
  * Judged by tests/operations/test_import_config.c and tests/fuzz/fuzz_import_config.c. */
 #include "operations/import_config.h"
 
@@ -295,10 +296,11 @@ static mica_status read_configuration(const reader *in, const json_t *object) {
     static const char *const keys[] = {"source_format", "tensor_map", "metadata", "block_format"};
     const json_t *block = json_object_get(object, "block_format");
     if (block)
-        return refuse(in, "block_format",
-                      "absent (GMAT's blocks keep a logarithm of 4 to 8 bits above the smallest weight and cut off the largest; a store keeps "
-                      "every byte)",
-                      block);
+        return refuse(
+            in, "block_format",
+            "absent (GMAT's blocks keep a logarithm of 4 to 8 bits above the smallest weight and cut off the largest; a store keeps "
+            "every byte)",
+            block);
     mica_status status = check_keys(in, "", object, keys, COUNT(keys));
     if (status == MICA_OK)
         status = read_format(in, json_object_get(object, "source_format"));

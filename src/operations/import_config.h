@@ -1,5 +1,5 @@
-/* operations/import_config.h: an import configuration: which tensors go into a store, and what they are called there. JSON, as docs/formats.md has it;
- * GMAT's files of that form are read, but for `block_format`, which would not keep the weights' bytes.
+/* operations/import_config.h: an import configuration: which tensors go into a store, and what they are called there. JSON, as
+ * docs/formats.md has it; GMAT's files of that form are read, but for `block_format`, which would not keep the weights' bytes.
  * Pure functions over a list of tensors. Judged by tests/operations/test_import_config.c and tests/fuzz/fuzz_import_config.c. */
 #ifndef MICA_OPERATIONS_IMPORT_CONFIG_H
 #define MICA_OPERATIONS_IMPORT_CONFIG_H
@@ -26,9 +26,9 @@ mica_status mica_import_map_init(const mica_tensor_source *source, const char *i
                                  mica_error *error) MICA_CHECKED;
 void mica_import_map_release(mica_import_map *map);
 
-/* Narrows and renames by a configuration: what its tensor_map does not include is not imported. `config` is the checkpoint's config.json, which
- * `metadata` must not contradict; NULL: there is none. `name` is what messages call the configuration. BAD_INPUT for what it must not say:
- * unknown keys, sources that are not there or stand there twice, names or UUIDs that two tensors would have. */
+/* Narrows and renames by a configuration: what its tensor_map does not include is not imported. `config` is the checkpoint's config.json,
+ * which `metadata` must not contradict; NULL: there is none. `name` is what messages call the configuration. BAD_INPUT for what it must not
+ * say: unknown keys, sources that are not there or stand there twice, names or UUIDs that two tensors would have. */
 mica_status mica_import_config_apply(const char *name, const char *json, uint64_t length, const mica_tensor_source *source,
                                      const json_t *config, mica_import_map *map, mica_error *error) MICA_CHECKED;
 

@@ -1,5 +1,5 @@
-/* operations/import_plan.c: which tensors go into the store and in which order: an expert's tensors one after the other, whatever their order
- * in the shards, so that they lie together; the runs as the source has them, so that it is read in one direction.
+/* operations/import_plan.c: which tensors go into the store and in which order: an expert's tensors one after the other, whatever their
+ * order in the shards, so that they lie together; the runs as the source has them, so that it is read in one direction.
  * Judged by tests/operations/test_import.c. */
 #include <stdlib.h>
 #include <string.h>

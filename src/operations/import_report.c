@@ -11,7 +11,8 @@
 
 static void write_text(mica_text *text, const mica_import_run *run) {
     char all[MICA_QUANTITY_BYTES], added[MICA_QUANTITY_BYTES], shared[MICA_QUANTITY_BYTES], peak[MICA_QUANTITY_BYTES];
-    mica_text_printf(text, "%s#%s: %s\n", mica_store_path(run->store), run->name, run->finished_before ? "was imported before" : "imported");
+    mica_text_printf(text, "%s#%s: %s\n", mica_store_path(run->store), run->name,
+                     run->finished_before ? "was imported before" : "imported");
     mica_text_printf(text, "  tensors   %" PRIu64 ", %s", run->plan.item_count, mica_bytes_show(run->plan.bytes, all));
     if (run->done_before)
         mica_text_printf(text, "; %" PRIu64 " of them before", run->done_before);

@@ -1,6 +1,6 @@
-/* operations/import_work.c: the bytes of an import: read ahead, hashed and laid out for the pack on compute threads, written and named in order.
- * A tensor that fits a unit is looked up before it is written; a larger one is written as it comes, and taken back when it turns out to be
- * there. Rows of a batch are committed together, after its bytes were synced: a kill loses a batch, no more.
+/* operations/import_work.c: the bytes of an import: read ahead, hashed and laid out for the pack on compute threads, written and named in
+ * order. A tensor that fits a unit is looked up before it is written; a larger one is written as it comes, and taken back when it turns out
+ * to be there. Rows of a batch are committed together, after its bytes were synced: a kill loses a batch, no more.
  * Judged by tests/operations/test_import.c, tests/faults/kill_store.sh. */
 #include <string.h>
 
@@ -281,7 +281,8 @@ static mica_status choose_items(importing *state, mica_error *error) {
     state->ranges = mica_calloc(plan->item_count + 1, sizeof *state->ranges);
     state->chains = mica_calloc(plan->item_count + 1, sizeof *state->chains);
     if (!state->items || !state->ranges || !state->chains)
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for %llu tensors", run->checkpoint, (unsigned long long)plan->item_count);
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for %llu tensors", run->checkpoint,
+                         (unsigned long long)plan->item_count);
     for (uint64_t i = 0; i < plan->item_count; i++) {
         mica_import_item *item = &plan->items[i];
         const mica_tensor *tensor = item->tensor;

@@ -118,7 +118,8 @@ mica_status mica_index(const char *checkpoint, const char *directory, const mica
     if (status != MICA_OK)
         return status;
     if (options->hash_source && mica_store_is_named(checkpoint))
-        status = mica_fail(error, MICA_USAGE, "--hash-source: expected a checkpoint's own files, got a model of a store, which has recorded hashes");
+        status = mica_fail(error, MICA_USAGE,
+                           "--hash-source: expected a checkpoint's own files, got a model of a store, which has recorded hashes");
     if (status == MICA_OK)
         status = mica_index_plan_make(model, options, &plan, error);
     if (status == MICA_OK) {

@@ -1,5 +1,6 @@
-/* operations/index_work.c: one unit of `mica index` from bytes to a record: hash (two units at once, where two are read), examine, SVD, statistics; then its commit to the files.
- * Invariant: a record depends on the matrix, the options and the layer's first expert only, never on threads or order.
+/* operations/index_work.c: one unit of `mica index` from bytes to a record: hash (two units at once, where two are read), examine, SVD,
+ * statistics; then its commit to the files. Invariant: a record depends on the matrix, the options and the layer's first expert only, never
+ * on threads or order.
  * Judged by tests/operations/test_index.c. */
 #include <math.h>
 #include <stdatomic.h>
@@ -412,7 +413,8 @@ static mica_status commit_unit(void *opaque, uint64_t number, const void *memory
     run->svd_seconds += result->svd_seconds;
     run->work_seconds += result->helped_seconds;
     run->units.done = number + 1;
-    if (run->units.journal && (run->units.done - run->units.flushed >= FLUSH_UNITS || mica_seconds_now() - run->units.flushed_at >= FLUSH_SECONDS))
+    if (run->units.journal &&
+        (run->units.done - run->units.flushed >= FLUSH_UNITS || mica_seconds_now() - run->units.flushed_at >= FLUSH_SECONDS))
         status = mica_index_flush(run, error);
     return status;
 }

@@ -1,5 +1,5 @@
-/* operations/inspect_gguf.c: what a GGUF file says of itself: container, keys and values, for inspect's text and JSON. Long strings are cut,
- * arrays counted; text is made valid UTF-8 on one line. Judged by tests/operations/test_gguf_verbs.c. */
+/* operations/inspect_gguf.c: what a GGUF file says of itself: container, keys and values, for inspect's text and JSON. Long strings are
+ * cut, arrays counted; text is made valid UTF-8 on one line. Judged by tests/operations/test_gguf_verbs.c. */
 #include "operations/inspect_gguf.h"
 
 #include <inttypes.h>

@@ -123,8 +123,8 @@ static mica_status load_layer(mica_layer_pass *pass, const uint8_t *payload, uin
             sound = sound && length == 0;
     }
     if (status == MICA_OK && (!sound || at != bytes))
-        return mica_fail(error, MICA_CORRUPT, "%s: expected layer %llu of %llu, got a record of %llu bytes that says otherwise", pass->journal.path,
-                         (unsigned long long)pass->layers_done, (unsigned long long)layers, (unsigned long long)bytes);
+        return mica_fail(error, MICA_CORRUPT, "%s: expected layer %llu of %llu, got a record of %llu bytes that says otherwise",
+                         pass->journal.path, (unsigned long long)pass->layers_done, (unsigned long long)layers, (unsigned long long)bytes);
     pass->layers_done += status == MICA_OK;
     return status;
 }
@@ -138,7 +138,8 @@ static mica_status visit_record(void *context, uint32_t kind, const uint8_t *pay
     return mica_fail(error, MICA_CORRUPT, "%s: a record of kind %u is not one of this format", pass->journal.path, kind);
 }
 
-mica_status mica_layer_pass_open(mica_layer_pass *pass, const char *result, bool fresh, const char *job, uint64_t length, mica_error *error) {
+mica_status mica_layer_pass_open(mica_layer_pass *pass, const char *result, bool fresh, const char *job, uint64_t length,
+                                 mica_error *error) {
     pass->states_path = mica_pass_path(result, "activations.partial");
     if (!pass->states_path)
         return no_memory(error);
@@ -147,7 +148,8 @@ mica_status mica_layer_pass_open(mica_layer_pass *pass, const char *result, bool
     if (status != MICA_OK || pass->layers_done == pass->compute->model->config.num_hidden_layers)
         return status;
     status = mica_states_attach(&pass->states, pass->states_path, pass->layers_done == 0, error);
-    return status == MICA_OK && pass->layers_done > 0 ? mica_states_recall(&pass->states, pass->layers_done % MICA_STATES_KEPT, error) : status;
+    return status == MICA_OK && pass->layers_done > 0 ? mica_states_recall(&pass->states, pass->layers_done % MICA_STATES_KEPT, error)
+                                                      : status;
 }
 
 /* First what the record speaks of. Behind the last layer nobody needs the hidden states. */
@@ -203,7 +205,8 @@ void mica_layer_pass_release(mica_layer_pass *pass) {
 
 /* ---- what collectors are told of the products */
 
-static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection, uint64_t tokens) {
+static void see_input(void *context, const mica_weight *weight, const float *x, uint64_t stride, const uint32_t *selection,
+                      uint64_t tokens) {
     const mica_layer_pass *pass = context;
     for (uint32_t i = 0; i < pass->collector_count; i++) {
         const mica_observer *observer = &pass->collectors[i].observer;
@@ -221,8 +224,8 @@ static void see_routing(void *context, uint64_t layer, uint64_t tokens, const fl
     }
 }
 
-static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights, const float *gated,
-                       const float *outputs) {
+static void see_expert(void *context, uint64_t layer, int64_t expert, uint64_t count, const uint32_t *tokens, const float *weights,
+                       const float *gated, const float *outputs) {
     const mica_layer_pass *pass = context;
     for (uint32_t i = 0; i < pass->collector_count; i++) {
         const mica_observer *observer = &pass->collectors[i].observer;
@@ -247,7 +250,11 @@ static mica_observer observer_of(mica_layer_pass *pass) {
 
 static mica_status go_on(const mica_layer_pass *pass, uint64_t layer, mica_error *error) {
     const uint64_t layers = pass->compute->model->config.num_hidden_layers, done = layer - pass->layers_before;
-    mica_progress progress = {.what = pass->what, .units_done = layer, .units_total = layers, .seconds = mica_seconds_now() - pass->start_time, .seconds_left = -1};
+    mica_progress progress = {.what = pass->what,
+                              .units_done = layer,
+                              .units_total = layers,
+                              .seconds = mica_seconds_now() - pass->start_time,
+                              .seconds_left = -1};
     if (done)
         progress.seconds_left = progress.seconds / (double)done * (double)(layers - layer);
     if (!pass->progress || pass->progress(pass->progress_context, &progress))
@@ -271,12 +278,15 @@ static uint64_t plane_behind(uint64_t layer) {
 
 static mica_status attend_and_route(mica_layer_pass *pass, uint64_t layer, uint64_t chunk, mica_error *error) {
     mica_engine *engine = pass->compute->engine;
-    uint64_t first, count = chunk_span(pass, chunk, &first), width = pass->states.width, top_k = pass->compute->model->config.num_experts_per_tok;
+    uint64_t first, count = chunk_span(pass, chunk, &first), width = pass->states.width,
+                    top_k = pass->compute->model->config.num_experts_per_tok;
     mica_status status = mica_states_read(&pass->states, plane_before(layer), first, count, pass->x, error);
     for (uint64_t p = pass->chunks[chunk]; p < pass->chunks[chunk + 1] && status == MICA_OK; p++)
-        status = mica_engine_attention(engine, layer, 0, pass->x + (pass->starts[p] - first) * width, pass->starts[p + 1] - pass->starts[p], error);
+        status = mica_engine_attention(engine, layer, 0, pass->x + (pass->starts[p] - first) * width, pass->starts[p + 1] - pass->starts[p],
+                                       error);
     if (status == MICA_OK)
-        status = mica_engine_route(engine, layer, pass->x, count, pass->normed, pass->chosen + first * top_k, pass->gates + first * top_k, error);
+        status = mica_engine_route(engine, layer, pass->x, count, pass->normed, pass->chosen + first * top_k, pass->gates + first * top_k,
+                                   error);
     if (status == MICA_OK)
         status = mica_states_write(&pass->states, plane_behind(layer), first, count, pass->x, error);
     return status == MICA_OK ? mica_states_write(&pass->states, PLANE_NORMED, first, count, pass->normed, error) : status;
@@ -288,8 +298,8 @@ static mica_status run_group(mica_layer_pass *pass, uint64_t layer, uint64_t chu
     if (status == MICA_OK)
         status = mica_states_read(&pass->states, PLANE_NORMED, first, count, pass->normed, error);
     if (status == MICA_OK)
-        status = mica_engine_feed_part(pass->compute->engine, layer, begin, end, pass->normed, pass->chosen + first * top_k, pass->gates + first * top_k,
-                                       pass->x, count, error);
+        status = mica_engine_feed_part(pass->compute->engine, layer, begin, end, pass->normed, pass->chosen + first * top_k,
+                                       pass->gates + first * top_k, pass->x, count, error);
     return status == MICA_OK ? mica_states_write(&pass->states, plane_behind(layer), first, count, pass->x, error) : status;
 }
 

@@ -1,4 +1,5 @@
-/* operations/layer_states.c: see the header. Judged by tests/operations/test_layer_pass.c, and by test_route.c, which gives the same numbers both ways. */
+/* operations/layer_states.c: see the header. Judged by tests/operations/test_layer_pass.c, and by test_route.c, which gives the same
+ * numbers both ways. */
 #include "operations/layer_states.h"
 
 #include <string.h>
@@ -26,14 +27,16 @@ static uint64_t plane_bytes(const mica_states *states) {
 mica_status mica_states_attach(mica_states *states, const char *path, bool fresh, mica_error *error) {
     const uint64_t kept = MICA_STATES_KEPT * plane_bytes(states), bytes = states->memory ? kept : states->planes * plane_bytes(states);
     if (!fresh && !mica_path_exists(path))
-        return mica_fail(error, MICA_CONFLICT, "%s: expected the activations of the run before, the file is gone; start afresh with --force", path);
+        return mica_fail(error, MICA_CONFLICT,
+                         "%s: expected the activations of the run before, the file is gone; start afresh with --force", path);
     mica_status status = fresh ? mica_file_create(path, &states->file, error) : mica_file_open_update(path, &states->file, error);
     if (status == MICA_OK && !fresh && mica_file_bytes(states->file) < kept)
-        status = mica_fail(error, MICA_CONFLICT, "%s: expected at least %llu bytes of the run before, got %llu; start afresh with --force", path,
-                           (unsigned long long)kept, (unsigned long long)mica_file_bytes(states->file));
+        status = mica_fail(error, MICA_CONFLICT, "%s: expected at least %llu bytes of the run before, got %llu; start afresh with --force",
+                           path, (unsigned long long)kept, (unsigned long long)mica_file_bytes(states->file));
     if (status == MICA_OK)
         status = mica_file_truncate(states->file, bytes, error);
-    return status == MICA_OK && fresh ? mica_directory_sync_parent(path, error) : status; /* its name is durable before a record speaks of it */
+    /* its name is durable before a record speaks of it */
+    return status == MICA_OK && fresh ? mica_directory_sync_parent(path, error) : status;
 }
 
 void mica_states_close(mica_states *states) {

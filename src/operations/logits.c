@@ -49,8 +49,8 @@ static mica_status write_rows(mica_compute *compute, writing *to, uint64_t count
     return MICA_OK;
 }
 
-static mica_status write_logits(mica_compute *compute, const mica_compute_options *options, const int64_t *ids, uint64_t count, bool npy, writing *to,
-                                mica_error *error) {
+static mica_status write_logits(mica_compute *compute, const mica_compute_options *options, const int64_t *ids, uint64_t count, bool npy,
+                                writing *to, mica_error *error) {
     mica_progress progress = {.what = "computing", .units_total = count, .seconds_left = -1};
     mica_status status = npy ? write_npy_header(to, count, error) : MICA_OK;
     for (uint64_t done = 0, step; done < count && status == MICA_OK; done += step) {
@@ -58,7 +58,8 @@ static mica_status write_logits(mica_compute *compute, const mica_compute_option
         step = count - done < batch ? count - done : batch;
         progress.units_done = done;
         if (options->progress && !options->progress(options->progress_context, &progress))
-            return mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu tokens", (unsigned long long)done, (unsigned long long)count);
+            return mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu tokens", (unsigned long long)done,
+                             (unsigned long long)count);
         status = mica_engine_step(compute->engine, ids + done, step, error);
         if (status == MICA_OK)
             status = write_rows(compute, to, step, error);
@@ -66,8 +67,8 @@ static mica_status write_logits(mica_compute *compute, const mica_compute_option
     return status == MICA_OK ? mica_file_sync(to->file, error) : status;
 }
 
-static mica_status write_file(mica_compute *compute, const mica_compute_options *options, const int64_t *ids, uint64_t count, const char *output,
-                              mica_error *error) {
+static mica_status write_file(mica_compute *compute, const mica_compute_options *options, const int64_t *ids, uint64_t count,
+                              const char *output, mica_error *error) {
     mica_text partial = MICA_TEXT_INIT;
     mica_text_printf(&partial, "%s.partial", output);
     writing to = {.partial = mica_text_take(&partial), .vocabulary = compute->model->config.vocab_size};
@@ -87,8 +88,8 @@ static mica_status write_file(mica_compute *compute, const mica_compute_options 
     return status;
 }
 
-mica_status mica_logits(const char *checkpoint, const mica_compute_options *options, const mica_prompt *prompt, const char *output, char **report,
-                        mica_error *error) {
+mica_status mica_logits(const char *checkpoint, const mica_compute_options *options, const mica_prompt *prompt, const char *output,
+                        char **report, mica_error *error) {
     mica_compute compute;
     int64_t *ids = NULL;
     uint64_t count = 0;

@@ -36,8 +36,8 @@ mica_status mica_pass_choose(const char *result, bool resume, bool force, mica_p
 
 /* ---- opening */
 
-mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *result, bool fresh, const char *job, uint64_t length, mica_journal_visit visit,
-                                   void *context, mica_error *error) {
+mica_status mica_pass_journal_open(mica_pass_journal *journal, const char *result, bool fresh, const char *job, uint64_t length,
+                                   mica_journal_visit visit, void *context, mica_error *error) {
     *journal = (mica_pass_journal){.path = mica_pass_path(result, "journal"), .lock = -1};
     if (!journal->path)
         return no_memory(error);

@@ -103,7 +103,8 @@ static mica_status score_all(comparing *work, const mica_compute_options *option
         progress.seconds = mica_seconds_now() - begin;
         progress.seconds_left = i ? progress.seconds / (double)i * (double)(windows - i) : -1;
         if (options->progress && !options->progress(options->progress_context, &progress)) {
-            status = mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu windows", (unsigned long long)i, (unsigned long long)windows);
+            status = mica_fail(error, MICA_INTERRUPTED, "interrupted after %llu of %llu windows", (unsigned long long)i,
+                               (unsigned long long)windows);
             break;
         }
         if (bos >= 0)
@@ -132,8 +133,8 @@ static void write_score(mica_json_writer *json, const char *key, const losses *s
     mica_json_close_object(json);
 }
 
-static mica_status give_report(const comparing *work, const char *checkpoint, const char *against, const mica_compute_options *options, char **text,
-                               char **json, mica_error *error) {
+static mica_status give_report(const comparing *work, const char *checkpoint, const char *against, const mica_compute_options *options,
+                               char **text, char **json, mica_error *error) {
     mica_text words = MICA_TEXT_INIT;
     mica_json_writer writer;
     double tokens = (double)work->tokens, nll = work->scores[0].sum / tokens;
@@ -145,9 +146,10 @@ static mica_status give_report(const comparing *work, const char *checkpoint, co
     mica_json_u64(&writer, "windows", work->windows);
     mica_json_u64(&writer, "tokens_scored", work->tokens);
     write_score(&writer, "model", &work->scores[0], work->tokens);
-    mica_text_printf(&words, "%s\n\ntokens        %llu scored, in %llu windows of %llu\nNLL           %.6f ± %.6f nats a token\nperplexity    %.4f\n",
-                     checkpoint, (unsigned long long)work->tokens, (unsigned long long)work->windows, (unsigned long long)work->window, nll,
-                     error_of(work->scores[0].sum, work->scores[0].squares, work->tokens), exp(nll));
+    mica_text_printf(
+        &words, "%s\n\ntokens        %llu scored, in %llu windows of %llu\nNLL           %.6f ± %.6f nats a token\nperplexity    %.4f\n",
+        checkpoint, (unsigned long long)work->tokens, (unsigned long long)work->windows, (unsigned long long)work->window, nll,
+        error_of(work->scores[0].sum, work->scores[0].squares, work->tokens), exp(nll));
     if (work->count == 2) {
         double kl = work->divergence / tokens, other = work->scores[1].sum / tokens;
         mica_json_string(&writer, "against", against);
@@ -158,10 +160,12 @@ static mica_status give_report(const comparing *work, const char *checkpoint, co
         mica_json_double(&writer, "kl_largest", work->divergence_largest);
         mica_json_double(&writer, "top1_agreement", (double)work->agreements / tokens);
         mica_json_close_object(&writer);
-        mica_text_printf(&words, "\nagainst       %s\n  NLL         %.6f nats a token, perplexity %.4f\n  KL          %.6f ± %.6f nats, at most %.4f\n"
-                                 "  top 1       %.2f%% the same token\n",
-                         against, other, exp(other), kl, error_of(work->divergence, work->divergence_squares, work->tokens), work->divergence_largest,
-                         100 * (double)work->agreements / tokens);
+        mica_text_printf(
+            &words,
+            "\nagainst       %s\n  NLL         %.6f nats a token, perplexity %.4f\n  KL          %.6f ± %.6f nats, at most %.4f\n"
+            "  top 1       %.2f%% the same token\n",
+            against, other, exp(other), kl, error_of(work->divergence, work->divergence_squares, work->tokens), work->divergence_largest,
+            100 * (double)work->agreements / tokens);
     }
     mica_json_close_object(&writer);
     return mica_output_give(MICA_OK, &words, &writer, text, json, error);
@@ -183,7 +187,8 @@ static mica_status run(comparing *work, const mica_compute_options *options, con
     if (status == MICA_OK)
         status = mica_compute_bos(&work->sides[0], prompt, &bos, error);
     if (status == MICA_OK && count + (bos >= 0) < 2)
-        status = mica_fail(error, MICA_USAGE, "expected at least two tokens, of which the second is scored, got %llu", (unsigned long long)count);
+        status = mica_fail(error, MICA_USAGE, "expected at least two tokens, of which the second is scored, got %llu",
+                           (unsigned long long)count);
     work->window = options->context ? options->context : WINDOW_DEFAULT;
     if (status == MICA_OK && work->window < 2)
         status = mica_fail(error, MICA_USAGE, "context: expected windows of at least 2 tokens, got %llu", (unsigned long long)work->window);
@@ -204,8 +209,8 @@ static mica_status run(comparing *work, const mica_compute_options *options, con
     return status;
 }
 
-mica_status mica_perplexity(const char *checkpoint, const char *against, const mica_compute_options *options, const mica_prompt *prompt, char **text,
-                            char **json, mica_error *error) {
+mica_status mica_perplexity(const char *checkpoint, const char *against, const mica_compute_options *options, const mica_prompt *prompt,
+                            char **text, char **json, mica_error *error) {
     comparing work = {.count = against ? 2 : 1};
     mica_status status = mica_compute_open_model(checkpoint, &work.sides[0], error);
     if (status == MICA_OK && against)

@@ -1,5 +1,5 @@
-/* operations/pieces.h: any number of byte ranges cut into units for the streaming loop: small ones together, large ones in pieces that follow
- * one another. For operations that go over bytes once, whatever these mean: import, verify and gc of a store, export.
+/* operations/pieces.h: any number of byte ranges cut into units for the streaming loop: small ones together, large ones in pieces that
+ * follow one another. For operations that go over bytes once, whatever these mean: import, verify and gc of a store, export.
  * Judged by tests/operations/test_pieces.c. */
 #ifndef MICA_OPERATIONS_PIECES_H
 #define MICA_OPERATIONS_PIECES_H

@@ -1,4 +1,5 @@
-/* operations/route.c: phase 3: where tokens go, in one pass, layer by layer (operations/layer_pass). Judged by tests/operations/test_route.c. */
+/* operations/route.c: phase 3: where tokens go, in one pass, layer by layer (operations/layer_pass). Judged by
+ * tests/operations/test_route.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,8 @@ static mica_status no_memory(mica_error *error) {
 /* ---- prompts */
 
 static mica_status add_prompt(routing *work, const char *line, mica_error *error) {
-    const mica_prompt prompt = {.text = work->options->ids ? NULL : line, .ids = work->options->ids ? line : NULL, .bos = work->options->bos};
+    const mica_prompt prompt = {
+        .text = work->options->ids ? NULL : line, .ids = work->options->ids ? line : NULL, .bos = work->options->bos};
     int64_t *ids = NULL;
     uint64_t count = 0;
     mica_status status = mica_compute_ids(&work->compute, &prompt, true, &ids, &count, error);
@@ -148,7 +150,8 @@ static mica_route_facts facts_of(const routing *work, const char *checkpoint) {
                               .tokens = work->pass.tokens};
 }
 
-static mica_status write_results(const routing *work, const mica_route_facts *facts, const char *directory, const char *path, mica_error *error) {
+static mica_status write_results(const routing *work, const mica_route_facts *facts, const char *directory, const char *path,
+                                 mica_error *error) {
     mica_json_writer writer;
     uint64_t length = 0;
     mica_json_begin(&writer);
@@ -196,7 +199,8 @@ static mica_status check_finished(const char *path, const char *job, uint64_t le
     return *text ? MICA_OK : no_memory(error);
 }
 
-static mica_status route_to(routing *work, const char *checkpoint, const char *directory, const char *path, char **text, mica_error *error) {
+static mica_status route_to(routing *work, const char *checkpoint, const char *directory, const char *path, char **text,
+                            mica_error *error) {
     const mica_route_options *options = work->options;
     mica_pass_action action;
     char *job = NULL;

@@ -1,6 +1,6 @@
-/* operations/route_prompts.c: 256 beginnings and questions, written for this purpose: some thirty languages and as many kinds of text: prose, verse, letters,
- * law, medicine, arithmetic, proofs, code, logs, tables, dialogues, tasks. A routing statistic is one of its prompts: these are diverse, not representative.
- * Changing them changes every statistic made with them. */
+/* operations/route_prompts.c: 256 beginnings and questions, written for this purpose: some thirty languages and as many kinds of text:
+ * prose, verse, letters, law, medicine, arithmetic, proofs, code, logs, tables, dialogues, tasks. A routing statistic is one of its
+ * prompts: these are diverse, not representative. Changing them changes every statistic made with them. */
 #include "operations/route_prompts.h"
 
 const char *const mica_route_prompts[MICA_ROUTE_PROMPTS] = {

@@ -1,5 +1,5 @@
-/* operations/route_statistics.c: see the header; definitions in docs/statistics.md, "Routing". Judged by tests/operations/test_route.c against sums made from
- * the reference forward pass. */
+/* operations/route_statistics.c: see the header; definitions in docs/statistics.md, "Routing". Judged by tests/operations/test_route.c
+ * against sums made from the reference forward pass. */
 #include "operations/route_statistics.h"
 
 #include <math.h>
@@ -157,7 +157,8 @@ static mica_status load(void *context, uint64_t layer, const uint8_t *bytes, uin
         expected += parts[i].length;
     if (count != expected)
         return mica_fail(error, MICA_CORRUPT, "%s: layer %llu: expected routing statistics of %llu bytes from the run before, got %llu",
-                         statistics->model->source->path, (unsigned long long)layer, (unsigned long long)expected, (unsigned long long)count);
+                         statistics->model->source->path, (unsigned long long)layer, (unsigned long long)expected,
+                         (unsigned long long)count);
     for (int i = 0; i < PARTS; bytes += parts[i].length, i++)
         if (parts[i].length > 0)
             memcpy(parts[i].bytes, bytes, parts[i].length);
@@ -279,17 +280,19 @@ static void write_layer_line(const mica_layer_tally *layer, uint64_t number, uin
     }
     mica_text_printf(text, "  %5llu   %8.4f", (unsigned long long)number, mean_of(&layer->cosine));
     if (layer->experts && mentioned)
-        mica_text_printf(text, "   %7.3f   %8llu   %6llu (%4.1f%%)   %8.1f%%", mean_of(&layer->entropy), (unsigned long long)never, (unsigned long long)most,
-                         100 * (double)layer->experts[most].gate.count / (double)tokens, 100 * mean_of(&layer->experts[most].sparsity));
+        mica_text_printf(text, "   %7.3f   %8llu   %6llu (%4.1f%%)   %8.1f%%", mean_of(&layer->entropy), (unsigned long long)never,
+                         (unsigned long long)most, 100 * (double)layer->experts[most].gate.count / (double)tokens,
+                         100 * mean_of(&layer->experts[most].sparsity));
     mica_text_puts(text, "\n");
 }
 
 void mica_route_statistics_text(const mica_route_statistics *statistics, const mica_route_facts *facts, mica_text *text) {
     const mica_config *config = &statistics->model->config;
-    mica_text_printf(text, "%s\n\nprompts   %llu (%s), %llu tokens\n", facts->checkpoint, (unsigned long long)facts->prompt_count, facts->prompts,
-                     (unsigned long long)facts->tokens);
+    mica_text_printf(text, "%s\n\nprompts   %llu (%s), %llu tokens\n", facts->checkpoint, (unsigned long long)facts->prompt_count,
+                     facts->prompts, (unsigned long long)facts->tokens);
     if (facts->truncated)
-        mica_text_printf(text, "          %llu prompts were cut at %llu tokens\n", (unsigned long long)facts->truncated, (unsigned long long)facts->window);
+        mica_text_printf(text, "          %llu prompts were cut at %llu tokens\n", (unsigned long long)facts->truncated,
+                         (unsigned long long)facts->window);
     mica_text_puts(text, "\n  layer     cosine   entropy      never     most chosen   sparsity\n");
     for (uint64_t i = 0; i < config->num_hidden_layers; i++)
         write_layer_line(&statistics->layers[i], i, config->n_routed_experts, facts->tokens, text);

@@ -1,4 +1,5 @@
-/* operations/route_statistics.h: what is counted of a pass, per layer and expert; and the report of it. Sums are double, in the order of the pass. */
+/* operations/route_statistics.h: what is counted of a pass, per layer and expert; and the report of it. Sums are double, in the order of
+ * the pass. */
 #ifndef MICA_OPERATIONS_ROUTE_STATISTICS_H
 #define MICA_OPERATIONS_ROUTE_STATISTICS_H
 
@@ -12,7 +13,8 @@ typedef struct mica_tally {
 } mica_tally;
 
 typedef struct mica_expert_tally {
-    mica_tally gate, norm, reap, sparsity; /* over the tokens that chose it: weight; output norm; their product; share of small activations */
+    /* over the tokens that chose it: weight; output norm; their product; share of small activations */
+    mica_tally gate, norm, reap, sparsity;
 } mica_expert_tally;
 
 typedef struct mica_layer_tally {

@@ -95,7 +95,8 @@ static mica_status say(mica_runner *runner, const mica_generate_options *options
 }
 
 /* The prompt's ids with what is pending before them. */
-static mica_status gather_prompt(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count, mica_error *error) {
+static mica_status gather_prompt(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count,
+                                 mica_error *error) {
     bool first = mica_engine_position(runner->compute.engine) == 0 && runner->pending < 0;
     mica_status status = mica_compute_ids(&runner->compute, &options->prompt, first, ids, count, error);
     if (status != MICA_OK || runner->pending < 0)
@@ -122,7 +123,8 @@ static mica_status add_message(mica_runner *runner, mica_chat_role role, const c
 static mica_status add_turn(mica_runner *runner, const mica_generate_options *options, mica_error *error) {
     mica_status status = MICA_OK;
     if (!options->prompt.text || !runner->compute.tokenizer)
-        return mica_fail(error, MICA_USAGE, "%s: a conversation: expected text and a tokenizer beside the model", runner->compute.model->source->path);
+        return mica_fail(error, MICA_USAGE, "%s: a conversation: expected text and a tokenizer beside the model",
+                         runner->compute.model->source->path);
     if (!runner->chat)
         status = mica_chat_open(runner->compute.tokenizer, &runner->chat, error);
     if (status == MICA_OK && runner->message_count == 0 && options->system)
@@ -131,7 +133,8 @@ static mica_status add_turn(mica_runner *runner, const mica_generate_options *op
 }
 
 /* The ids behind what is remembered, which is cut back to the beginning that both have. */
-static mica_status gather_turn(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count, mica_error *error) {
+static mica_status gather_turn(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count,
+                               mica_error *error) {
     mica_token_list list = {0};
     mica_status status = add_turn(runner, options, error);
     if (status == MICA_OK)
@@ -163,12 +166,14 @@ static bool go_on(void *context) {
     return !options->say || options->say(options->say_context, "", 0, -1);
 }
 
-static mica_status compute_prompt(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters, mica_error *error) {
+static mica_status compute_prompt(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters,
+                                  mica_error *error) {
     int64_t *ids = NULL;
     uint64_t count = 0;
     mica_engine *engine = runner->compute.engine;
     mica_text_release(&runner->reply);
-    mica_status status = options->chat ? gather_turn(runner, options, &ids, &count, error) : gather_prompt(runner, options, &ids, &count, error);
+    mica_status status = options->chat ? gather_turn(runner, options, &ids, &count, error)
+                                       : gather_prompt(runner, options, &ids, &count, error);
     if (status == MICA_OK && count == 0)
         status = mica_fail(error, MICA_USAGE, "expected a prompt of at least one token, got none");
     uint64_t room = mica_engine_context(engine) - mica_engine_position(engine);
@@ -233,7 +238,8 @@ static uint64_t bytes_of_a_token(const mica_runner *runner, const mica_engine_me
     return bytes;
 }
 
-mica_status mica_runner_generate(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters, mica_error *error) {
+mica_status mica_runner_generate(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters,
+                                 mica_error *error) {
     mica_compute_meters own = {0};
     const char *bytes;
     uint64_t length;
@@ -247,8 +253,9 @@ mica_status mica_runner_generate(mica_runner *runner, const mica_generate_option
     if (status == MICA_OK && length && options->say)
         options->say(options->say_context, bytes, length, -1);
     if (status == MICA_OK && options->chat)
-        status = mica_text_failed(&runner->reply) ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the reply")
-                                                  : add_message(runner, MICA_CHAT_ASSISTANT, runner->reply.bytes ? runner->reply.bytes : "", error);
+        status = mica_text_failed(&runner->reply)
+                     ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the reply")
+                     : add_message(runner, MICA_CHAT_ASSISTANT, runner->reply.bytes ? runner->reply.bytes : "", error);
     mica_engine_meters after = mica_engine_meters_get(runner->compute.engine);
     own.opening_seconds = runner->compute.opening_seconds;
     own.resident_bytes = after.resident_bytes;
@@ -276,7 +283,8 @@ char *mica_meters_show(const mica_compute_meters *meters) {
                      meters->prompt_seconds > 0 ? (double)meters->prompt_tokens / meters->prompt_seconds : 0,
                      (unsigned long long)meters->generated_tokens, seconds > 0 ? tokens / seconds : 0);
     if (meters->experts && meters->expert_uses)
-        mica_text_printf(&line, ", %.1f%% of experts in memory, %s read a token", 100 * (double)meters->expert_hits / (double)meters->expert_uses,
+        mica_text_printf(&line, ", %.1f%% of experts in memory, %s read a token",
+                         100 * (double)meters->expert_hits / (double)meters->expert_uses,
                          mica_bytes_show(tokens > 0 ? meters->bytes_read / meters->generated_tokens : 0, read));
     mica_text_printf(&line, ", %.2f GB/s of weights; peak %s", seconds > 0 ? (double)meters->weight_bytes * tokens / seconds / 1e9 : 0,
                      mica_bytes_show(meters->peak_bytes, peak));

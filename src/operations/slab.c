@@ -102,7 +102,8 @@ bool mica_strip_next(const mica_matrix *matrix, mica_slab *strip) {
     }
     if (strip->row >= matrix->rows || strip->columns == 0)
         return false;
-    strip->rows = strip->columns < matrix->columns ? 1 : smaller(at_least_one(MICA_STRIP_ELEMENTS / strip->columns), matrix->rows - strip->row);
+    strip->rows = strip->columns < matrix->columns ? 1
+                                                   : smaller(at_least_one(MICA_STRIP_ELEMENTS / strip->columns), matrix->rows - strip->row);
     return true;
 }
 

@@ -1,5 +1,5 @@
-/* operations/slab.h: weights of any size in slabs of bounded size: whole rows with the scales they need, or pieces of one row where a row of plain
- * numbers is large by itself. For operations that decode everything once: export to another type, diff, statistics.
+/* operations/slab.h: weights of any size in slabs of bounded size: whole rows with the scales they need, or pieces of one row where a row
+ * of plain numbers is large by itself. For operations that decode everything once: export to another type, diff, statistics.
  * Judged by tests/operations/test_slab.c. */
 #ifndef MICA_OPERATIONS_SLAB_H
 #define MICA_OPERATIONS_SLAB_H

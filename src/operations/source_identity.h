@@ -14,6 +14,7 @@ mica_status mica_source_write_identity(mica_json_writer *writer, const mica_tens
 void mica_source_write_shards(mica_json_writer *writer, const mica_tensor_source *source);
 
 /* CONFLICT naming the first key whose value differs, what `where` has and what today has; with `shards` false that key is not compared. */
-mica_status mica_identity_compare(const char *where, const json_t *recorded, const json_t *today, bool shards, mica_error *error) MICA_CHECKED;
+mica_status mica_identity_compare(const char *where, const json_t *recorded, const json_t *today, bool shards,
+                                  mica_error *error) MICA_CHECKED;
 
 #endif

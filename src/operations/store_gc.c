@@ -1,6 +1,6 @@
-/* operations/store_gc.c: mica_gc: gives back the room of payloads that no model has, pack by pack. A pack is one step: what is in use is copied into a
- * new pack and synced, one transaction names the new places and forgets the old pack, and then its file goes. A kill leaves the pack as it
- * was, or a file that nobody names. No payload is moved whose bytes are not those of its hash.
+/* operations/store_gc.c: mica_gc: gives back the room of payloads that no model has, pack by pack. A pack is one step: what is in use is
+ * copied into a new pack and synced, one transaction names the new places and forgets the old pack, and then its file goes. A kill leaves
+ * the pack as it was, or a file that nobody names. No payload is moved whose bytes are not those of its hash.
  * Judged by tests/operations/test_store_gc.c, tests/faults/kill_store.sh. */
 #include <mica/store.h>
 
@@ -130,9 +130,10 @@ static mica_status refuse_blob(const gc_pack *pack, const mica_blob *blob, mica_
     char name[40];
     mica_status status = mica_catalogue_each_sharer(mica_store_catalogue(pack->run->store), blob->id, name_first, &names, error);
     if (status == MICA_OK)
-        status = mica_fail(error, MICA_CORRUPT,
-                           "%s: %s: expected the bytes that were stored, got others (SHA-256); nothing of this pack was moved, mica verify tells more",
-                           mica_store_pack_name(pack->pack.number, name), names.bytes ? names.bytes : "a payload");
+        status = mica_fail(
+            error, MICA_CORRUPT,
+            "%s: %s: expected the bytes that were stored, got others (SHA-256); nothing of this pack was moved, mica verify tells more",
+            mica_store_pack_name(pack->pack.number, name), names.bytes ? names.bytes : "a payload");
     mica_text_release(&names);
     return status;
 }
@@ -294,8 +295,8 @@ static mica_status report(const gc_run *run, char **text, char **json, mica_erro
     mica_json_writer writer;
     char freed[MICA_QUANTITY_BYTES], left[MICA_QUANTITY_BYTES], moved[MICA_QUANTITY_BYTES];
     mica_text_printf(&words, "%s: %s given back\n", mica_store_path(run->store), mica_bytes_show(run->bytes_freed, freed));
-    mica_text_printf(&words, "  packs     %" PRIu64 " removed, %" PRIu64 " written anew (%s moved), %" PRIu64 " as they were\n", run->packs_removed,
-                     run->packs_rewritten, mica_bytes_show(run->bytes_moved, moved), run->packs_kept);
+    mica_text_printf(&words, "  packs     %" PRIu64 " removed, %" PRIu64 " written anew (%s moved), %" PRIu64 " as they were\n",
+                     run->packs_removed, run->packs_rewritten, mica_bytes_show(run->bytes_moved, moved), run->packs_kept);
     mica_text_printf(&words, "  payloads  %" PRIu64 " removed\n", run->payloads_removed + run->links_removed);
     if (run->bytes_left)
         mica_text_printf(&words, "  left      %s in packs of which less than a tenth is garbage\n", mica_bytes_show(run->bytes_left, left));

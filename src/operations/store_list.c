@@ -87,8 +87,8 @@ static mica_status list_entry(void *context, const mica_stored_model *model, con
     list->listed++;
     list->bytes += blob->bytes;
     mica_text_printf(&list->words, "  %-8s %-14s %-12s %10s  %s  %s\n", mica_dtype_name(blob->dtype),
-                     mica_shape_show(blob->rank, blob->shape, shape, sizeof shape), entry->encoding, mica_bytes_show(blob->bytes, bytes), id,
-                     entry->name);
+                     mica_shape_show(blob->rank, blob->shape, shape, sizeof shape), entry->encoding, mica_bytes_show(blob->bytes, bytes),
+                     id, entry->name);
     mica_json_open_object(&list->writer, NULL);
     mica_json_string(&list->writer, "name", entry->name);
     mica_json_string(&list->writer, "uuid", id);

@@ -1,5 +1,5 @@
-/* operations/store_show.c: mica_show: all that is known of a tensor of a store: what it is, where it lies, who shares it, what its values are like.
- * Found by name (in whichever models have it), by its content's UUID, or by a UUID somebody chose for it.
+/* operations/store_show.c: mica_show: all that is known of a tensor of a store: what it is, where it lies, who shares it, what its values
+ * are like. Found by name (in whichever models have it), by its content's UUID, or by a UUID somebody chose for it.
  * Judged by tests/operations/test_store_show.c against docs/schemas/show.schema.json. */
 #include <mica/store.h>
 
@@ -74,8 +74,9 @@ static mica_status add_match(void *context, const mica_stored_model *model, cons
     run->contents = more;
     shown *one = &more[run->content_count++];
     *one = (shown){.blob = entry->blob};
-    const bool copied = copy_text(model->name, &one->model) && copy_text(entry->name, &one->tensor) && copy_text(entry->encoding, &one->encoding) &&
-                        copy_text(entry->scale, &one->scale) && copy_text(entry->packed_shape, &one->packed_shape);
+    const bool copied = copy_text(model->name, &one->model) && copy_text(entry->name, &one->tensor) &&
+                        copy_text(entry->encoding, &one->encoding) && copy_text(entry->scale, &one->scale) &&
+                        copy_text(entry->packed_shape, &one->packed_shape);
     one->file = file_of(run, &entry->blob);
     return copied && one->file ? MICA_OK : no_memory(run, error);
 }
@@ -88,7 +89,8 @@ static mica_status add_sharer(void *context, const mica_stored_model *model, con
     one->sharers = more;
     sharer *added = &more[one->sharer_count++];
     *added = (sharer){0};
-    const bool copied = copy_text(model->name, &added->model) && copy_text(entry->name, &added->tensor) && copy_text(entry->alias, &added->alias);
+    const bool copied = copy_text(model->name, &added->model) && copy_text(entry->name, &added->tensor) &&
+                        copy_text(entry->alias, &added->alias);
     return copied ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory");
 }
 
@@ -103,8 +105,8 @@ static mica_status find(show_run *run, mica_error *error) {
         status = mica_catalogue_each_sharer(catalogue, run->contents[i].blob.id, add_sharer, &run->contents[i], error);
     mica_catalogue_rollback(catalogue);
     if (status == MICA_OK && !run->content_count)
-        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a tensor's name or UUID, got '%s', which no model has", mica_store_path(run->store),
-                           run->asked);
+        status = mica_fail(error, MICA_BAD_INPUT, "%s: expected a tensor's name or UUID, got '%s', which no model has",
+                           mica_store_path(run->store), run->asked);
     return status;
 }
 
@@ -169,8 +171,8 @@ static void write_text(mica_text *text, const shown *one) {
                      one->packed_shape ? ", shape: " : "", one->packed_shape ? one->packed_shape : "");
     mica_text_printf(text, "  where     %s, from byte %" PRIu64 "\n", one->file, one->blob.offset);
     if (one->has_values && values->count)
-        mica_text_printf(text, "  values    %.6g … %.6g, mean %.6g, standard deviation %.6g; %" PRIu64 ", %" PRIu64 " zero", values->minimum,
-                         values->maximum, values->mean, mica_moments_deviation(values), values->count, values->zeros);
+        mica_text_printf(text, "  values    %.6g … %.6g, mean %.6g, standard deviation %.6g; %" PRIu64 ", %" PRIu64 " zero",
+                         values->minimum, values->maximum, values->mean, mica_moments_deviation(values), values->count, values->zeros);
     if (one->has_values && values->count && values->not_finite)
         mica_text_printf(text, ", and %" PRIu64 " not finite", values->not_finite);
     if (one->has_values && values->count && one->unscaled)

@@ -1,8 +1,8 @@
-/* operations/stream.c: the one streaming loop: a ring of slots, each holding one unit from before its reading until its commit.
- * Unit u lives in slot u % slot_count, so that u can be claimed only when u - slot_count is committed: that alone bounds memory.
+/* operations/stream.c: the one streaming loop: a ring of slots, each holding one unit from before its reading until its commit. Unit u
+ * lives in slot u % slot_count, so that u can be claimed only when u - slot_count is committed: that alone bounds memory.
  * Invariants: 1. every field of `mica_stream` and every slot's state is touched under the mutex only; 2. a slot's buffers belong to whoever
- * moved it to READING, PREPARING, WORKING or (in order) DONE; 3. a failure is an outcome of its unit, met by commit in unit order: timing cannot
- * choose which error is told. Judged by tests/operations/test_stream.c. */
+ * moved it to READING, PREPARING, WORKING or (in order) DONE; 3. a failure is an outcome of its unit, met by commit in unit order: timing
+ * cannot choose which error is told. Judged by tests/operations/test_stream.c. */
 #include "operations/stream.h"
 
 #include <inttypes.h>
@@ -351,7 +351,8 @@ static mica_status tell(mica_stream *stream, mica_error *error) {
         return MICA_OK;
     pthread_mutex_lock(&stream->mutex);
     uint64_t done_now = stream->committed - job->first_unit;
-    mica_stream_progress progress = {stream->committed, job->unit_count, stream->stats.bytes_read, mica_seconds_now() - stream->started, -1.0};
+    mica_stream_progress progress = {stream->committed, job->unit_count, stream->stats.bytes_read, mica_seconds_now() - stream->started,
+                                     -1.0};
     pthread_mutex_unlock(&stream->mutex);
     if (done_now > 0)
         progress.seconds_left = progress.seconds / (double)done_now * (double)(progress.units_total - progress.units_done);

@@ -3,8 +3,8 @@
  *
  * Invariants: 1. commit sees units 0, 1, 2, … in order, each once; 2. at most `threads + ahead` units are in memory; 3. results and order
  * do not depend on the number of threads; 4. the error returned is that of the smallest unit that failed, all units before it are committed
- * and none after it, whatever the timing; after a stop nothing more is committed; either way everything is joined and freed; 5. a unit
- * for which `after` names another one starts only when that one is committed, or, where the job is `eager`, when another thread works on it:
+ * and none after it, whatever the timing; after a stop nothing more is committed; either way everything is joined and freed; 5. a unit for
+ * which `after` names another one starts only when that one is committed, or, where the job is `eager`, when another thread works on it:
  * then it awaits it where it needs it. Test: tests/operations/test_stream.c. */
 #ifndef MICA_OPERATIONS_STREAM_H
 #define MICA_OPERATIONS_STREAM_H
@@ -47,11 +47,11 @@ typedef struct mica_stream_job {
     /* The unit that must be committed before this one starts, or MICA_STREAM_NONE; smaller than `unit`. On the calling
      * thread. NULL: none ever. */
     uint64_t (*after)(void *context, uint64_t unit);
-    /* What is quicker done for two units at once, before their work; NULL: nothing. On a compute thread, for the unit that it will work on and, if
-     * another one is read already, that one too: count 1 or 2. Work finds in its result what the last call left, which succeeded; where a call
-     * for two fails, each is tried again. Must not wait for another unit. */
-    mica_status (*prepare)(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2], void *const results[2],
-                           mica_error *error);
+    /* What is quicker done for two units at once, before their work; NULL: nothing. On a compute thread, for the unit that it will work on
+     * and, if another one is read already, that one too: count 1 or 2. Work finds in its result what the last call left, which succeeded;
+     * where a call for two fails, each is tried again. Must not wait for another unit. */
+    mica_status (*prepare)(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2],
+                           void *const results[2], mica_error *error);
     /* On compute thread `thread` (below `threads`); data[i] = the bytes of range i, at any alignment; fills `result` (result_bytes,
      * contents undefined before, or what `prepare` left). */
     mica_status (*work)(void *context, uint32_t thread, uint64_t unit, const uint8_t *const *data, void *result, mica_error *error);

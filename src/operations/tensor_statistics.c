@@ -15,8 +15,8 @@ void mica_tensor_as_weight(const mica_tensor *tensor, mica_weight *weight) {
     weight->columns = weight->rows ? tensor->elements / weight->rows : 0;
 }
 
-static mica_status add_slab(const mica_model *model, const mica_weight *weight, const mica_slab *slab, uint8_t *const *buffers, float *strip_values,
-                            mica_moments *moments, mica_error *error) {
+static mica_status add_slab(const mica_model *model, const mica_weight *weight, const mica_slab *slab, uint8_t *const *buffers,
+                            float *strip_values, mica_moments *moments, mica_error *error) {
     mica_stream_range ranges[MICA_SLAB_RANGES];
     const uint32_t count = mica_slab_ranges(model->source, weight, slab, ranges);
     mica_status status = MICA_OK;

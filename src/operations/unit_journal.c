@@ -28,8 +28,8 @@ static mica_status visit_record(void *context, uint32_t kind, const uint8_t *pay
     return kind == MICA_JOURNAL_HEAD ? compare_head(r, payload, bytes, error) : r->visit(r->context, kind, payload, bytes, error);
 }
 
-mica_status mica_job_journal_open(const char *path, const char *job, uint64_t length, mica_journal_visit visit, void *context, mica_journal **journal,
-                                  mica_error *error) {
+mica_status mica_job_journal_open(const char *path, const char *job, uint64_t length, mica_journal_visit visit, void *context,
+                                  mica_journal **journal, mica_error *error) {
     replay r = {path, job, length, visit, context};
     return mica_journal_open(path, visit_record, &r, journal, error);
 }
@@ -39,7 +39,8 @@ void mica_unit_journal_begin(mica_unit_journal *units) {
     units->flushed_at = mica_seconds_now();
 }
 
-mica_status mica_unit_journal_flush(mica_unit_journal *units, mica_status (*record)(void *context, mica_error *error), void *context, mica_error *error) {
+mica_status mica_unit_journal_flush(mica_unit_journal *units, mica_status (*record)(void *context, mica_error *error), void *context,
+                                    mica_error *error) {
     if (units->broken || !units->journal || units->flushed == units->done)
         return MICA_OK;
     mica_status status = record(context, error);

@@ -1,4 +1,5 @@
-/* operations/verify.c: mica_verify: a vindex, a store, or a checkpoint (a model of a store is one)? Each has a file of its own. Judged by tests/operations/test_vindex_verify.c. */
+/* operations/verify.c: mica_verify: a vindex, a store, or a checkpoint (a model of a store is one)? Each has a file of its own. Judged by
+ * tests/operations/test_vindex_verify.c. */
 #include "operations/verify.h"
 
 #include "base/file.h"

@@ -199,7 +199,8 @@ mica_status mica_records_collect(const mica_tensor_source *source, const char *h
                                                 : load_lines(hashes, "the given hashes", files, error);
     } else if (source->kind->digest) {
         for (uint64_t i = 0; i < source->tensor_count && status == MICA_OK; i++)
-            status = add(tensors, source->tensors[i].name, strlen(source->tensors[i].name), source->kind->digest(source, i), "the store", error);
+            status = add(tensors, source->tensors[i].name, strlen(source->tensors[i].name), source->kind->digest(source, i), "the store",
+                         error);
     } else {
         char *path = mica_path_join(source->directory, RECORD_FILE);
         status = !path                                          ? no_memory(error)

@@ -1,6 +1,6 @@
-/* operations/verify_store.c: every byte of a store: the catalogue's structure and digests, every payload against its own digest, every byte of a
- * pack that is no payload zero, linked files as they were linked. A finding names the tensors that it touches, in every model that has them.
- * One moment's view: what is imported meanwhile is not looked at, and packs that a gc removes stay readable.
+/* operations/verify_store.c: every byte of a store: the catalogue's structure and digests, every payload against its own digest, every byte
+ * of a pack that is no payload zero, linked files as they were linked. A finding names the tensors that it touches, in every model that has
+ * them. One moment's view: what is imported meanwhile is not looked at, and packs that a gc removes stay readable.
  * Judged by tests/operations/test_store_verify.c. */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -113,8 +113,9 @@ __attribute__((format(printf, 4, 5))) static mica_status find_blob_fault(store_c
     mica_status status = name_blob(check, &item->blob, &text, error);
     mica_text_printf(&text, ": %s", what);
     if (status == MICA_OK)
-        status = mica_text_failed(&text) ? no_memory(check, error)
-                                         : find_fault(check, check->files[item->file].name, place_of(item->file, item->blob.offset), text.bytes, error);
+        status = mica_text_failed(&text)
+                     ? no_memory(check, error)
+                     : find_fault(check, check->files[item->file].name, place_of(item->file, item->blob.offset), text.bytes, error);
     mica_text_release(&text);
     return status;
 }
@@ -125,7 +126,8 @@ static mica_status complain(void *context, const char *sentence, mica_error *err
     return find_fault(context, MICA_CATALOGUE_NAME, 0, sentence, error);
 }
 
-static mica_status add_item(store_check *check, const mica_blob *blob, uint64_t offset, uint64_t payload, uint64_t bytes, mica_error *error) {
+static mica_status add_item(store_check *check, const mica_blob *blob, uint64_t offset, uint64_t payload, uint64_t bytes,
+                            mica_error *error) {
     if (check->item_count == check->item_capacity) {
         const uint64_t capacity = check->item_capacity ? 2 * check->item_capacity : 1024;
         stored_item *items = mica_reallocarray(check->items, capacity, sizeof *items);
@@ -167,12 +169,13 @@ static mica_status visit_blob(void *context, const mica_blob *blob, bool used, m
     if (!file->file)
         return find_blob_fault(check, &item, error, "its file cannot be read");
     if (blob->offset > file->bytes || blob->bytes > file->bytes - blob->offset || (file->pack && room > file->bytes - blob->offset))
-        return find_blob_fault(check, &item, error, "expected %" PRIu64 " bytes at %" PRIu64 ", got %" PRIu64 " bytes that count", blob->bytes,
-                               blob->offset, file->bytes);
+        return find_blob_fault(check, &item, error, "expected %" PRIu64 " bytes at %" PRIu64 ", got %" PRIu64 " bytes that count",
+                               blob->bytes, blob->offset, file->bytes);
     if (!file->pack)
         return add_item(check, blob, blob->offset, blob->bytes, blob->bytes, error);
     if (blob->offset % MICA_PACK_ALIGNMENT || (blob->bytes && blob->offset < check->end)) {
-        const mica_status status = find_blob_fault(check, &item, error, "expected a place of its own in the pack, got %" PRIu64, blob->offset);
+        const mica_status status = find_blob_fault(check, &item, error, "expected a place of its own in the pack, got %" PRIu64,
+                                                   blob->offset);
         return status == MICA_OK ? add_item(check, blob, blob->offset, blob->bytes, blob->bytes, error) : status;
     }
     mica_status status = cover_up_to(check, blob->offset, error);
@@ -404,8 +407,8 @@ static mica_status commit(void *context, uint64_t index, const void *result, mic
     for (uint32_t i = 0; i < unit->count && status == MICA_OK; i++) {
         const stored_item *item = &check->items[check->pieces.pieces[unit->first + i].item];
         if (results[i].differs)
-            status = find_blob_fault(check, item, error, "%" PRIu64 " bytes at %" PRIu64 " are not what was stored (SHA-256)", item->blob.bytes,
-                                     item->blob.offset);
+            status = find_blob_fault(check, item, error, "%" PRIu64 " bytes at %" PRIu64 " are not what was stored (SHA-256)",
+                                     item->blob.bytes, item->blob.offset);
         if (status == MICA_OK && results[i].not_zero != NOTHING) {
             const uint64_t at = item->blob.offset + results[i].not_zero;
             if (item->blob.id)
@@ -434,7 +437,8 @@ static bool tell(void *context, const mica_stream_progress *progress) {
 
 static mica_status read_all(store_check *check, mica_error *error) {
     check->chains = mica_calloc(check->item_count + 1, sizeof *check->chains);
-    mica_status status = check->chains ? mica_pieces_plan(check->ranges, check->item_count, &check->pieces, error) : no_memory(check, error);
+    mica_status status = check->chains ? mica_pieces_plan(check->ranges, check->item_count, &check->pieces, error)
+                                       : no_memory(check, error);
     if (status != MICA_OK)
         return status;
     const mica_stream_job job = {.context = check,

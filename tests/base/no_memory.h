@@ -1,4 +1,5 @@
-/* tests/base/no_memory.h: each allocation of an attempt fails in turn, first alone (what swallows the failure shows), then with all after it.
+/* tests/base/no_memory.h: each allocation of an attempt fails in turn, first alone (what swallows the failure shows), then with all after
+ * it.
  *
  *     for (no_memory trial = {0}; no_memory_next(&trial);) {
  *         scratch_remove_tree(output);          // what an attempt must begin with

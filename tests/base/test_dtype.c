@@ -10,8 +10,9 @@ static void names_sizes_and_kinds(void **state) {
         uint32_t bytes;
         bool floating;
     } rows[] = {
-        {"F64", 8, true}, {"F32", 4, true}, {"F16", 2, true}, {"BF16", 2, true}, {"F8_E4M3", 1, true}, {"F8_E5M2", 1, true}, {"F8_E8M0", 1, true},
-        {"I64", 8, false}, {"I32", 4, false}, {"I16", 2, false}, {"I8", 1, false}, {"U8", 1, false}, {"BOOL", 1, false},
+        {"F64", 8, true},     {"F32", 4, true},     {"F16", 2, true},   {"BF16", 2, true}, {"F8_E4M3", 1, true},
+        {"F8_E5M2", 1, true}, {"F8_E8M0", 1, true}, {"I64", 8, false},  {"I32", 4, false}, {"I16", 2, false},
+        {"I8", 1, false},     {"U8", 1, false},     {"BOOL", 1, false},
     };
     assert_int_equal(MICA_DTYPE_PLAIN_COUNT, sizeof rows / sizeof rows[0]);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -82,6 +83,7 @@ static void what_is_no_type(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(names_sizes_and_kinds), cmocka_unit_test(blocks_of_ggml), cmocka_unit_test(what_is_no_type)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(names_sizes_and_kinds), cmocka_unit_test(blocks_of_ggml),
+                                       cmocka_unit_test(what_is_no_type)};
     return cmocka_run_group_tests_name("dtype", tests, NULL, NULL);
 }

@@ -54,8 +54,8 @@ static void pieces_and_files_give_the_same(void **state) {
     free(bytes);
 }
 
-/* Every length across three blocks, with prefixes that leave every alignment; long ones, one of which ends far before the other. With the processor's own
- * instructions and without. */
+/* Every length across three blocks, with prefixes that leave every alignment; long ones, one of which ends far before the other. With the
+ * processor's own instructions and without. */
 static void two_at_once_are_as_each_alone(void **state) {
     (void)state;
     static const uint64_t lengths[][2] = {{0, 0}, {100000, 7}, {64, 99999}, {4096, 65536}};
@@ -71,7 +71,8 @@ static void two_at_once_are_as_each_alone(void **state) {
         assert_true(!portable || !mica_cpu_has_sha());
         for (uint64_t run = 0; run < small * 3 + sizeof lengths / sizeof lengths[0]; run++) {
             const bool large = run >= small * 3;
-            const uint64_t first = large ? lengths[run - small * 3][0] : run % small, second = large ? lengths[run - small * 3][1] : run * 7 % small;
+            const uint64_t first = large ? lengths[run - small * 3][0] : run % small,
+                           second = large ? lengths[run - small * 3][1] : run * 7 % small;
             const mica_sha256_message messages[2] = {
                 {.prefix = bytes, .bytes = bytes + run % prefix_max, .prefix_bytes = run % prefix_max, .length = first},
                 {.prefix = bytes, .bytes = bytes + run * 5 % 67, .prefix_bytes = run * 5 % 67, .length = second}};

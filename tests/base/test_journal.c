@@ -24,7 +24,8 @@ static mica_status check(void *context, uint32_t kind, const uint8_t *payload, u
     replayed *seen = context;
     uint32_t i = seen->count++;
     if (i < RECORDS)
-        seen->wrong = seen->wrong || kind != records[i].kind || bytes != records[i].bytes || memcmp(payload, records[i].payload, bytes) != 0;
+        seen->wrong = seen->wrong || kind != records[i].kind || bytes != records[i].bytes ||
+                      memcmp(payload, records[i].payload, bytes) != 0;
     else
         seen->wrong = seen->wrong || kind != 99 || bytes != 5 || memcmp(payload, "after", 5) != 0;
     return seen->count == seen->fail_at ? mica_fail(failure, MICA_CONFLICT, "other options") : MICA_OK;

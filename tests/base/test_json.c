@@ -138,7 +138,8 @@ static void damaged_texts(void **state) {
             changed[at] = changes[i];
             json_t *object = NULL;
             mica_status status = mica_json_parse("x.json", changed, sizeof text - 1, &object, &failure);
-            assert_true(status == MICA_OK ? json_is_object(object) : status == MICA_BAD_INPUT && strncmp(failure.message, "x.json:", 7) == 0);
+            assert_true(status == MICA_OK ? json_is_object(object)
+                                          : status == MICA_BAD_INPUT && strncmp(failure.message, "x.json:", 7) == 0);
             json_decref(object);
         }
     }
@@ -162,7 +163,8 @@ static void loads_files(void **state) {
 /* jansson calls some failed allocations an invalid token, and of others says nothing: they must come out as what they are. */
 static void memory_runs_out_anywhere(void **state) {
     (void)state;
-    static const char text[] = "{\"a\": {\"bc\": [1, 2.5, \"text\", {\"d\": null}]}, \"e\": true, \"f\": \"a longer text, longer than any buffer inside\"}";
+    static const char text[] =
+        "{\"a\": {\"bc\": [1, 2.5, \"text\", {\"d\": null}]}, \"e\": true, \"f\": \"a longer text, longer than any buffer inside\"}";
     for (no_memory trial = {0}; no_memory_next(&trial);) {
         json_t *object = NULL;
         no_memory_begin(&trial);

@@ -36,7 +36,11 @@ static void aligned_memory_is_aligned_and_zero(void **state) {
     (void)state;
     static const struct {
         size_t bytes, alignment;
-    } rows[] = {{1, 4096}, {4097, 4096}, {((size_t)4 << 20) - 1, 4096}, {(size_t)4 << 20, (size_t)2 << 20}, {((size_t)4 << 20) + 5, (size_t)2 << 20}};
+    } rows[] = {{1, 4096},
+                {4097, 4096},
+                {((size_t)4 << 20) - 1, 4096},
+                {(size_t)4 << 20, (size_t)2 << 20},
+                {((size_t)4 << 20) + 5, (size_t)2 << 20}};
     for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
         for (int round = 0; round < 2; round++) { /* the second gets the dirtied pages of the first */
             unsigned char *bytes = mica_alloc_aligned(rows[row].bytes);

@@ -1,4 +1,5 @@
-/* A set of files under partial names: whole, or not there; resumed after a kill at each step; refused where what is left is another job's. */
+/* A set of files under partial names: whole, or not there; resumed after a kill at each step; refused where what is left is another
+ * job's. */
 #include "base/no_memory.h"
 #include "base/partial_files.h"
 

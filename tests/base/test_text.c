@@ -95,7 +95,8 @@ static void utf8(void **state) {
         if (mica_utf8_sequence((char *)bytes, length) != (valid ? length : 0) || mica_utf8_sequence((char *)bytes, length - 1) != 0)
             fail_msg("code point %x", point);
     }
-    static const char *const forbidden[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf5\x80\x80\x80", "\xff", "\xe2\x82\x28"};
+    static const char *const forbidden[] = {"\x80", "\xc0\x80",    "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf5\x80\x80\x80",
+                                            "\xff", "\xe2\x82\x28"};
     for (size_t i = 0; i < sizeof forbidden / sizeof forbidden[0]; i++)
         assert_int_equal(mica_utf8_sequence(forbidden[i], strlen(forbidden[i])), 0);
 }
@@ -108,10 +109,26 @@ static void utf8_prefixes(void **state) {
         uint64_t prefix;
         size_t unfinished;
     } rows[] = {
-        {"", 0, 0},          {"a", 1, 0},          {"0123456789abcdef", 16, 0}, {"\xc3\xa9", 2, 0},   {"0123456\xc3\xa9 12345678\xff", 18, 0},
-        {"a\xc3", 1, 1},     {"a\xe2\x82", 1, 2}, {"a\xf0\x9f\x98", 1, 3},    {"\xe0", 0, 1},       {"\xed", 0, 1},
-        {"\xf0", 0, 1},      {"\xf4", 0, 1},      {"\xf5", 0, 0},             {"\xff", 0, 0},       {"\x80", 0, 0},
-        {"a\xe0\x9f", 1, 0}, {"\xed\xa0", 0, 0},  {"\xf0\x8f", 0, 0},         {"\xf4\x90\x80", 0, 0}, {"\xe2\x82\x82\xe2", 3, 1},
+        {"", 0, 0},
+        {"a", 1, 0},
+        {"0123456789abcdef", 16, 0},
+        {"\xc3\xa9", 2, 0},
+        {"0123456\xc3\xa9 12345678\xff", 18, 0},
+        {"a\xc3", 1, 1},
+        {"a\xe2\x82", 1, 2},
+        {"a\xf0\x9f\x98", 1, 3},
+        {"\xe0", 0, 1},
+        {"\xed", 0, 1},
+        {"\xf0", 0, 1},
+        {"\xf4", 0, 1},
+        {"\xf5", 0, 0},
+        {"\xff", 0, 0},
+        {"\x80", 0, 0},
+        {"a\xe0\x9f", 1, 0},
+        {"\xed\xa0", 0, 0},
+        {"\xf0\x8f", 0, 0},
+        {"\xf4\x90\x80", 0, 0},
+        {"\xe2\x82\x82\xe2", 3, 1},
         {"\x80\x80\x80\x80", 0, 0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

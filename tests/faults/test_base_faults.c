@@ -378,8 +378,10 @@ static mica_status start_threads(void) {
 static void memory_runs_out_at_every_allocation(void **state) {
     (void)state;
     static const scenario scenarios[] = {
-        {"load_json", load_json},     {"replace_file", replace_file}, {"list_directory", list_directory}, {"create_directory", create_directory},
-        {"hash_file", hash_file},     {"open_direct", open_direct},   {"use_journal", use_journal},       {"start_threads", start_threads},
+        {"load_json", load_json},           {"replace_file", replace_file},
+        {"list_directory", list_directory}, {"create_directory", create_directory},
+        {"hash_file", hash_file},           {"open_direct", open_direct},
+        {"use_journal", use_journal},       {"start_threads", start_threads},
     };
     static const char json[] = "{\"a\": {\"bc\": [1, 2.5, \"text\", {\"d\": null}]}, \"e\": [[], [[]]]}";
     scratch_write("doc.json", json, sizeof json - 1);

@@ -78,7 +78,8 @@ static void test_reads_everything(void **state) {
                     {"a.u64", -1}, {"a.i64", INT64_MIN}};
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++)
         assert_int_equal(mica_gguf_integer_at(mica_gguf_find(&gguf, integers[i].key), 0), integers[i].value);
-    assert_true(mica_gguf_float_at(mica_gguf_find(&gguf, "a.f64"), 0) == -2.0 && mica_gguf_float_at(mica_gguf_find(&gguf, "a.f32"), 0) == 1.5);
+    assert_true(mica_gguf_float_at(mica_gguf_find(&gguf, "a.f64"), 0) == -2.0 &&
+                mica_gguf_float_at(mica_gguf_find(&gguf, "a.f32"), 0) == 1.5);
     const mica_gguf_entry *entry;
     assert_int_equal(mica_gguf_array(&gguf, "b.numbers", MICA_GGUF_INT32, &entry, &error), MICA_OK);
     assert_true(entry->count == 2 && mica_gguf_integer_at(entry, 0) == 5 && mica_gguf_integer_at(entry, 1) == -5);

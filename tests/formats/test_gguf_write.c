@@ -84,11 +84,13 @@ static void test_read_back(void **state) {
     assert_int_equal(lay_out(rows, 1, &metadata, 0, &layout), MICA_OK);
     const mica_text *header = &layout.headers[0];
     assert_int_equal(header->length % 128, 0);
-    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)header->bytes, header->length, layout.file_bytes[0], &gguf, &error), MICA_OK);
+    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)header->bytes, header->length, layout.file_bytes[0], &gguf, &error),
+                     MICA_OK);
     assert_int_equal(gguf.entry_count, 13);
     assert_int_equal(gguf.alignment, 128);
     assert_int_equal(gguf.tensors[0].offset, layout.tensors[0].offset);
-    assert_true(mica_gguf_integer_at(mica_gguf_find(&gguf, "i32"), 0) == -70000 && mica_gguf_float_at(mica_gguf_find(&gguf, "floats"), 1) == -1);
+    assert_true(mica_gguf_integer_at(mica_gguf_find(&gguf, "i32"), 0) == -70000 &&
+                mica_gguf_float_at(mica_gguf_find(&gguf, "floats"), 1) == -1);
     for (uint64_t i = 0; i < gguf.entry_count; i++)
         mica_gguf_add_entry(&copy, &gguf.entries[i]);
     assert_int_equal(lay_out(rows, 1, &copy, 0, &again), MICA_OK);
@@ -109,9 +111,11 @@ static void test_what_gguf_cannot_hold(void **state) {
     } tensors[] = {
         {{{"twice", MICA_F32, 1, {1}}, {"twice", MICA_F32, 1, {2}}}, "twice: expected unique names"},
         {{{"", MICA_F32, 1, {1}}, {"b", MICA_F32, 1, {1}}}, "1 to 63 bytes, got 0"},
-        {{{"a234567890123456789012345678901234567890123456789012345678901234", MICA_F32, 1, {1}}, {"b", MICA_F32, 1, {1}}}, "1 to 63 bytes, got 64"},
+        {{{"a234567890123456789012345678901234567890123456789012345678901234", MICA_F32, 1, {1}}, {"b", MICA_F32, 1, {1}}},
+         "1 to 63 bytes, got 64"},
         {{{"fp8", MICA_F8_E4M3, 1, {1}}, {"b", MICA_F32, 1, {1}}}, "fp8: expected a type that GGUF has, got F8_E4M3"},
-        {{{"half", MICA_Q4_K, 2, {256, 128}}, {"b", MICA_F32, 1, {1}}}, "half: expected rows of whole blocks of 256 (Q4_K), got [256, 128]"},
+        {{{"half", MICA_Q4_K, 2, {256, 128}}, {"b", MICA_F32, 1, {1}}},
+         "half: expected rows of whole blocks of 256 (Q4_K), got [256, 128]"},
         {{{"deep", MICA_F32, 5, {1, 1, 1, 1}}, {"b", MICA_F32, 1, {1}}}, "deep: expected at most 4 dimensions, got 5"},
         {{{"large", MICA_F32, 2, {UINT64_C(1) << 40, UINT64_C(1) << 40}}, {"b", MICA_F32, 1, {1}}}, "large: expected a size below"},
     };
@@ -140,14 +144,18 @@ static void test_what_gguf_cannot_hold(void **state) {
 
 /* ---- splits and files */
 
-static const row several[] = {{"a", MICA_F32, 1, {8}}, {"b", MICA_F32, 1, {9}}, {"c", MICA_F32, 1, {400}}, {"d", MICA_F32, 1, {1}}, {"e", MICA_F32, 1, {1}}};
+static const row several[] = {
+    {"a", MICA_F32, 1, {8}}, {"b", MICA_F32, 1, {9}}, {"c", MICA_F32, 1, {400}}, {"d", MICA_F32, 1, {1}}, {"e", MICA_F32, 1, {1}}};
 
 static void test_paths(void **state) {
     (void)state;
     static const struct {
         const char *path, *expected;
         uint32_t shard, count;
-    } rows[] = {{"d/m.gguf", "d/m.gguf", 0, 1}, {"d/m", "d/m", 0, 1}, {"d/m.gguf", "d/m-00001-of-00003.gguf", 0, 3}, {"m", "m-00010-of-00010.gguf", 9, 10}};
+    } rows[] = {{"d/m.gguf", "d/m.gguf", 0, 1},
+                {"d/m", "d/m", 0, 1},
+                {"d/m.gguf", "d/m-00001-of-00003.gguf", 0, 3},
+                {"m", "m-00010-of-00010.gguf", 9, 10}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char *path = mica_gguf_file_path(rows[i].path, rows[i].shard, rows[i].count);
         assert_string_equal(path, rows[i].expected);
@@ -177,7 +185,8 @@ static void expect_whole(const char *first, uint32_t shards, uint64_t alignment)
         float value;
         const mica_tensor *tensor = &source->tensors[i];
         assert_string_equal(tensor->name, several[i].name);
-        assert_int_equal(mica_file_read(source->shards[tensor->shard].file, tensor->offset + tensor->bytes - 4, &value, 4, &error), MICA_OK);
+        assert_int_equal(mica_file_read(source->shards[tensor->shard].file, tensor->offset + tensor->bytes - 4, &value, 4, &error),
+                         MICA_OK);
         assert_true(value == (float)(100 * i + several[i].shape[0] - 1));
     }
     mica_tensor_source_close(source);
@@ -200,7 +209,10 @@ static void test_files(void **state) {
         uint64_t split, alignment;
         uint32_t shards;
         const char *first;
-    } rounds[] = {{0, 32, 1, "m.gguf"}, {96, 32, 3, "m-00001-of-00003.gguf"}, {1, 32, 5, "m-00001-of-00005.gguf"}, {512, 256, 3, "m-00001-of-00003.gguf"}};
+    } rounds[] = {{0, 32, 1, "m.gguf"},
+                  {96, 32, 3, "m-00001-of-00003.gguf"},
+                  {1, 32, 5, "m-00001-of-00005.gguf"},
+                  {512, 256, 3, "m-00001-of-00003.gguf"}};
     for (size_t i = 0; i < sizeof rounds / sizeof *rounds; i++) {
         mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
         mica_gguf_layout layout;

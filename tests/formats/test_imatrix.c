@@ -105,7 +105,8 @@ static void write_covariance(const char *name, const float values[6], const int3
     mica_gguf_add_string(&metadata, "general.type", "imatrix");
     tensors[0] = (mica_gguf_tensor){.name = "x.weight.counts", .dtype = MICA_F32, .rank = 2, .shape = {1, 1}};
     tensors[1] = (mica_gguf_tensor){.name = "x.weight.in_sum2", .dtype = MICA_F32, .rank = 2, .shape = {1, 2}};
-    tensors[2] = (mica_gguf_tensor){.name = "blk.3.ffn_gate_exps.weight.in_cov", .dtype = MICA_F32, .rank = 2, .shape = {6 / triangle, triangle}};
+    tensors[2] = (mica_gguf_tensor){
+        .name = "blk.3.ffn_gate_exps.weight.in_cov", .dtype = MICA_F32, .rank = 2, .shape = {6 / triangle, triangle}};
     tensors[3] = (mica_gguf_tensor){.name = "blk.3.ffn_gate_exps.weight.in_cov_of", .dtype = of_type, .rank = 2, .shape = {2, 2}};
     assert_int_equal(mica_gguf_layout_make(tensors, 4, &metadata, 0, &layout, NULL), MICA_OK);
     assert_int_equal(mica_gguf_writer_open(scratch(name), &layout, true, &writer, NULL), MICA_OK);
@@ -160,7 +161,8 @@ static void test_sensitivity(void **state) {
         const char *file, *said;
         const float *values;
         mica_dtype dtype;
-    } cases[] = {{"sound.gguf", NULL, ones, MICA_F32}, {"negative.gguf", "expected values that are not negative, got -1 at 1", bad, MICA_F32},
+    } cases[] = {{"sound.gguf", NULL, ones, MICA_F32},
+                 {"negative.gguf", "expected values that are not negative, got -1 at 1", bad, MICA_F32},
                  {"kind.gguf", "expected F32, got I32", ones, MICA_I32}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
@@ -228,7 +230,7 @@ static void test_damage(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_covariance), cmocka_unit_test(test_sensitivity),
-                                       cmocka_unit_test(test_damage)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dat), cmocka_unit_test(test_gguf), cmocka_unit_test(test_covariance),
+                                       cmocka_unit_test(test_sensitivity), cmocka_unit_test(test_damage)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -86,8 +86,8 @@ static void test_shards(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    static const row twice[] = {{"a", MICA_U8, 1, {1}}, {"b", MICA_U8, 1, {1}}, {"a", MICA_U8, 1, {2}}}, block[] = {{"q", MICA_Q4_K, 1, {256}}},
-                     huge[] = {{"h", MICA_F32, 2, {UINT64_C(1) << 40, UINT64_C(1) << 40}}};
+    static const row twice[] = {{"a", MICA_U8, 1, {1}}, {"b", MICA_U8, 1, {1}}, {"a", MICA_U8, 1, {2}}},
+                     block[] = {{"q", MICA_Q4_K, 1, {256}}}, huge[] = {{"h", MICA_F32, 2, {UINT64_C(1) << 40, UINT64_C(1) << 40}}};
     mica_safetensors_layout layout;
     assert_int_equal(lay_out(twice, 3, 0, &layout), MICA_BAD_INPUT);
     assert_non_null(strstr(error.message, "a: expected unique names"));
@@ -98,10 +98,20 @@ static void test_refusals(void **state) {
 
 static void test_names(void **state) {
     (void)state;
-    static const char *const ours[] = {"model.safetensors", "model.safetensors.partial", "model-00001-of-00002.safetensors",
-                                       "model-00001-of-00002.safetensors.partial", "model.safetensors.index.json", "model.safetensors.index.json.partial"},
-                            *const others[] = {"", "model", "model.safetensors2", "model-1-of-2.safetensors", "config.json",
-                                               "model-00001-of-00002.gguf", "pytorch_model.bin", "model-00001-of-00002.safetensors.partial2"};
+    static const char *const ours[] = {"model.safetensors",
+                                       "model.safetensors.partial",
+                                       "model-00001-of-00002.safetensors",
+                                       "model-00001-of-00002.safetensors.partial",
+                                       "model.safetensors.index.json",
+                                       "model.safetensors.index.json.partial"},
+                             *const others[] = {"",
+                                                "model",
+                                                "model.safetensors2",
+                                                "model-1-of-2.safetensors",
+                                                "config.json",
+                                                "model-00001-of-00002.gguf",
+                                                "pytorch_model.bin",
+                                                "model-00001-of-00002.safetensors.partial2"};
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
         assert_true(mica_safetensors_is_written_name(ours[i]));
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)

@@ -1,5 +1,5 @@
-/* tests/formats/test_vindex.c: judges formats/vindex.c: offsets by arithmetic done by hand, the state of a directory, checksums.json and the
- * identity of a tensor by SHA-256 of texts written out here. Damage to every bit: tests/operations/test_vindex_verify.c. */
+/* tests/formats/test_vindex.c: judges formats/vindex.c: offsets by arithmetic done by hand, the state of a directory, checksums.json and
+ * the identity of a tensor by SHA-256 of texts written out here. Damage to every bit: tests/operations/test_vindex_verify.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* Input: the start of a GGUF file without tensors. What becomes a tokenizer encodes any bytes to ids that it has, and decodes each of its ids; a byte-level one gives
- * the same bytes back. */
+/* Input: the start of a GGUF file without tensors. What becomes a tokenizer encodes any bytes to ids that it has, and decodes each of its
+ * ids; a byte-level one gives the same bytes back. */
 #include "base/memory.h"
 #include "fuzz.h"
 #include "model/tokenizer_build.h"

@@ -1,5 +1,5 @@
-/* Input: an importance matrix, .dat or GGUF. What is accepted has entries in order of their names, inside the file; every one can be asked for, by the
- * matrix, and gives values that are finite and not negative, or is refused in one line. */
+/* Input: an importance matrix, .dat or GGUF. What is accepted has entries in order of their names, inside the file; every one can be asked
+ * for, by the matrix, and gives values that are finite and not negative, or is refused in one line. */
 #include <math.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -8,7 +8,8 @@ static mica_tensor tensors[] = {{.name = "a.weight"}, {.name = "b.bias"}, {.name
 #define COUNT (sizeof tensors / sizeof *tensors)
 static const mica_source_kind kind = {.name = "safetensors directory"};
 static const mica_tensor_source source = {.kind = &kind, .path = "model", .tensors = tensors, .tensor_count = COUNT};
-static const char config[] = "{\"model_type\": \"kimi_k2\", \"hidden_size\": 8, \"rope_scaling\": {\"factor\": 4.0}, \"text_config\": {\"vocab_size\": 7}}";
+static const char config[] =
+    "{\"model_type\": \"kimi_k2\", \"hidden_size\": 8, \"rope_scaling\": {\"factor\": 4.0}, \"text_config\": {\"vocab_size\": 7}}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mica_import_map map;

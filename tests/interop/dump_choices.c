@@ -1,8 +1,8 @@
-/* tests/interop/dump_choices.c: dump_choices CHECKPOINT exact|fast own|given: which experts the engine chooses for a sequence computed in one batch, by which
- * scores, and the logits. In: the number of ids and the ids (8 bytes each, little-endian); with "given", for each layer with experts, the ids
- * [tokens][chosen] of those that are to be used instead (4 bytes each). Out: the number of layers with experts (8 bytes); of each the layer, the numbers of
- * tokens, of experts and of those chosen (8 bytes each), the ids chosen [tokens][chosen] (4 bytes), what they were chosen by, score and correction
- * [tokens][experts] (float32); then the logits [tokens][vocabulary] (float32). */
+/* tests/interop/dump_choices.c: dump_choices CHECKPOINT exact|fast own|given: which experts the engine chooses for a sequence computed in
+ * one batch, by which scores, and the logits. In: the number of ids and the ids (8 bytes each, little-endian); with "given", for each layer
+ * with experts, the ids [tokens][chosen] of those that are to be used instead (4 bytes each). Out: the number of layers with experts (8
+ * bytes); of each the layer, the numbers of tokens, of experts and of those chosen (8 bytes each), the ids chosen [tokens][chosen] (4
+ * bytes), what they were chosen by, score and correction [tokens][experts] (float32); then the logits [tokens][vocabulary] (float32). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

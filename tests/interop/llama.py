@@ -108,9 +108,9 @@ class Model:
         self.library.llama_model_free(self.model)
 
     def logits(self, ids, beta_fast=None, choices=None, given=None):
-        """[len(ids)][tokens], of the ids as one sequence from its start. `choices` (a dictionary) gets, by layer with experts, all experts of each token from the
-        best to the worst, and what they are chosen by: "argsort" and "scores", both [len(ids)][experts]. `given`, by layer [len(ids)][chosen], are experts to be
-        used instead of the best."""
+        """[len(ids)][tokens], of the ids as one sequence from its start. `choices` (a dictionary) gets, by layer with experts, all experts
+        of each token from the best to the worst, and what they are chosen by: "argsort" and "scores", both [len(ids)][experts]. `given`, by
+        layer [len(ids)][chosen], are experts to be used instead of the best."""
         parameters = self.library.llama_context_default_params()
         for index, value in enumerate((len(ids) + 8, len(ids) + 8, len(ids) + 8)):
             parameters.put(ctypes.c_uint32, 4 * index, value)

@@ -1,4 +1,5 @@
-/* tests/interop/quantise_blocks TYPE: float32 on standard input, rows of 256, to blocks of ggml's TYPE on standard output, for the scripts beside it. */
+/* tests/interop/quantise_blocks TYPE: float32 on standard input, rows of 256, to blocks of ggml's TYPE on standard output, for the scripts
+ * beside it. */
 #include <stdio.h>
 
 #include "numerics/quantise.h"

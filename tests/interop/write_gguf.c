@@ -28,7 +28,8 @@ static void *write_some(void *context) {
         for (uint64_t j = 0; j < tensor->bytes; j++)
             bytes[j] = (uint8_t)((tensor->number * 11 + j * 7 + j / 64) % 64);
         for (uint64_t at = 0; at < tensor->bytes && mine->status == MICA_OK; at += 1000)
-            mine->status = mica_gguf_writer_put(mine->writer, tensor, at, bytes + at, tensor->bytes - at < 1000 ? tensor->bytes - at : 1000, NULL);
+            mine->status = mica_gguf_writer_put(mine->writer, tensor, at, bytes + at, tensor->bytes - at < 1000 ? tensor->bytes - at : 1000,
+                                                NULL);
         free(bytes);
     }
     return NULL;
@@ -69,7 +70,8 @@ int main(int argc, char **argv) {
         if (mica_dtype_ggml(dtype) < 0)
             continue;
         snprintf(names[dtype], sizeof names[dtype], "blk.0.%s.weight", mica_dtype_name(dtype));
-        tensors[count] = (mica_gguf_tensor){.name = names[dtype], .dtype = dtype, .rank = 3, .shape = {2, ROWS / 2, COLUMNS}, .number = count};
+        tensors[count] = (mica_gguf_tensor){
+            .name = names[dtype], .dtype = dtype, .rank = 3, .shape = {2, ROWS / 2, COLUMNS}, .number = count};
         count++;
     }
     tensors[0].rank = 1; /* F64 */

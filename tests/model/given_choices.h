@@ -1,5 +1,5 @@
-/* given_choices.h: an engine made to use other experts than those it chose, for tests that part what rounding does to the values from what it does to the
- * choice. An observer only looks on, but what it is shown is what the engine goes on with, and no constant. */
+/* given_choices.h: an engine made to use other experts than those it chose, for tests that part what rounding does to the values from what
+ * it does to the choice. An observer only looks on, but what it is shown is what the engine goes on with, and no constant. */
 #ifndef MICA_TESTS_MODEL_GIVEN_CHOICES_H
 #define MICA_TESTS_MODEL_GIVEN_CHOICES_H
 
@@ -7,9 +7,10 @@
 
 #include "model/config.h"
 
-/* Puts the experts `given` [tokens][top_k] in the place of `ids`, and their weights by the same scores [tokens][experts]; called by an observer's `routing`. */
-static inline void use_given_choices(const mica_config *config, uint64_t tokens, const uint32_t *given, const float *scores, const uint32_t *ids,
-                                     const float *weights) {
+/* Puts the experts `given` [tokens][top_k] in the place of `ids`, and their weights by the same scores [tokens][experts]; called by an
+ * observer's `routing`. */
+static inline void use_given_choices(const mica_config *config, uint64_t tokens, const uint32_t *given, const float *scores,
+                                     const uint32_t *ids, const float *weights) {
     const uint64_t top_k = config->num_experts_per_tok;
     uint32_t *used = (uint32_t *)ids;
     float *gates = (float *)weights;

@@ -1,7 +1,8 @@
-/* test_forward.c: the engine against the fixtures' float64 truths, in exact arithmetic (logits and hidden states within 2e-5, the same experts,
- * weights within 1e-5) and in the fast one (KL at most 1e-3 and the same argmax where the margin allows, of every token by the truth's experts and of those that
- * choose the same; other choices as many, and as near a tie, as the measured noise of the scores explains); the same numbers for every budget, policy, number of
- * threads, and way of cutting a sequence into steps; damage and misuse in one line; nothing allocated once open. */
+/* test_forward.c: the engine against the fixtures' float64 truths, in exact arithmetic (logits and hidden states within 2e-5, the same
+ * experts, weights within 1e-5) and in the fast one (KL at most 1e-3 and the same argmax where the margin allows, of every token by the
+ * truth's experts and of those that choose the same; other choices as many, and as near a tie, as the measured noise of the scores
+ * explains); the same numbers for every budget, policy, number of threads, and way of cutting a sequence into steps; damage and misuse in
+ * one line; nothing allocated once open. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,8 +16,8 @@
 #include "model/engine.h"
 #include "model/given_choices.h"
 
-/* Noise of so many standard deviations explains another choice: among 10,000 tokens and layers, more than all sequences here have, a normal one is as large by a
- * chance of 1 in 350. */
+/* Noise of so many standard deviations explains another choice: among 10,000 tokens and layers, more than all sequences here have, a normal
+ * one is as large by a chance of 1 in 350. */
 #define NOISE_DEVIATIONS 5
 
 typedef struct seen { /* what an observer gathered of one sequence */
@@ -37,7 +38,8 @@ static void see_hidden(void *context, uint64_t layer, uint64_t tokens, const flo
     into->moe_layers = layer == 0 ? 0 : into->moe_layers;
 }
 
-/* Which groups are taken: those with the largest sums of their two best. Returns the gap between the least of them and the best that is not. */
+/* Which groups are taken: those with the largest sums of their two best. Returns the gap between the least of them and the best that is
+ * not. */
 static double taken_groups(const mica_config *config, const double *choice, bool *taken) {
     const uint64_t groups = config->n_group, size = config->n_routed_experts / groups;
     double sums[64], least = INFINITY, best = -INFINITY;
@@ -60,8 +62,9 @@ static double taken_groups(const mica_config *config, const double *choice, bool
     return least - best;
 }
 
-/* How far a choice is from another one, as a difference of two scores: between the least that is chosen and the best that is not, among the groups that are taken;
- * and between these and the best that is not, which are sums of two, so that noise moves them sqrt(2) times as far. */
+/* How far a choice is from another one, as a difference of two scores: between the least that is chosen and the best that is not, among the
+ * groups that are taken; and between these and the best that is not, which are sums of two, so that noise moves them sqrt(2) times as far.
+ * */
 static double choice_margin(const mica_config *config, const float *scores, const float *bias, const uint32_t *ids) {
     const uint64_t experts = config->n_routed_experts, groups = config->n_group > 1 ? config->n_group : 1;
     double choice[256], least = INFINITY, best = -INFINITY, between_groups = INFINITY;
@@ -106,7 +109,8 @@ static void *zeros(uint64_t count, size_t bytes) {
     return made;
 }
 
-/* Runs a sequence in steps of `step` tokens, by the experts that are given or, NULL, chosen; logits [tokens][vocabulary] are the caller's. */
+/* Runs a sequence in steps of `step` tokens, by the experts that are given or, NULL, chosen; logits [tokens][vocabulary] are the caller's.
+ * */
 static float *run_given(mica_engine *engine, const int64_t *ids, uint64_t tokens, uint64_t step, const int32_t *given, seen *into) {
     const mica_config *config = &mica_engine_model(engine)->config;
     float *logits = zeros(tokens * config->vocab_size, sizeof *logits);
@@ -211,7 +215,8 @@ static sequence load_sequence(const mica_model *model, const char *directory, co
         const json_t *router = json_object_get(golden, "router");
         uint64_t count = (config->num_hidden_layers - config->first_k_dense_replace) * loaded.tokens * config->num_experts_per_tok;
         loaded.router_ids = golden_raw(directory, json_object_get(router ? router : golden, router ? "ids" : "router_ids"), count);
-        loaded.router_weights = golden_raw(directory, json_object_get(router ? router : golden, router ? "weights" : "router_weights"), count);
+        loaded.router_weights = golden_raw(directory, json_object_get(router ? router : golden, router ? "weights" : "router_weights"),
+                                           count);
     }
     return loaded;
 }
@@ -230,7 +235,8 @@ static void judge_exact(const char *name, mica_engine *engine, const sequence *t
     float *logits = run(engine, truth->ids, truth->tokens, step, &got);
     double worst = compare(name, "logits", logits, truth->logits, truth->tokens * config->vocab_size, 2e-5), hidden = 0;
     if (truth->hidden)
-        hidden = compare(name, "hidden", got.hidden, truth->hidden, (config->num_hidden_layers + 1) * truth->tokens * config->hidden_size, 2e-5);
+        hidden = compare(name, "hidden", got.hidden, truth->hidden, (config->num_hidden_layers + 1) * truth->tokens * config->hidden_size,
+                         2e-5);
     uint64_t choices = got.moe_layers * truth->tokens * config->num_experts_per_tok;
     if (choices) {
         assert_memory_equal(got.ids, truth->router_ids, choices * sizeof *got.ids);
@@ -243,7 +249,8 @@ static void judge_exact(const char *name, mica_engine *engine, const sequence *t
 
 static bool other_choice(const mica_config *config, const seen *got, const sequence *truth, uint64_t layer, uint64_t token) {
     const uint64_t top_k = config->num_experts_per_tok;
-    const int32_t *expected = truth->router_ids + (layer * truth->tokens + token) * top_k, *ids = got->ids + (layer * truth->tokens + token) * top_k;
+    const int32_t *expected = truth->router_ids + (layer * truth->tokens + token) * top_k,
+                  *ids = got->ids + (layer * truth->tokens + token) * top_k;
     return memcmp(ids, expected, top_k * sizeof *ids) != 0; /* both ascending */
 }
 
@@ -312,10 +319,11 @@ static double at_most(double expected) {
     return expected + 4 * sqrt(expected) + 2;
 }
 
-/* A choice of experts is not continuous: where two scores nearly tie, the last bits choose the other one, and the token is computed by another expert: another
- * model's answer, not this one's with an error. So it is computed twice. With the truth's experts every token is within 1e-3, with the argmax wherever the logits'
- * margin allows; what the layers would have chosen differs as often, and as near a tie, as noise of the size that the scores have there explains. With its own
- * choice that holds of the tokens that chose the same, and the others are as many as that noise makes. */
+/* A choice of experts is not continuous: where two scores nearly tie, the last bits choose the other one, and the token is computed by
+ * another expert: another model's answer, not this one's with an error. So it is computed twice. With the truth's experts every token is
+ * within 1e-3, with the argmax wherever the logits' margin allows; what the layers would have chosen differs as often, and as near a tie,
+ * as noise of the size that the scores have there explains. With its own choice that holds of the tokens that chose the same, and the
+ * others are as many as that noise makes. */
 static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, const seen *exact, uint64_t step) {
     const mica_config *config = &mica_engine_model(engine)->config;
     seen got;
@@ -328,11 +336,13 @@ static void judge_fast(const char *name, mica_engine *engine, const sequence *tr
     const divergences own = diverge(name, config, logits, &got, truth);
     free(logits);
     release_seen(&got);
-    print_message("%s, steps of %lu, fast: KL %.1e with the truth's experts (%lu choices would differ, %.1f expected, by margins of at most %.1f deviations); "
-                  "%.1e with its own, %.1e without the %lu of %lu tokens that chose others\n", name, step, given.all, noise.others, noise.expected, noise.widest,
-                  own.all, own.same, own.others, truth->tokens);
+    print_message(
+        "%s, steps of %lu, fast: KL %.1e with the truth's experts (%lu choices would differ, %.1f expected, by margins of at most %.1f deviations); "
+        "%.1e with its own, %.1e without the %lu of %lu tokens that chose others\n",
+        name, step, given.all, noise.others, noise.expected, noise.widest, own.all, own.same, own.others, truth->tokens);
     assert_true(given.all <= 1e-3 && own.same <= 1e-3);
-    assert_true(noise.widest <= NOISE_DEVIATIONS && (double)noise.others <= at_most(noise.expected) && (double)own.others <= at_most(noise.expected));
+    assert_true(noise.widest <= NOISE_DEVIATIONS && (double)noise.others <= at_most(noise.expected) &&
+                (double)own.others <= at_most(noise.expected));
 }
 
 static void judge_sequence(const char *name, mica_engine *exact, mica_engine *fast, const sequence *truth) {
@@ -407,7 +417,8 @@ static void test_eps_trap(void **state) {
         model->config.latent_norm_eps = model->config.rms_norm_eps; /* as engines with one epsilon have it */
         mica_engine *engine = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_EXACT});
         int64_t *ids;
-        uint64_t tokens = golden_ids(json_object_get(json_object_get(golden, "sequences"), "a"), &ids), count = tokens * model->config.vocab_size;
+        uint64_t tokens = golden_ids(json_object_get(json_object_get(golden, "sequences"), "a"), &ids),
+                 count = tokens * model->config.vocab_size;
         float *expected = golden_raw(directory, json_object_get(trap, "logits_a_with_one_eps_everywhere"), count);
         float *logits = run(engine, ids, tokens, 512, NULL);
         compare(kinds[i], "logits with one epsilon", logits, expected, count, 2e-5);
@@ -525,10 +536,12 @@ static void test_refusals(void **state) {
     mica_engine *engine = NULL;
     mica_error error;
     assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
-    expect(mica_engine_open(model, &(mica_engine_options){.memory_bytes = 4096}, &engine, &error), &error, MICA_USAGE, "memory: expected at least");
+    expect(mica_engine_open(model, &(mica_engine_options){.memory_bytes = 4096}, &engine, &error), &error, MICA_USAGE,
+           "memory: expected at least");
     expect(mica_engine_open(model, &(mica_engine_options){.context = 513}, &engine, &error), &error, MICA_USAGE,
            "context: expected at most 512 (max_position_embeddings), got 513");
-    expect(mica_engine_open(model, &(mica_engine_options){.policy = "fifo"}, &engine, &error), &error, MICA_USAGE, "policy: expected lfu or lru, got fifo");
+    expect(mica_engine_open(model, &(mica_engine_options){.policy = "fifo"}, &engine, &error), &error, MICA_USAGE,
+           "policy: expected lfu or lru, got fifo");
     snprintf(model->config.hidden_act, sizeof model->config.hidden_act, "gelu");
     expect(mica_engine_open(model, NULL, &engine, &error), &error, MICA_BAD_INPUT, "hidden_act: expected silu to run the model, got gelu");
     snprintf(model->config.hidden_act, sizeof model->config.hidden_act, "silu");
@@ -580,7 +593,8 @@ static void test_not_finite(void **state) {
         const char *message;
     } cases[] = {
         {"model.layers.2.mlp.experts.%d.down_proj.weight_scale_inv", 1, 0x7fc00000, 4, "expected finite, got nan at [1,0]"},
-        {"model.layers.1.self_attn.kv_a_layernorm.weight", 3, 0x7fc0, 2, "model.layers.1.self_attn.kv_a_layernorm.weight: expected finite, got nan at [3]"},
+        {"model.layers.1.self_attn.kv_a_layernorm.weight", 3, 0x7fc0, 2,
+         "model.layers.1.self_attn.kv_a_layernorm.weight: expected finite, got nan at [3]"},
         {"model.layers.3.mlp.gate.weight", 7, 0x7f80, 2, "model.layers.3.mlp.gate.weight: expected finite, got inf at [0,7]"},
         {"model.embed_tokens.weight", 5 * 256 + 2, 0x7fc0, 2, "model.embed_tokens.weight: expected finite, got nan at [5,2]"},
         {"lm_head.weight", 256, 0x7fc0, 2, "lm_head.weight: expected finite, got nan at [1,0]"},
@@ -613,8 +627,9 @@ static void test_not_finite(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
-                                       cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
-                                       cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_not_finite)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
+        cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -1,5 +1,5 @@
-/* The types that llama-quantize (llama.cpp v0.5.0) gives at the sizes of known models, and its substitutes by shape. Whole files are compared
- * with its own by tests/interop/export_gguf.py, where it can be had. */
+/* The types that llama-quantize (llama.cpp v0.5.0) gives at the sizes of known models, and its substitutes by shape. Whole files are
+ * compared with its own by tests/interop/export_gguf.py, where it can be had. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,7 +63,8 @@ static void test_what_stays_float32(void **state) {
 static void test_dense_models(void **state) {
     (void)state;
     const mica_mixture_model seven = {.layers = 32, .heads_per_key = 1}, eight = {.layers = 32, .heads_per_key = 4},
-                             seventy = {.layers = 80, .heads_per_key = 8, .wide = true}, tied = {.layers = 28, .heads_per_key = 2, .tied = true};
+                             seventy = {.layers = 80, .heads_per_key = 8, .wide = true},
+                             tied = {.layers = 28, .heads_per_key = 2, .tied = true};
     assert_int_equal(chosen("q2_k", &seven, "blk.9.attn_v.weight", 9, 4096, 1), MICA_Q3_K);
     assert_int_equal(chosen("q2_k", &eight, "blk.9.attn_v.weight", 9, 4096, 1), MICA_Q4_K);
     assert_int_equal(chosen("q3_k_m", &seven, "blk.1.attn_v.weight", 1, 4096, 1), MICA_Q5_K);

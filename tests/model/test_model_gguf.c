@@ -33,7 +33,8 @@ static void test_configuration(void **state) {
     assert_string_equal(config->topk_method, "noaux_tc");
     assert_true(config->rms_norm_eps == 1e-5 && config->latent_norm_eps == 1e-6);
     assert_string_equal(config->rope_type, "yarn");
-    assert_true(config->rope_theta == 50000 && config->rope_factor == 32 && config->rope_original_context == 64 && config->rope_interleaved);
+    assert_true(config->rope_theta == 50000 && config->rope_factor == 32 && config->rope_original_context == 64 &&
+                config->rope_interleaved);
     assert_true(config->rope_beta_fast == 1 && config->rope_beta_slow == 1 && config->rope_mscale == 1 && config->rope_mscale_all_dim == 1);
     assert_true(config->max_position_embeddings == 128 && config->tie_word_embeddings);
     assert_true(config->bos_token_id == 6 && config->eos_token_count == 1 && config->eos_token_ids[0] == 7);
@@ -170,7 +171,8 @@ static void refuse(gguf_model file, const char *const *parts) {
 
 static void test_bad_models(void **state) {
     (void)state;
-    REFUSE(WITH(.fused = true, .reshape = "blk.1.ffn_gate_up_exps.weight"), "blk.1.ffn_gate_up_exps.weight", "expected shape [3, 64, 64]", "got [4, 64, 64]");
+    REFUSE(WITH(.fused = true, .reshape = "blk.1.ffn_gate_up_exps.weight"), "blk.1.ffn_gate_up_exps.weight", "expected shape [3, 64, 64]",
+           "got [4, 64, 64]");
     REFUSE(WITH(.fused = true, .drop = "blk.1.ffn_gate_up_exps.weight"), "blk.1.ffn_gate_exps.weight: expected present");
     REFUSE(WITH(.drop = "deepseek2.kv_lora_rank", .as_u64 = "deepseek2.expert_count"), "key deepseek2.expert_count", "u32", "got u64");
     REFUSE(WITH(.drop = "deepseek2.attention.kv_lora_rank"), "key deepseek2.attention.kv_lora_rank", "absent");
@@ -200,10 +202,12 @@ static void test_values_that_are_not_finite(void **state) {
     uint8_t *bytes = malloc(weight->data->bytes);
     assert_non_null(bytes);
     mica_matrix matrix;
-    assert_int_equal(mica_file_read(mica_model_file(model, weight->data), weight->data->offset, bytes, weight->data->bytes, &error), MICA_OK);
+    assert_int_equal(mica_file_read(mica_model_file(model, weight->data), weight->data->offset, bytes, weight->data->bytes, &error),
+                     MICA_OK);
     assert_int_equal(mica_weight_matrix(model, weight, bytes, NULL, NULL, &matrix, &error), MICA_OK);
     assert_int_equal(mica_weight_examine(model, weight, &matrix, NULL, NULL, 0, &error), MICA_BAD_INPUT);
-    assert_says("examine", error.message, (const char *const[]){"model.gguf: blk.1.ffn_gate_exps.weight[0]: expected finite", "at [0,0]", NULL});
+    assert_says("examine", error.message,
+                (const char *const[]){"model.gguf: blk.1.ffn_gate_exps.weight[0]: expected finite", "at [0,0]", NULL});
     const mica_tensor *whole = weight->whole;
     assert_int_equal(mica_weight_examine_run(model, NULL, whole, 64, 64, bytes, NULL, 0, &error), MICA_BAD_INPUT);
     assert_says("run", error.message, (const char *const[]){"blk.1.ffn_gate_exps.weight: expected finite", "at [0,1,0]", NULL});
@@ -236,14 +240,21 @@ static void test_unknown_architecture(void **state) {
     assert_int_equal(mica_tensor_source_open(scratch("clip.gguf"), &source, &error), MICA_OK);
     assert_false(mica_source_is_model(source));
     assert_int_equal(mica_model_open_source(source, NULL, &model, &error), MICA_BAD_INPUT);
-    assert_says("clip", error.message, (const char *const[]){"clip.gguf", "general.architecture", "deepseek2, llama or qwen3", "got clip", NULL});
+    assert_says("clip", error.message,
+                (const char *const[]){"clip.gguf", "general.architecture", "deepseek2, llama or qwen3", "got clip", NULL});
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_configuration), cmocka_unit_test(test_every_tensor_is_used), cmocka_unit_test(test_experts_are_slices),
-        cmocka_unit_test(test_fused_halves), cmocka_unit_test(test_legacy_layout), cmocka_unit_test(test_bad_models),           cmocka_unit_test(test_values_that_are_not_finite),
-        cmocka_unit_test(test_without_memory), cmocka_unit_test(test_unknown_architecture),
+        cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_every_tensor_is_used),
+        cmocka_unit_test(test_experts_are_slices),
+        cmocka_unit_test(test_fused_halves),
+        cmocka_unit_test(test_legacy_layout),
+        cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_values_that_are_not_finite),
+        cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_unknown_architecture),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

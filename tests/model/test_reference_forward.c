@@ -1,4 +1,5 @@
-/* test_reference_forward.c: the reference forward pass against the fixtures' float64 truths: what judges the engine must itself be right. */
+/* test_reference_forward.c: the reference forward pass against the fixtures' float64 truths: what judges the engine must itself be
+ * right. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -59,9 +59,17 @@ static void test_types(void **state) {
 /* Kimi-K2: factor 32, beta_fast = beta_slow = 1: m = 1.3466, squared in the softmax's scale, no amplitude; a step of a ramp. */
 static void test_kimi_k2(void **state) {
     (void)state;
-    mica_config config = {.architecture = mica_architecture_find("kimi_k2"), .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .rope_theta = 50000,
-                          .rope_factor = 32, .rope_original_context = 4096, .rope_beta_fast = 1, .rope_beta_slow = 1, .rope_mscale = 1,
-                          .rope_mscale_all_dim = 1, .rope_type = "yarn"};
+    mica_config config = {.architecture = mica_architecture_find("kimi_k2"),
+                          .qk_nope_head_dim = 128,
+                          .qk_rope_head_dim = 64,
+                          .rope_theta = 50000,
+                          .rope_factor = 32,
+                          .rope_original_context = 4096,
+                          .rope_beta_fast = 1,
+                          .rope_beta_slow = 1,
+                          .rope_mscale = 1,
+                          .rope_mscale_all_dim = 1,
+                          .rope_type = "yarn"};
     mica_rope rope;
     float cosines[32], sines[32];
     assert_int_equal(mica_rope_init(&config, &rope, NULL), MICA_OK);

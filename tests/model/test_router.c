@@ -16,7 +16,8 @@ static float noise(void) {
     return (float)((double)(state_of_noise >> 40) / (1 << 23) - 1);
 }
 
-static mica_config configure(const char *scoring, const char *method, uint64_t experts, uint64_t groups, uint64_t kept, uint64_t top_k, bool normalise) {
+static mica_config configure(const char *scoring, const char *method, uint64_t experts, uint64_t groups, uint64_t kept, uint64_t top_k,
+                             bool normalise) {
     mica_config config = {.n_routed_experts = experts, .num_experts_per_tok = top_k, .n_group = groups, .topk_group = kept,
                           .norm_topk_prob = normalise, .routed_scaling_factor = 2.5};
     snprintf(config.scoring_func, sizeof config.scoring_func, "%s", scoring);
@@ -51,9 +52,12 @@ static void test_methods(void **state) {
     for (int softmax = 0; softmax < 2; softmax++)
         for (int normalise = 0; normalise < 2; normalise++) {
             const char *scoring = softmax ? "softmax" : "sigmoid";
-            mica_config cases[] = {configure(scoring, "noaux_tc", 24, 1, 1, 4, normalise), configure(scoring, "noaux_tc", 16, 8, 3, 3, normalise),
-                                   configure(scoring, "noaux_tc", 12, 4, 2, 4, normalise), configure(scoring, "greedy", 64, 8, 3, 6, normalise),
-                                   configure(scoring, "group_limited_greedy", 64, 8, 3, 6, normalise), configure(scoring, "noaux_tc", 8, 8, 3, 3, normalise)};
+            mica_config cases[] = {configure(scoring, "noaux_tc", 24, 1, 1, 4, normalise),
+                                   configure(scoring, "noaux_tc", 16, 8, 3, 3, normalise),
+                                   configure(scoring, "noaux_tc", 12, 4, 2, 4, normalise),
+                                   configure(scoring, "greedy", 64, 8, 3, 6, normalise),
+                                   configure(scoring, "group_limited_greedy", 64, 8, 3, 6, normalise),
+                                   configure(scoring, "noaux_tc", 8, 8, 3, 3, normalise)};
             for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
                 compare(&cases[i], !softmax && strcmp(cases[i].topk_method, "noaux_tc") == 0, 300);
         }

@@ -1,4 +1,5 @@
-/* test_sampler.c: greedy takes the first of the largest; the tail is cut as said; draws follow the probabilities and depend on the seed alone. */
+/* test_sampler.c: greedy takes the first of the largest; the tail is cut as said; draws follow the probabilities and depend on the seed
+ * alone. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -72,8 +72,8 @@ static void *load_fixture(const char *name, size_t bytes) {
 static void expect_bits(const float *got, const uint32_t *expected, uint64_t count, const char *what) {
     for (uint64_t i = 0; i < count; i++) {
         if (bits_of(got + i) != expected[i]) {
-            fail_msg("%s[%llu] under %s: expected %08x, got %08x", what, (unsigned long long)i, mica_cpu_name(mica_cpu_current()), expected[i],
-                     bits_of(got + i));
+            fail_msg("%s[%llu] under %s: expected %08x, got %08x", what, (unsigned long long)i, mica_cpu_name(mica_cpu_current()),
+                     expected[i], bits_of(got + i));
         }
     }
 }
@@ -255,8 +255,8 @@ static void sample_free(sample *s) {
 
 static void name_of(const mica_matrix *m, int exponent, char *text, size_t bytes) {
     snprintf(text, bytes, "%s %s scale %s %llux%llu in %llux%llu exponent %d", mica_encoding_name(m->encoding), mica_dtype_name(m->dtype),
-             mica_dtype_name(m->scale_dtype), (unsigned long long)m->rows, (unsigned long long)m->columns, (unsigned long long)m->block_rows,
-             (unsigned long long)m->block_columns, exponent);
+             mica_dtype_name(m->scale_dtype), (unsigned long long)m->rows, (unsigned long long)m->columns,
+             (unsigned long long)m->block_rows, (unsigned long long)m->block_columns, exponent);
 }
 
 /* A window of the matrix under every instruction set, with a stride wider than the window; what lies between stays untouched. */
@@ -277,8 +277,8 @@ static void check_window(const mica_matrix *m, int exponent, uint64_t row, uint6
         mica_matrix_decode_block(m, exponent, row, count, column, width, out, stride);
         for (uint64_t i = 0; i < count * stride; i++) {
             if (bits_of(out + i) != expected[i]) {
-                fail_msg("%s under %s at (%llu, %llu): expected %08x, got %08x", name, mica_cpu_name(cpu), (unsigned long long)(row + i / stride),
-                         (unsigned long long)(column + i % stride), expected[i], bits_of(out + i));
+                fail_msg("%s under %s at (%llu, %llu): expected %08x, got %08x", name, mica_cpu_name(cpu),
+                         (unsigned long long)(row + i / stride), (unsigned long long)(column + i % stride), expected[i], bits_of(out + i));
             }
         }
     }
@@ -288,7 +288,8 @@ static void check_window(const mica_matrix *m, int exponent, uint64_t row, uint6
 
 static void test_random_matrices(void **state) {
     (void)state;
-    static const int exponents[] = {0, 0, 3, -5, 120, 127, 128, 140, 149, 150, 200, 600, 601, 1074, 5000, -100, -127, -140, -160, -600, -1100, -5000};
+    static const int exponents[] = {0,   0,   3,    -5,   120,  127,  128,  140,  149,  150,   200,
+                                    600, 601, 1074, 5000, -100, -127, -140, -160, -600, -1100, -5000};
     for (int k = 0; k < KINDS; k++) {
         for (int s = 0; s < SHAPES; s++) {
             for (int round = 0; round < 4; round++) {
@@ -308,9 +309,9 @@ static void test_random_matrices(void **state) {
 /* Every code of every format against every scale that is hard, at exponents where the result turns subnormal: one rounding only. */
 static void test_every_code_at_the_edges(void **state) {
     (void)state;
-    static const uint32_t scales[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x00000003, 0x007fffff, 0x00800000, 0x00c00001, 0x3f800000,
-                                      0x3f800001, 0xbfaaaaab, 0x3e000003, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc12345,
-                                      0x7f800001};
+    static const uint32_t scales[] = {0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x00000003, 0x007fffff, 0x00800000,
+                                      0x00c00001, 0x3f800000, 0x3f800001, 0xbfaaaaab, 0x3e000003, 0x7f7fffff, 0xff7fffff,
+                                      0x7f800000, 0xff800000, 0x7fc00000, 0xffc12345, 0x7f800001};
     static const int exponents[] = {0, 1, 23, 126, 127, 130, 140, 149, -30, -126, -127, -128, -149};
     uint8_t codes[256 + 1];
     for (int i = 0; i < 256; i++)
@@ -381,8 +382,8 @@ static void test_examine_random(void **state) {
                     mica_matrix_health health;
                     mica_matrix_examine(m, &health);
                     if (health.has_nan != has_nan || health.has_infinity != has_infinity) {
-                        fail_msg("%s under %s: nan %d %d, infinity %d %d", name, mica_cpu_name(cpu), health.has_nan, has_nan, health.has_infinity,
-                                 has_infinity);
+                        fail_msg("%s under %s: nan %d %d, infinity %d %d", name, mica_cpu_name(cpu), health.has_nan, has_nan,
+                                 health.has_infinity, has_infinity);
                     }
                     if (has_nan || has_infinity) {
                         assert_int_equal(health.nan_row, first_row);
@@ -430,8 +431,15 @@ static void test_examine_scales(void **state) {
     (void)state;
     uint8_t codes[4 * 6];
     float scales[4] = {1, 1, 1, 1};
-    mica_matrix m = {.encoding = MICA_ENCODING_FP8_BLOCK, .dtype = MICA_F8_E4M3, .rows = 4, .columns = 6, .codes = codes, .scale_dtype = MICA_F32,
-                     .block_rows = 2, .block_columns = 4, .scales = scales};
+    mica_matrix m = {.encoding = MICA_ENCODING_FP8_BLOCK,
+                     .dtype = MICA_F8_E4M3,
+                     .rows = 4,
+                     .columns = 6,
+                     .codes = codes,
+                     .scale_dtype = MICA_F32,
+                     .block_rows = 2,
+                     .block_columns = 4,
+                     .scales = scales};
     mica_matrix_health health;
     memset(codes, 0x38, sizeof codes);
     scales[3] = -4;
@@ -480,7 +488,8 @@ static void test_names_and_sizes(void **state) {
     assert_string_equal(mica_encoding_name((mica_encoding)77), "unknown");
     float out[2];
     assert_false(mica_decode_plain(MICA_DTYPE_COUNT, out, 1, out));
-    const int64_t integers[2] = {(INT64_C(1) << 62) + (INT64_C(1) << 38) + 1, -(INT64_C(1) << 62) - (INT64_C(1) << 38)}; /* above a tie; on it */
+    /* above a tie; on it */
+    const int64_t integers[2] = {(INT64_C(1) << 62) + (INT64_C(1) << 38) + 1, -(INT64_C(1) << 62) - (INT64_C(1) << 38)};
     assert_true(mica_decode_plain(MICA_I64, integers, 2, out));
     assert_true(out[0] == 0x1.000002p62f && out[1] == -0x1p62f);
 }

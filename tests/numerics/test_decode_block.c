@@ -99,7 +99,8 @@ static void test_small_blocks_by_hand(void **state) {
     for (int i = 0; i < 32; i++)
         expected[i] = e2m1[i < 16 ? i : 31 - i]; /* 2^(128 - 128), the table is doubled */
     expect_values(MICA_MXFP4, mxfp4, expected);
-    uint8_t q5_0[22] = {0x00, 0x3c, 0x01, 0x00, 0x00, 0x80}, q5_1[24] = {0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00, 0x00, 0x80}, q8_0[34] = {0x00, 0x38};
+    uint8_t q5_0[22] = {0x00, 0x3c, 0x01, 0x00, 0x00, 0x80}, q5_1[24] = {0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00, 0x00, 0x80},
+            q8_0[34] = {0x00, 0x38};
     for (int i = 0; i < 32; i++) { /* only elements 0 and 31 have the fifth bit; all nibbles are 0 */
         expected[i] = i == 0 || i == 31 ? 0.0f : -16.0f;
         q8_0[2 + i] = (uint8_t)(i * 8 - 128);
@@ -318,8 +319,12 @@ static void test_blocks_are_not_plain(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_blocks_by_hand), cmocka_unit_test(test_super_blocks_by_hand), cmocka_unit_test(test_random_blocks),
-        cmocka_unit_test(test_every_half),           cmocka_unit_test(test_examine),              cmocka_unit_test(test_blocks_are_not_plain),
+        cmocka_unit_test(test_small_blocks_by_hand),
+        cmocka_unit_test(test_super_blocks_by_hand),
+        cmocka_unit_test(test_random_blocks),
+        cmocka_unit_test(test_every_half),
+        cmocka_unit_test(test_examine),
+        cmocka_unit_test(test_blocks_are_not_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

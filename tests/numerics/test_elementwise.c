@@ -39,8 +39,8 @@ static void expect_near(const case_data *data, uint64_t count, double units, dou
     for (uint64_t i = 0; i < count; i++) {
         double error = fabs((double)data->out[i] - data->expected[i]), limit = units * 0x1p-24 * fabs(data->expected[i]) + floor;
         if (!(error <= limit))
-            fail_msg("%s of %llu under %s: [%llu] expected %.9g, got %.9g", what, (unsigned long long)count, mica_cpu_name(mica_cpu_current()),
-                     (unsigned long long)i, data->expected[i], (double)data->out[i]);
+            fail_msg("%s of %llu under %s: [%llu] expected %.9g, got %.9g", what, (unsigned long long)count,
+                     mica_cpu_name(mica_cpu_current()), (unsigned long long)i, data->expected[i], (double)data->out[i]);
     }
 }
 
@@ -149,7 +149,8 @@ static void bf16(case_data *d, uint64_t n, int check) {
         expect_near(d, n, 0x1p16, 0, "bf16"); /* half a unit of 8 bits: 2^-8 */
 }
 
-static operation *const operations[] = {rms_norm, rms_norm_plain, silu_multiply, sigmoid, softmax, add, add_scaled, rope_interleaved, rope_half_split, bf16};
+static operation *const operations[] = {rms_norm, rms_norm_plain, silu_multiply,    sigmoid,         softmax,
+                                        add,      add_scaled,     rope_interleaved, rope_half_split, bf16};
 
 static void test_operations(void **state) {
     (void)state;
@@ -177,7 +178,8 @@ static void test_operations(void **state) {
 /* The whole range of the exponential, by way of the sigmoid; and what is not finite. */
 static void test_extremes(void **state) {
     (void)state;
-    static const float x[] = {-INFINITY, -1000, -104, -88.8f, -88.7f, -87.4f, -86.6f, -86.4f, 0, -0.0f, 1e-30f, 88.6f, 88.8f, 1000, INFINITY, NAN, 1};
+    static const float x[] = {-INFINITY, -1000,  -104,  -88.8f, -88.7f, -87.4f,   -86.6f, -86.4f, 0,
+                              -0.0f,     1e-30f, 88.6f, 88.8f,  1000,   INFINITY, NAN,    1};
     enum { COUNT = sizeof x / sizeof *x };
     float out[COUNT], ones[COUNT];
     for (int i = 0; i < COUNT; i++)
@@ -207,7 +209,8 @@ static void test_extremes(void **state) {
 /* bf16: ties to even, overflow to infinity, NaN with its payload in the low bits. */
 static void test_bf16_rounding(void **state) {
     (void)state;
-    static const uint32_t in[] = {0x3f800000, 0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff, 0x7f800000, 0x7f800001, 0xffffffff, 0x00008000, 0x80018000};
+    static const uint32_t in[] = {0x3f800000, 0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff,
+                                  0x7f800000, 0x7f800001, 0xffffffff, 0x00008000, 0x80018000};
     static const uint16_t expected[] = {0x3f80, 0x3f80, 0x3f82, 0x3f81, 0x7f80, 0x7f80, 0x7fc0, 0xffff, 0x0000, 0x8002};
     float x[10];
     memcpy(x, in, sizeof x);
@@ -220,6 +223,7 @@ static void test_bf16_rounding(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_operations), cmocka_unit_test(test_extremes), cmocka_unit_test(test_bf16_rounding)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_operations), cmocka_unit_test(test_extremes),
+                                       cmocka_unit_test(test_bf16_rounding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

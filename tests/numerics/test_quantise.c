@@ -1,6 +1,6 @@
-/* Judges numerics/quantise: what was written, decoded by tests/reference/decode_block.h, is nearer to the weights than a plain rounding with
- * exact scales; more effort is not worse; the instruction sets write the same bytes, however rows are cut; what fits exactly stays exact;
- * and what cannot be quantised is refused. The comparison with ggml's own quantisers is bench/bench_quantise. */
+/* Judges numerics/quantise: what was written, decoded by tests/reference/decode_block.h, is nearer to the weights than a plain rounding
+ * with exact scales; more effort is not worse; the instruction sets write the same bytes, however rows are cut; what fits exactly stays
+ * exact; and what cannot be quantised is refused. The comparison with ggml's own quantisers is bench/bench_quantise. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -115,8 +115,8 @@ static void beats_plain_rounding_and_effort_pays(void **state) {
             double normal = written_error(type, MICA_EFFORT_DEFAULT, 0, weights), most = written_error(type, MICA_EFFORT_MAX, 0, weights);
             double corrected = written_error(type, MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, weights);
             if (!(fast < 1.002 * plain && normal < 0.99 * plain && normal <= fast && most <= normal))
-                fail_msg("%s%s: plain 1, fast %g, default %g, max %g", mica_dtype_name(type), weighted ? " with importance" : "", fast / plain,
-                         normal / plain, most / plain);
+                fail_msg("%s%s: plain 1, fast %g, default %g, max %g", mica_dtype_name(type), weighted ? " with importance" : "",
+                         fast / plain, normal / plain, most / plain);
             assert_true(corrected < plain);
         }
 }
@@ -184,7 +184,22 @@ static void levels_are_the_nearest(void **state) {
 
 /* ---- the same bytes */
 
-typedef enum kind { GAUSS, ZEROS, TINY, OUTLIERS, CONSTANT, NEGATIVE, LARGE, SPREAD, POSITIVE, SUBNORMAL, INTEGERS, SINGLE, LARGEST, KIND_COUNT } kind;
+typedef enum kind {
+    GAUSS,
+    ZEROS,
+    TINY,
+    OUTLIERS,
+    CONSTANT,
+    NEGATIVE,
+    LARGE,
+    SPREAD,
+    POSITIVE,
+    SUBNORMAL,
+    INTEGERS,
+    SINGLE,
+    LARGEST,
+    KIND_COUNT
+} kind;
 
 static float sample(kind k, uint64_t i) {
     double g = gauss();
@@ -226,7 +241,8 @@ static void instruction_sets_write_the_same_bytes(void **state) {
                         memset(others, 0xaa, bytes_of(type, COUNT));
                         quantise_rows(type, (mica_effort)effort, MICA_QUANTISE_GAIN, weighted ? importance : NULL, others);
                         if (memcmp(blocks, others, bytes_of(type, COUNT)) != 0)
-                            fail_msg("%s, effort %d, importance %d, input %d: %s differs", mica_dtype_name(type), effort, weighted, (int)k, mica_cpu_name(cpu));
+                            fail_msg("%s, effort %d, importance %d, input %d: %s differs", mica_dtype_name(type), effort, weighted, (int)k,
+                                     mica_cpu_name(cpu));
                     }
                 }
     }
@@ -243,7 +259,8 @@ static void rows_do_not_mind_each_other(void **state) {
         quantise_rows(type, MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, importance, blocks);
         memset(others, 0x55, ROWS * row_bytes + 2);
         for (uint64_t row = 0; row < ROWS; row++)
-            assert_int_equal(mica_quantise_rows(type, x + row * COLUMNS, 0, 1, COLUMNS, &options, others + 1 + row * row_bytes, NULL), MICA_OK);
+            assert_int_equal(mica_quantise_rows(type, x + row * COLUMNS, 0, 1, COLUMNS, &options, others + 1 + row * row_bytes, NULL),
+                             MICA_OK);
         assert_memory_equal(others + 1, blocks, ROWS * row_bytes);
         assert_int_equal(others[0], 0x55);
         assert_int_equal(others[ROWS * row_bytes + 1], 0x55);
@@ -280,7 +297,8 @@ static void what_fits_stays(void **state) {
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
         const grid *g = &exact[i];
         for (uint64_t at = 0; at < COUNT; at += 32) {
-            float scale = ldexpf((float)(1024 + (int)(1024 * uniform())), -20), base = g->low ? 0 : ldexpf((float)(int)(400 * gauss()), -14);
+            float scale = ldexpf((float)(1024 + (int)(1024 * uniform())), -20),
+                  base = g->low ? 0 : ldexpf((float)(int)(400 * gauss()), -14);
             for (int k = 0; k < 32; k++)
                 x[at + k] = scale * (float)(g->low + (int)(uniform() * (g->high - g->low + 1)));
             x[at] = scale * (float)g->low;
@@ -315,7 +333,8 @@ static void refuses(mica_dtype type, uint64_t columns, mica_quantise_options opt
 
 static void bad_input_is_refused(void **state) {
     (void)state;
-    const mica_quantise_options plain = {MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, NULL}, weighted = {MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, importance};
+    const mica_quantise_options plain = {MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, NULL},
+                                weighted = {MICA_EFFORT_DEFAULT, MICA_QUANTISE_GAIN, importance};
     fill_gauss();
     EACH_TYPE(type) {
         for (int k = 0; k < 3; k++) {

@@ -1,6 +1,6 @@
-/* Judges numerics/quantise_covariance: with no correlation it is the plain quantiser; with some, the output's error, computed from H itself in double, is
- * below the plain one's and below that of feeding errors forward with one path, done here the obvious way; the instruction sets write the
- * same bytes; what cannot be is refused. The comparison with llama.cpp is bench/bench_quantise's. */
+/* Judges numerics/quantise_covariance: with no correlation it is the plain quantiser; with some, the output's error, computed from H itself
+ * in double, is below the plain one's and below that of feeding errors forward with one path, done here the obvious way; the instruction
+ * sets write the same bytes; what cannot be is refused. The comparison with llama.cpp is bench/bench_quantise's. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -114,8 +114,8 @@ static void without_correlation_nothing_changes(void **state) {
     mica_covariance_free(covariance);
 }
 
-/* One path: each column's nearest level to what makes up for the columns before it. Cholesky of the reversed matrix, in double; levels from the
- * values that the block can hold there, found by trying. */
+/* One path: each column's nearest level to what makes up for the columns before it. Cholesky of the reversed matrix, in double; levels from
+ * the values that the block can hold there, found by trying. */
 static double one_path_error(mica_dtype type, double damping) {
     static double a[COLUMNS][COLUMNS];
     double mean = 0;
@@ -215,7 +215,8 @@ static void instruction_sets_write_the_same_bytes(void **state) {
         for (mica_cpu cpu = MICA_CPU_PORTABLE; cpu <= mica_cpu_detected(); cpu++) {
             mica_cpu_select(cpu);
             mica_covariance *covariance = covariance_of(h, MICA_COVARIANCE_DAMPING);
-            assert_int_equal(mica_quantise_rows_covariance(types[i], x, COLUMNS, ROWS, covariance, &options, cpu ? others : blocks, NULL), MICA_OK);
+            assert_int_equal(mica_quantise_rows_covariance(types[i], x, COLUMNS, ROWS, covariance, &options, cpu ? others : blocks, NULL),
+                             MICA_OK);
             if (cpu)
                 assert_memory_equal(blocks, others, bytes_of(types[i]));
             /* and rows one by one */
@@ -292,7 +293,8 @@ static void memory_may_be_short(void **state) {
     mica_covariance_free(NULL);
 }
 
-/* Against sums in double over the same tokens, more than are taken at a time, some of them chosen; every instruction set and number of threads the same bits. */
+/* Against sums in double over the same tokens, more than are taken at a time, some of them chosen; every instruction set and number of
+ * threads the same bits. */
 static void second_moments_are_sums_of_products(void **state) {
     (void)state;
     enum { WIDE = 320, STRIDE = 323, TOKENS = 300 };

@@ -1,5 +1,5 @@
-/* Judges mica_quantise_matrix and quantise_error: fp8 to Q8_0 by its own scale's grid is nearer than without; other encodings are decoded and quantised;
- * the measure of error is the sum that its header says. */
+/* Judges mica_quantise_matrix and quantise_error: fp8 to Q8_0 by its own scale's grid is nearer than without; other encodings are decoded
+ * and quantised; the measure of error is the sum that its header says. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -58,8 +58,15 @@ static void fp8_to_q8_0_takes_the_grid(void **state) {
             float scales[2 * COLUMNS / 128];
             for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
                 scales[i] = power ? ldexpf(1, -12 - (int)i) : 0.000231f * (float)(i + 1);
-            mica_matrix matrix = {.encoding = MICA_ENCODING_FP8_BLOCK, .dtype = e4m3 ? MICA_F8_E4M3 : MICA_F8_E5M2, .rows = ROWS, .columns = COLUMNS,
-                                  .codes = codes, .scale_dtype = MICA_F32, .block_rows = 32, .block_columns = 128, .scales = scales};
+            mica_matrix matrix = {.encoding = MICA_ENCODING_FP8_BLOCK,
+                                  .dtype = e4m3 ? MICA_F8_E4M3 : MICA_F8_E5M2,
+                                  .rows = ROWS,
+                                  .columns = COLUMNS,
+                                  .codes = codes,
+                                  .scale_dtype = MICA_F32,
+                                  .block_rows = 32,
+                                  .block_columns = 128,
+                                  .scales = scales};
             for (uint64_t i = 0; i < COUNT; i++) {
                 float value = (float)fmin(fabs(100 * gauss()), 448), best = INFINITY; /* the nearest code, by trying all */
                 for (int code = 0; code < 0x7c; code++) {
@@ -74,12 +81,14 @@ static void fp8_to_q8_0_takes_the_grid(void **state) {
             assert_int_equal(mica_quantise_matrix(MICA_Q8_0, &matrix, 0, ROWS, &options, x, blocks, NULL), MICA_OK);
             double ours = relative(MICA_Q8_0);
             for (uint64_t row = 0; row < ROWS; row++) /* rows alone: the same bytes */
-                assert_int_equal(mica_quantise_matrix(MICA_Q8_0, &matrix, row, 1, &options, scratch, others + row * COLUMNS / 32 * 34, NULL), MICA_OK);
+                assert_int_equal(
+                    mica_quantise_matrix(MICA_Q8_0, &matrix, row, 1, &options, scratch, others + row * COLUMNS / 32 * 34, NULL), MICA_OK);
             assert_memory_equal(blocks, others, COUNT / 32 * 34);
             assert_int_equal(mica_quantise_rows(MICA_Q8_0, x, COLUMNS, ROWS, COLUMNS, &options, blocks, NULL), MICA_OK);
             double without = relative(MICA_Q8_0);
             if (!(ours < (power ? 0.8 : 0.9) * without))
-                fail_msg("%s, scales %s: %g with the grid, %g without", e4m3 ? "E4M3" : "E5M2", power ? "powers of two" : "any", ours, without);
+                fail_msg("%s, scales %s: %g with the grid, %g without", e4m3 ? "E4M3" : "E5M2", power ? "powers of two" : "any", ours,
+                         without);
         }
 }
 

@@ -1,4 +1,5 @@
-/* mica_repack_rows: what the blocks decode to is what the checkpoint's encoding decodes to, bit for bit; and which scales float16 cannot hold. */
+/* mica_repack_rows: what the blocks decode to is what the checkpoint's encoding decodes to, bit for bit; and which scales float16 cannot
+ * hold. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -142,6 +143,7 @@ static void test_wide_groups(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mxfp4), cmocka_unit_test(test_int4), cmocka_unit_test(test_float_scales), cmocka_unit_test(test_wide_groups)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mxfp4), cmocka_unit_test(test_int4), cmocka_unit_test(test_float_scales),
+                                       cmocka_unit_test(test_wide_groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

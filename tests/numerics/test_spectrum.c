@@ -84,7 +84,8 @@ static void check_projection(const char *directory, const json_t *projection) {
 
 static void test_fixtures(void **state) {
     (void)state;
-    static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense", "llama-dense"};
+    static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl",     "k2-thinking",
+                                        "k25",       "v4-flash",        "qwen3-dense", "llama-dense"};
     unsigned projections = 0;
     for (size_t i = 0; i < COUNT(kinds); i++) {
         char directory[512], path[1024];
@@ -147,7 +148,8 @@ static void test_var_is_one(void **state) {
     assert_true(mica_spectrum_var(values, 1000, 999, plain) < 1.0);
 }
 
-/* The same integral, the other way: Simpson's rule over the density itself, in x = a + (b - a) sin^2, no closed form, no angle of the bulk. */
+/* The same integral, the other way: Simpson's rule over the density itself, in x = a + (b - a) sin^2, no closed form, no angle of the
+ * bulk. */
 static double density_integral(double beta, double low, double high, int power) {
     double a = (1 - sqrt(beta)) * (1 - sqrt(beta)), b = (1 + sqrt(beta)) * (1 + sqrt(beta)), sum = 0;
     double from = asin(sqrt((low - a) / (b - a))), to = asin(fmin(1, sqrt((high - a) / (b - a)))), step = (to - from) / 4000;

@@ -1,5 +1,5 @@
-/* test_svd.c: singular triplets against LAPACK's dgesdd in float64, every encoding, spectrum, orientation and instruction set; the odd shapes;
- * and the certificate itself, recomputed here from the stored vectors. */
+/* test_svd.c: singular triplets against LAPACK's dgesdd in float64, every encoding, spectrum, orientation and instruction set; the odd
+ * shapes; and the certificate itself, recomputed here from the stored vectors. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -77,8 +77,8 @@ static void found_free(found *f) {
     free(f->spectrum);
 }
 
-/* The residual of the stored (s, v), from nothing but them and the truth: max(|W v - s u|, |W^T u - s v|) / s_0 with the u that minimises the sum
- * of squares. In the true singular vectors' coordinates c_j = v_j . v that is u_j = 2 s s_j c_j / (s^2 + s_j^2). */
+/* The residual of the stored (s, v), from nothing but them and the truth: max(|W v - s u|, |W^T u - s v|) / s_0 with the u that minimises
+ * the sum of squares. In the true singular vectors' coordinates c_j = v_j . v that is u_j = 2 s s_j c_j / (s^2 + s_j^2). */
 static double residual_of(const truth *t, size_t columns, const found *f) {
     double worst = 0;
     for (uint32_t i = 0; i < f->result.rank; i++) {
@@ -326,7 +326,8 @@ static void full_spectra_and_other_counts(void **state) {
 
 static uint64_t shared_phases;
 
-static void each(void *pool, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index), void *body_context) {
+static void each(void *pool, uint64_t count, void (*body)(void *body_context, uint64_t first, uint64_t last, uint32_t index),
+                 void *body_context) {
     shared_phases++;
     mica_pool_each(pool, count, 1, body, body_context);
 }

@@ -1,5 +1,6 @@
-/* Judges the AMX kernels (numerics/product_amx.c, attention_amx.c) on a processor without AMX: their own source, with each tile instruction in C, against
- * sums in float64. What it cannot tell is whether a processor does what these few lines say; test_product.c and test_attention.c do, where there is one. */
+/* Judges the AMX kernels (numerics/product_amx.c, attention_amx.c) on a processor without AMX: their own source, with each tile instruction
+ * in C, against sums in float64. What it cannot tell is whether a processor does what these few lines say; test_product.c and
+ * test_attention.c do, where there is one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -131,7 +132,8 @@ enum { MOST_TOKENS = 70, PADDED = 2560, MOST_ROWS = MICA_STRIP_ROWS_AMX, STRIDE 
 static uint16_t weights[MOST_ROWS + 3][PADDED];
 
 /* Rows are padded with zeros to a multiple of 64 columns; what lies beyond is NaN. */
-static void copy_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride) {
+static void copy_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip,
+                       uint64_t stride) {
     assert_true(matrix->rows == MOST_ROWS + 3 && column % 256 == 0 && row + count <= matrix->rows);
     for (uint64_t r = 0; r < count; r++)
         for (uint64_t c = 0; c < (width + 255) / 256 * 256; c++)
@@ -187,7 +189,8 @@ static bool can_run(void) {
 
 static void test_products(void **state) {
     (void)state;
-    static const uint64_t row_counts[] = {1, 15, 16, 17, 32, 33, 48, 61, 97, MOST_ROWS}, token_counts[] = {1, 5, 16, 17, 31, 32, 33, 48, 49, 64, MOST_TOKENS};
+    static const uint64_t row_counts[] = {1, 15, 16, 17, 32, 33, 48, 61, 97, MOST_ROWS},
+                          token_counts[] = {1, 5, 16, 17, 31, 32, 33, 48, 49, 64, MOST_TOKENS};
     static const uint64_t widths[] = {1, 31, 33, 96, 512};
     if (!can_run())
         skip();
@@ -239,8 +242,16 @@ static void check_attention(uint64_t key_width, uint64_t value_width, uint64_t h
             cache[p * stride + k] = random_bf16();
     for (uint64_t i = 0; i < count * key_width; i++)
         queries[i] = (float)value_of(random_bf16()) * 1.001f;
-    mica_attention attention = {.dtype = MICA_BF16, .keys = cache, .key_width = key_width, .key_stride = stride, .values = cache + key_width - value_width,
-                                .value_width = value_width, .value_stride = stride, .scale = 0.3f, .heads = heads, .visible = positions - tokens + 1};
+    mica_attention attention = {.dtype = MICA_BF16,
+                                .keys = cache,
+                                .key_width = key_width,
+                                .key_stride = stride,
+                                .values = cache + key_width - value_width,
+                                .value_width = value_width,
+                                .value_stride = stride,
+                                .scale = 0.3f,
+                                .heads = heads,
+                                .visible = positions - tokens + 1};
     attend_with_tiles_in_c(&attention, 0, positions, 0, queries, key_width, count, out, value_width, sums, scratch);
     for (uint64_t q = 0; q < count; q++)
         check_query(&attention, queries + q * key_width, attention.visible + q / heads, out + q * value_width);

@@ -1,4 +1,5 @@
-/* tests/operations/export_helpers.h: running mica_export_gguf and looking at the files it writes, how far their models are from TINY; a full disk. */
+/* tests/operations/export_helpers.h: running mica_export_gguf and looking at the files it writes, how far their models are from TINY; a
+ * full disk. */
 #ifndef TESTS_OPERATIONS_EXPORT_HELPERS_H
 #define TESTS_OPERATIONS_EXPORT_HELPERS_H
 

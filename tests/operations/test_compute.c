@@ -1,5 +1,5 @@
-/* test_compute.c: run, logits and perplexity on tiny-k2 against its golden values: greedy continuations, logits files, NLL; conversations that go on,
- * stops, refusals, failing writes. */
+/* test_compute.c: run, logits and perplexity on tiny-k2 against its golden values: greedy continuations, logits files, NLL; conversations
+ * that go on, stops, refusals, failing writes. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -98,7 +98,8 @@ static void test_goes_on(void **state) {
     mica_error error;
     told whole = {0}, pieces = {.stop_after = 5};
     mica_runner *runner = open_runner(&(mica_compute_options){.exact = true});
-    mica_generate_options options = {.prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = 5, .say = tell, .say_context = &whole};
+    mica_generate_options options = {
+        .prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = 5, .say = tell, .say_context = &whole};
     assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
     mica_runner_reset(runner);
     options.token_limit = 9;
@@ -130,15 +131,22 @@ static void test_chat(void **state) {
     told one = {0}, two = {0};
     mica_runner *runner;
     char command[2048];
-    snprintf(command, sizeof command,
-             "mkdir %s/chat && ln -s " TINY_K2 "/* %s/chat && printf '%%s' \"{%%%% for message in messages %%%%}{%%%% if message['role'] == 'system' %%%%}"
-             "<|im_system|>system<|im_middle|>{%%%% elif message['role'] == 'user' %%%%}<|im_user|>user<|im_middle|>{%%%% else %%%%}"
-             "<|im_assistant|>assistant<|im_middle|>{%%%% endif %%%%}{{ message['content'] }}<|im_end|>{%%%% endfor %%%%}\" >%s/chat/chat_template.jinja",
-             directory, directory, directory);
+    snprintf(
+        command, sizeof command,
+        "mkdir %s/chat && ln -s " TINY_K2
+        "/* %s/chat && printf '%%s' \"{%%%% for message in messages %%%%}{%%%% if message['role'] == 'system' %%%%}"
+        "<|im_system|>system<|im_middle|>{%%%% elif message['role'] == 'user' %%%%}<|im_user|>user<|im_middle|>{%%%% else %%%%}"
+        "<|im_assistant|>assistant<|im_middle|>{%%%% endif %%%%}{{ message['content'] }}<|im_end|>{%%%% endfor %%%%}\" >%s/chat/chat_template.jinja",
+        directory, directory, directory);
     assert_int_equal(system(command), 0);
     snprintf(command, sizeof command, "%s/chat", directory);
     assert_int_equal(mica_runner_open(command, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
-    mica_generate_options options = {.prompt = {.text = "The capital of France is"}, .chat = true, .system = "Be brief.", .token_limit = 6, .say = tell, .say_context = &one};
+    mica_generate_options options = {.prompt = {.text = "The capital of France is"},
+                                     .chat = true,
+                                     .system = "Be brief.",
+                                     .token_limit = 6,
+                                     .say = tell,
+                                     .say_context = &one};
     if (mica_runner_generate(runner, &options, &first, &error) != MICA_OK)
         fail_msg("%s", error.message);
     options.prompt.text = "And God said,";
@@ -162,10 +170,12 @@ static void test_context_ends(void **state) {
     mica_compute_meters meters;
     told got = {0};
     mica_runner *runner = open_runner(&(mica_compute_options){.context = 12});
-    mica_generate_options options = {.prompt = {.text = "The capital of France is", .bos = true}, .ignore_end = true, .say = tell, .say_context = &got};
+    mica_generate_options options = {
+        .prompt = {.text = "The capital of France is", .bos = true}, .ignore_end = true, .say = tell, .say_context = &got};
     assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
     assert_int_equal(meters.prompt_tokens + meters.generated_tokens, 13); /* the last is said, not computed */
-    expect(mica_runner_generate(runner, &options, &meters, &error), &error, MICA_BAD_INPUT, "expected at most 0 tokens in the context that is left (of 12");
+    expect(mica_runner_generate(runner, &options, &meters, &error), &error, MICA_BAD_INPUT,
+           "expected at most 0 tokens in the context that is left (of 12");
     mica_runner_close(runner);
 }
 
@@ -174,9 +184,11 @@ static void test_refusals(void **state) {
     mica_error error;
     mica_runner *runner = open_runner(&(mica_compute_options){0});
     mica_generate_options options = {.prompt = {.ids = "1,2,x"}};
-    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "--ids: expected numbers with commas between them, got 'x'");
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE,
+           "--ids: expected numbers with commas between them, got 'x'");
     options.prompt = (mica_prompt){.ids = "1,4096"};
-    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_BAD_INPUT, "token id: expected below vocab_size (4096), got 4096");
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_BAD_INPUT,
+           "token id: expected below vocab_size (4096), got 4096");
     options.prompt = (mica_prompt){.ids = "@/nowhere"};
     expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_IO, "/nowhere");
     options.prompt = (mica_prompt){.ids = ""};
@@ -184,13 +196,14 @@ static void test_refusals(void **state) {
     options.prompt = (mica_prompt){.ids = "1", .text = "a"};
     expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "expected a text or token ids, got both");
     mica_runner_close(runner);
-    expect(mica_runner_open(TINY_K2, &(mica_compute_options){.memory_bytes = 1}, &runner, &error), &error, MICA_USAGE, "memory: expected at least");
+    expect(mica_runner_open(TINY_K2, &(mica_compute_options){.memory_bytes = 1}, &runner, &error), &error, MICA_USAGE,
+           "memory: expected at least");
     expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, "x.txt", NULL, &error), &error, MICA_USAGE,
            "expected a file name that ends in .npy or .f32");
     expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, NULL, NULL, &error), &error, MICA_USAGE,
            "expected at least two tokens");
-    expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 1}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error, MICA_USAGE,
-           "expected windows of at least 2 tokens");
+    expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 1}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error,
+           MICA_USAGE, "expected windows of at least 2 tokens");
 }
 
 static void test_logits(void **state) {
@@ -231,7 +244,8 @@ static void test_failed_write(void **state) {
     char path[300], partial[320];
     mica_error error;
     snprintf(path, sizeof path, "%s/none/logits.f32", directory);
-    expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error), &error, MICA_IO, "logits.f32.partial");
+    expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error), &error, MICA_IO,
+           "logits.f32.partial");
     snprintf(path, sizeof path, "%s/full.f32", directory);
     snprintf(partial, sizeof partial, "%s.partial", path);
     mica_io full = *mica_io_current();
@@ -277,8 +291,8 @@ static void test_perplexity(void **state) {
     json_decref(report);
     free(ids);
     ids = validation_ids(300);
-    if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 128, .exact = true}, &(mica_prompt){.ids = ids, .bos = true}, &text, NULL, &error) !=
-        MICA_OK)
+    if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 128, .exact = true}, &(mica_prompt){.ids = ids, .bos = true},
+                        &text, NULL, &error) != MICA_OK)
         fail_msg("%s", error.message);
     assert_non_null(strstr(text, "254 scored, in 2 windows of 128")); /* with BOS each takes 127 tokens of the text */
     mica_string_free(text);
@@ -331,7 +345,8 @@ static void test_against_another(void **state) {
     mica_error error;
     json_t *report;
     make_another(other);
-    if (mica_perplexity(TINY_K2, other, &(mica_compute_options){.context = 32, .exact = true}, &(mica_prompt){.ids = ids}, &text, &json, &error) != MICA_OK)
+    if (mica_perplexity(TINY_K2, other, &(mica_compute_options){.context = 32, .exact = true}, &(mica_prompt){.ids = ids}, &text, &json,
+                        &error) != MICA_OK)
         fail_msg("%s", error.message);
     float *model_rows = exact_logits(TINY_K2, ids, 32), *other_rows = exact_logits(other, ids, 32);
     double mean = 0, agree = 0;
@@ -352,7 +367,8 @@ static void test_against_another(void **state) {
     print_message("KL %.9f, by the definition %.9f; the same argmax %.3f\n", got, mean, agree);
     assert_true(mean > 0.01 && fabs(got - mean) < 1e-6 * mean);
     assert_true(fabs(json_number_value(json_object_get(comparison, "top1_agreement")) - agree) < 1e-9);
-    double losses[] = {json_real_value(json_object_get(json_object_get(report, "model"), "nll")), json_real_value(json_object_get(json_object_get(report, "other"), "nll"))};
+    double losses[] = {json_real_value(json_object_get(json_object_get(report, "model"), "nll")),
+                       json_real_value(json_object_get(json_object_get(report, "other"), "nll"))};
     assert_true(fabs(losses[0] - losses[1]) > 1e-3);
     if (validator_exists())
         assert_true(validates("perplexity.schema.json", json));
@@ -370,7 +386,8 @@ static void test_against(void **state) {
     char *ids = validation_ids(64), *text = NULL, *json = NULL;
     json_t *report;
     mica_error error;
-    if (mica_perplexity(TINY_K2, TINY_K2, &(mica_compute_options){.context = 32}, &(mica_prompt){.ids = ids}, &text, &json, &error) != MICA_OK)
+    if (mica_perplexity(TINY_K2, TINY_K2, &(mica_compute_options){.context = 32}, &(mica_prompt){.ids = ids}, &text, &json, &error) !=
+        MICA_OK)
         fail_msg("%s", error.message);
     assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
     const json_t *comparison = json_object_get(report, "comparison");
@@ -389,11 +406,12 @@ static void test_other_vocabulary(void **state) {
     mica_error error;
     if (!mica_path_is_directory(FIXTURES))
         skip();
-    expect(mica_perplexity(TINY_K2, FIXTURES "/k25", &(mica_compute_options){0}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error, MICA_USAGE,
-           "vocab_size: expected that of");
+    expect(mica_perplexity(TINY_K2, FIXTURES "/k25", &(mica_compute_options){0}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error,
+           MICA_USAGE, "vocab_size: expected that of");
 }
 
-/* A model that can be inspected, but not computed: told before anything is written, of a checkpoint (a fixture) and of a GGUF's architecture. */
+/* A model that can be inspected, but not computed: told before anything is written, of a checkpoint (a fixture) and of a GGUF's
+ * architecture. */
 static void test_deepseek_v4_is_refused(void **state) {
     (void)state;
     mica_gguf_metadata keys = MICA_GGUF_METADATA_INIT;
@@ -411,9 +429,10 @@ static void test_deepseek_v4_is_refused(void **state) {
     if (!mica_path_is_directory(paths[1]))
         print_message("skipped: the checkpoint (no fixtures)\n");
     for (int i = 0; i < 1 + mica_path_is_directory(paths[1]); i++) {
-        static const char *const sentences[] = {"v4.gguf: key general.architecture: expected deepseek2, llama or qwen3, got deepseek4",
-                                                "config.json: model_type: expected an architecture that is run, got deepseek_v4: its hyper-connections, compressed "
-                                                "attention and hash routing are not computed; it can be inspected, indexed and verified"};
+        static const char *const sentences[] = {
+            "v4.gguf: key general.architecture: expected deepseek2, llama or qwen3, got deepseek4",
+            "config.json: model_type: expected an architecture that is run, got deepseek_v4: its hyper-connections, compressed "
+            "attention and hash routing are not computed; it can be inspected, indexed and verified"};
         const mica_compute_options options = {.context = 2};
         const mica_prompt prompt = {.ids = "1,2,3,4"};
         mica_runner *runner;
@@ -423,7 +442,8 @@ static void test_deepseek_v4_is_refused(void **state) {
         expect(mica_logits(paths[i], &options, &prompt, output, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
         assert_false(mica_path_exists(output));
         expect(mica_perplexity(paths[i], NULL, &options, &prompt, NULL, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
-        expect(mica_imatrix_collect(paths[i], output, &options, &(mica_imatrix_options){0}, &prompt, NULL, NULL, &error), &error, MICA_BAD_INPUT, sentences[i]);
+        expect(mica_imatrix_collect(paths[i], output, &options, &(mica_imatrix_options){0}, &prompt, NULL, NULL, &error), &error,
+               MICA_BAD_INPUT, sentences[i]);
         assert_false(mica_path_exists(output));
         char ids[300], **list;
         uint64_t count;
@@ -460,9 +480,18 @@ static void test_perplexity_is_interrupted(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),  cmocka_unit_test(test_goes_on),      cmocka_unit_test(test_context_ends), cmocka_unit_test(test_chat),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_logits),       cmocka_unit_test(test_failed_write),
-                                       cmocka_unit_test(test_perplexity), cmocka_unit_test(test_against), cmocka_unit_test(test_against_another), cmocka_unit_test(test_other_vocabulary),
-                                       cmocka_unit_test(test_deepseek_v4_is_refused), cmocka_unit_test(test_perplexity_is_interrupted)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy),
+                                       cmocka_unit_test(test_goes_on),
+                                       cmocka_unit_test(test_context_ends),
+                                       cmocka_unit_test(test_chat),
+                                       cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_logits),
+                                       cmocka_unit_test(test_failed_write),
+                                       cmocka_unit_test(test_perplexity),
+                                       cmocka_unit_test(test_against),
+                                       cmocka_unit_test(test_against_another),
+                                       cmocka_unit_test(test_other_vocabulary),
+                                       cmocka_unit_test(test_deepseek_v4_is_refused),
+                                       cmocka_unit_test(test_perplexity_is_interrupted)};
     return cmocka_run_group_tests(tests, make, clean);
 }

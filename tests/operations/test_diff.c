@@ -1,4 +1,5 @@
-/* mica_diff: the same, stored otherwise, other values by known amounts, shapes, what one side has alone, files; stores; models that are not understood. */
+/* mica_diff: the same, stored otherwise, other values by known amounts, shapes, what one side has alone, files; stores; models that are not
+ * understood. */
 #include <mica/export.h>
 #include <mica/store.h>
 
@@ -82,7 +83,8 @@ static void test_known_changes(void **state) {
     mica_model *model = NULL;
     float *before = NULL, *after = NULL;
     assert_int_equal(mica_model_open(TINY, NULL, &model, &error), MICA_OK);
-    const mica_weight *norm = mica_model_weight(model, "model.norm.weight"), *expert = mica_model_weight(model, "model.layers.2.mlp.experts.5.up_proj.weight");
+    const mica_weight *norm = mica_model_weight(model, "model.norm.weight"),
+                      *expert = mica_model_weight(model, "model.layers.2.mlp.experts.5.up_proj.weight");
     assert_int_equal(mica_weight_load(model, norm, &before, &error), MICA_OK);
     const uint16_t two_more = 0x4100; /* 8.0 in BF16 */
     change(copy, "model.norm.weight", 2 * 7, &two_more, sizeof two_more);
@@ -116,7 +118,8 @@ static void test_known_changes(void **state) {
     mica_model_close(model);
 }
 
-/* Decoded to BF16: within half a unit of BF16's last place, everywhere; and what BF16 holds exactly is stored otherwise, with equal values. */
+/* Decoded to BF16: within half a unit of BF16's last place, everywhere; and what BF16 holds exactly is stored otherwise, with equal
+ * values. */
 static void test_stored_otherwise(void **state) {
     (void)state;
     const mica_export_safetensors_options bf16 = {.dtype = "bf16"};

@@ -1,5 +1,6 @@
-/* mica_export_gguf of a GGUF: what is not asked to change is the same bytes, whatever the architecture and the types; what is asked for is what a
- * checkpoint would have become; splits go in and out; the source is never written over. Other programs' files: tests/interop/export_again.py. */
+/* mica_export_gguf of a GGUF: what is not asked to change is the same bytes, whatever the architecture and the types; what is asked for is
+ * what a checkpoint would have become; splits go in and out; the source is never written over. Other programs' files:
+ * tests/interop/export_again.py. */
 #include <errno.h>
 
 #include "export_helpers.h"
@@ -9,7 +10,8 @@
 #include "model/model.h"
 #include "validate.h"
 
-static void assert_refused(const char *source, const char *path, const mica_export_gguf_options *options, mica_status expected, const char *mention) {
+static void assert_refused(const char *source, const char *path, const mica_export_gguf_options *options, mica_status expected,
+                           const char *mention) {
     mica_error error = {MICA_OK, ""};
     assert_int_equal(mica_export_gguf(source, path, options, NULL, NULL, &error), expected);
     if (!strstr(error.message, mention)) {
@@ -41,7 +43,8 @@ static void write_novel(const char *path, uint64_t split_bytes) {
         memcpy(tensors[count].shape, shape[count % 4], sizeof shape[0]);
         count++;
     }
-    tensors[count] = (mica_gguf_tensor){.name = "blk.1.ffn_up_exps.weight", .dtype = MICA_F32, .rank = 3, .shape = {3, 4, 256}, .number = count};
+    tensors[count] = (mica_gguf_tensor){
+        .name = "blk.1.ffn_up_exps.weight", .dtype = MICA_F32, .rank = 3, .shape = {3, 4, 256}, .number = count};
     count++;
     assert_int_equal(mica_gguf_layout_make(tensors, count, &metadata, split_bytes, &layout, NULL), MICA_OK);
     assert_int_equal(mica_gguf_writer_open(path, &layout, true, &writer, NULL), MICA_OK);
@@ -77,7 +80,9 @@ static void test_changes_what_is_asked(void **state) {
     mica_tensor_source *before = NULL, *after = NULL;
     char *text = NULL;
     write_novel(scratch("old.gguf"), 0);
-    assert_int_equal(mica_export_gguf(scratch("old.gguf"), scratch("new.gguf"), &(mica_export_gguf_options){.type = "q8_0"}, &text, NULL, NULL), MICA_OK);
+    assert_int_equal(
+        mica_export_gguf(scratch("old.gguf"), scratch("new.gguf"), &(mica_export_gguf_options){.type = "q8_0"}, &text, NULL, NULL),
+        MICA_OK);
     assert_non_null(strstr(text, "novel as q8_0"));
     assert_non_null(strstr(text, "quantised a second time"));
     mica_string_free(text);
@@ -102,7 +107,8 @@ static void test_changes_what_is_asked(void **state) {
     mica_tensor_source_close(after);
 }
 
-/* From values that F32 holds exactly, the same file comes as from the checkpoint. (fp8 has a grid of its own for Q8_0, which F32 does not know of.) */
+/* From values that F32 holds exactly, the same file comes as from the checkpoint. (fp8 has a grid of its own for Q8_0, which F32 does not
+ * know of.) */
 static void test_as_from_the_checkpoint(void **state) {
     (void)state;
     static const char *const types[] = {"bf16", "q2_k", "iq4_xs"};
@@ -151,7 +157,8 @@ static void test_resume(void **state) {
         assert_refused(from, scratch("broken.gguf"), &options, MICA_INTERRUPTED, "");
         assert_false(mica_path_exists(scratch("broken.gguf")));
     }
-    assert_refused(scratch("straight.gguf"), scratch("broken.gguf"), &(mica_export_gguf_options){.type = "q4_k_m", .resume = true}, MICA_CONFLICT, "differs");
+    assert_refused(scratch("straight.gguf"), scratch("broken.gguf"), &(mica_export_gguf_options){.type = "q4_k_m", .resume = true},
+                   MICA_CONFLICT, "differs");
     export_to(from, scratch("broken.gguf"), &(mica_export_gguf_options){.type = "q4_k_m", .resume = true});
     assert_true(same_bytes(scratch("straight.gguf"), scratch("broken.gguf")));
 }

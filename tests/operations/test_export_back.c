@@ -1,6 +1,6 @@
-/* mica_export_safetensors of a GGUF: the tensors are those that the checkpoint had, under their names, bit for bit; config.json, read again, says what the
- * metadata said; the tokenizer's files give the same ids. llama's rows and llama3's scaling are judged by files made by hand here; other programs read
- * the result in tests/interop/export_back.py. */
+/* mica_export_safetensors of a GGUF: the tensors are those that the checkpoint had, under their names, bit for bit; config.json, read
+ * again, says what the metadata said; the tokenizer's files give the same ids. llama's rows and llama3's scaling are judged by files made
+ * by hand here; other programs read the result in tests/interop/export_back.py. */
 #include <math.h>
 
 #include "export_helpers.h"
@@ -60,7 +60,8 @@ static void test_tensors(void **state) {
     back_to(TINY, scratch("direct"), &(mica_export_safetensors_options){.dtype = "bf16"});
     assert_true(same_bytes(scratch("back/model.safetensors"), scratch("direct/model.safetensors")));
     /* and so with float32, threads and shards */
-    back_to(scratch("f32-00001-of-00003.gguf"), scratch("wide"), &(mica_export_safetensors_options){.dtype = "f32", .threads = 3, .shard_bytes = 9000000});
+    back_to(scratch("f32-00001-of-00003.gguf"), scratch("wide"),
+            &(mica_export_safetensors_options){.dtype = "f32", .threads = 3, .shard_bytes = 9000000});
     back_to(TINY, scratch("direct32"), &(mica_export_safetensors_options){.dtype = "f32", .threads = 1, .shard_bytes = 9000000});
     assert_true(same_bytes(scratch("wide/model-00003-of-00006.safetensors"), scratch("direct32/model-00003-of-00006.safetensors")));
     assert_same_weights(TINY, scratch("direct32"));
@@ -101,7 +102,12 @@ static void test_blocks(void **state) {
 #define SAME(field) assert_true(a->field == b->field)
 static void assert_same_config(const mica_config *a, const mica_config *b) {
     SAME(hidden_size); SAME(intermediate_size); SAME(vocab_size); SAME(num_hidden_layers); SAME(num_attention_heads); SAME(head_dim);
-    SAME(tie_word_embeddings); SAME(rms_norm_eps); SAME(latent_norm_eps); SAME(max_position_embeddings); SAME(bos_token_id); SAME(eos_token_count);
+    SAME(tie_word_embeddings);
+    SAME(rms_norm_eps);
+    SAME(latent_norm_eps);
+    SAME(max_position_embeddings);
+    SAME(bos_token_id);
+    SAME(eos_token_count);
     SAME(eos_token_ids[0]); SAME(n_routed_experts); SAME(n_shared_experts); SAME(num_experts_per_tok); SAME(moe_intermediate_size);
     SAME(first_k_dense_replace); SAME(n_group); SAME(topk_group); SAME(norm_topk_prob); SAME(routed_scaling_factor); SAME(q_lora_rank);
     SAME(kv_lora_rank); SAME(qk_nope_head_dim); SAME(qk_rope_head_dim); SAME(v_head_dim); SAME(rope_theta); SAME(rope_factor);
@@ -125,7 +131,8 @@ static void test_config(void **state) {
     mica_model_close(back);
     /* softmax, untied, older files' one tensor of keys and values, gates and ups in one */
     for (int kind = 0; kind < 4; kind++) {
-        gguf_model made = {.legacy = kind == 1, .untied = kind == 2, .fused = kind == 3, .drop = kind == 2 ? "deepseek2.expert_gating_func" : NULL};
+        gguf_model made = {
+            .legacy = kind == 1, .untied = kind == 2, .fused = kind == 3, .drop = kind == 2 ? "deepseek2.expert_gating_func" : NULL};
         gguf_write(&made, "small.gguf");
         back_to(scratch("small.gguf"), scratch("small"), &(mica_export_safetensors_options){.force = kind > 0});
         file = open_model(scratch("small.gguf"));
@@ -151,7 +158,8 @@ static void test_config(void **state) {
 
 static void test_tokenizer(void **state) {
     (void)state;
-    static const char *const texts[] = {"The capital of France is", "  12345 x\n\n\tÄÖ don't WE'LL 漢字 and\r\n 🙂 [BOS]<|im_end|>x", "", "\xff\xfe broken", "a   b    "};
+    static const char *const texts[] = {"The capital of France is", "  12345 x\n\n\tÄÖ don't WE'LL 漢字 and\r\n 🙂 [BOS]<|im_end|>x",
+                                        "", "\xff\xfe broken", "a   b    "};
     export_to(TINY, scratch("words.gguf"), &(mica_export_gguf_options){.type = "q8_0"});
     back_to(scratch("words.gguf"), scratch("words"), NULL);
     mica_tokenizer *from[2] = {NULL, NULL};
@@ -198,14 +206,25 @@ static void write_llama(const char *path, double factor, double high, uint64_t c
     mica_gguf_metadata keys = MICA_GGUF_METADATA_INIT;
     mica_gguf_layout layout;
     mica_gguf_writer *writer;
-    mica_config config = {.rope_theta = 500000, .head_dim = WIDTH, .rope_factor = factor, .rope_low_freq_factor = 1, .rope_high_freq_factor = high,
+    mica_config config = {.rope_theta = 500000,
+                          .head_dim = WIDTH,
+                          .rope_factor = factor,
+                          .rope_low_freq_factor = 1,
+                          .rope_high_freq_factor = high,
                           .rope_original_context = context};
     static const struct {
         const char *name;
         uint32_t value;
-    } numbers[] = {{"llama.block_count", 1}, {"llama.context_length", 131072}, {"llama.embedding_length", HIDDEN}, {"llama.feed_forward_length", WIDE},
-                   {"llama.attention.head_count", HEADS}, {"llama.attention.head_count_kv", KEYS}, {"llama.attention.key_length", WIDTH},
-                   {"llama.attention.value_length", WIDTH}, {"llama.vocab_size", WORDS}, {"llama.rope.dimension_count", WIDTH}};
+    } numbers[] = {{"llama.block_count", 1},
+                   {"llama.context_length", 131072},
+                   {"llama.embedding_length", HIDDEN},
+                   {"llama.feed_forward_length", WIDE},
+                   {"llama.attention.head_count", HEADS},
+                   {"llama.attention.head_count_kv", KEYS},
+                   {"llama.attention.key_length", WIDTH},
+                   {"llama.attention.value_length", WIDTH},
+                   {"llama.vocab_size", WORDS},
+                   {"llama.rope.dimension_count", WIDTH}};
     mica_gguf_add_string(&keys, "general.architecture", "llama");
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         mica_gguf_add_u32(&keys, numbers[i].name, numbers[i].value);
@@ -332,7 +351,8 @@ static void test_full_disk(void **state) {
     assert_true(same_bytes(scratch("d.gguf"), scratch("e.gguf")));
 }
 
-/* A file that is cut, and one whose bytes are changed one by one: refused in a line that names it, or what it then says is written; nothing else. */
+/* A file that is cut, and one whose bytes are changed one by one: refused in a line that names it, or what it then says is written; nothing
+ * else. */
 static void test_broken_files(void **state) {
     (void)state;
     gguf_model made = {0};
@@ -344,11 +364,12 @@ static void test_broken_files(void **state) {
         good.bytes[at] = (char)~good.bytes[at];
         assert_int_equal(mica_file_replace(scratch("bad.gguf"), good.bytes, good.length, NULL), MICA_OK);
         good.bytes[at] = (char)~good.bytes[at];
-        const mica_status status = mica_export_safetensors(scratch("bad.gguf"), scratch("bad"), &(mica_export_safetensors_options){.force = true}, NULL,
-                                                           NULL, &error);
+        const mica_status status = mica_export_safetensors(scratch("bad.gguf"), scratch("bad"),
+                                                           &(mica_export_safetensors_options){.force = true}, NULL, NULL, &error);
         assert_true(status == MICA_OK || (status == MICA_BAD_INPUT && strstr(error.message, "bad.gguf")) || strstr(error.message, "blk."));
         refused += status != MICA_OK;
-        const mica_status again = mica_export_gguf(scratch("bad.gguf"), scratch("bad2.gguf"), &(mica_export_gguf_options){.force = true}, NULL, NULL, &error);
+        const mica_status again = mica_export_gguf(scratch("bad.gguf"), scratch("bad2.gguf"), &(mica_export_gguf_options){.force = true},
+                                                   NULL, NULL, &error);
         assert_true(again == MICA_OK || again == MICA_BAD_INPUT);
     }
     for (uint64_t length = 0; length < good.length; length += 1 + good.length / 80) {
@@ -380,7 +401,8 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(error.message, "deepseek4"));
     assert_false(mica_path_exists(scratch("v4")));
     gguf_write(&made, "small2.gguf");
-    assert_int_equal(mica_export_safetensors(scratch("small2.gguf"), scratch("x"), &(mica_export_safetensors_options){.dtype = "f16"}, NULL, NULL, &error),
+    assert_int_equal(mica_export_safetensors(scratch("small2.gguf"), scratch("x"), &(mica_export_safetensors_options){.dtype = "f16"}, NULL,
+                                             NULL, &error),
                      MICA_USAGE);
     /* without a vocabulary: said, and done */
     assert_int_equal(mica_export_safetensors(scratch("small2.gguf"), scratch("bare"), NULL, &text, &json, &error), MICA_OK);
@@ -416,8 +438,10 @@ static void test_without_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors), cmocka_unit_test(test_blocks),   cmocka_unit_test(test_config),
-                                       cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_llama),  cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_full_disk), cmocka_unit_test(test_broken_files), cmocka_unit_test(test_refusals), cmocka_unit_test(test_without_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tensors),   cmocka_unit_test(test_blocks),
+                                       cmocka_unit_test(test_config),    cmocka_unit_test(test_tokenizer),
+                                       cmocka_unit_test(test_llama),     cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_full_disk), cmocka_unit_test(test_broken_files),
+                                       cmocka_unit_test(test_refusals),  cmocka_unit_test(test_without_memory)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

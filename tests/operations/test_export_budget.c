@@ -31,8 +31,8 @@ static double error_of(const mica_export_measure *measures, uint64_t count, uint
     return error;
 }
 
-/* Four tensors of three types, 200 times: until the first step that does not fit (of at most 32 bytes) the choice is on the hull of all choices, so none
- * that leaves 32 bytes of the budget is better; against all 81 of them. */
+/* Four tensors of three types, 200 times: until the first step that does not fit (of at most 32 bytes) the choice is on the hull of all
+ * choices, so none that leaves 32 bytes of the budget is better; against all 81 of them. */
 static void test_choice_is_the_best_of_its_size(void **state) {
     (void)state;
     enum { ITEMS = 4, TYPES = 3 };
@@ -75,7 +75,8 @@ static void test_budget_of_tiny_k2(void **state) {
     mica_error error = {MICA_OK, ""};
     char *json = NULL;
     json_t *report = NULL, *plain = NULL;
-    assert_int_equal(mica_export_gguf(TINY, scratch("plain.gguf"), &(mica_export_gguf_options){.type = "q4_k_m"}, NULL, &json, &error), MICA_OK);
+    assert_int_equal(mica_export_gguf(TINY, scratch("plain.gguf"), &(mica_export_gguf_options){.type = "q4_k_m"}, NULL, &json, &error),
+                     MICA_OK);
     assert_int_equal(mica_json_parse("report", json, strlen(json), &plain, NULL), MICA_OK);
     mica_string_free(json);
     const mica_export_gguf_options making = {.type = "q4_k_m", .generate_config = scratch("rules.json")};
@@ -95,12 +96,13 @@ static void test_budget_of_tiny_k2(void **state) {
     assert_true(same_bytes(scratch("budget.gguf"), scratch("rules.gguf")));
     json_decref(report);
     json_decref(plain);
-    assert_int_equal(mica_export_gguf(TINY, scratch("x.gguf"), &(mica_export_gguf_options){.budget = "1bpw"}, NULL, NULL, &error), MICA_USAGE);
+    assert_int_equal(mica_export_gguf(TINY, scratch("x.gguf"), &(mica_export_gguf_options){.budget = "1bpw"}, NULL, NULL, &error),
+                     MICA_USAGE);
     assert_non_null(strstr(error.message, "--budget"));
 }
 
-/* What an importance matrix says of sensitivities makes a budget of a mixture's size better than the mixture, small and large; measured ratios are 0.4 to
- * 0.7 (docs/export.md). */
+/* What an importance matrix says of sensitivities makes a budget of a mixture's size better than the mixture, small and large; measured
+ * ratios are 0.4 to 0.7 (docs/export.md). */
 static void test_measured_sensitivity_pays(void **state) {
     (void)state;
     mica_error error = {MICA_OK, ""};
@@ -115,25 +117,30 @@ static void test_measured_sensitivity_pays(void **state) {
         fail_msg("%s", error.message);
     mica_imatrix *imatrix = NULL;
     assert_int_equal(mica_imatrix_open(file, &imatrix, NULL), MICA_OK);
-    const float *head = mica_imatrix_sensitivity_of(imatrix, "output.weight", 1), *experts = mica_imatrix_sensitivity_of(imatrix, "blk.2.ffn_up_exps.weight", 24);
+    const float *head = mica_imatrix_sensitivity_of(imatrix, "output.weight", 1),
+                *experts = mica_imatrix_sensitivity_of(imatrix, "blk.2.ffn_up_exps.weight", 24);
     const float *down = mica_imatrix_sensitivity_of(imatrix, "blk.2.ffn_down_exps.weight", 24);
     assert_true(head && head[0] == 1 && experts && down);
     assert_null(mica_imatrix_sensitivity_of(imatrix, "blk.2.ffn_up_exps.weight", 23));
     const mica_imatrix_entry *entry = mica_imatrix_find(imatrix, "blk.2.ffn_up_exps.weight");
     for (uint64_t e = 0; e < 24; e++)
-        assert_true((experts[e] > 0) == (mica_imatrix_count(entry, e) > 0) && experts[e] < 1 && fabsf(down[e] - 4 * experts[e]) <= 1e-6f * down[e]);
+        assert_true((experts[e] > 0) == (mica_imatrix_count(entry, e) > 0) && experts[e] < 1 &&
+                    fabsf(down[e] - 4 * experts[e]) <= 1e-6f * down[e]);
     mica_imatrix_close(imatrix);
     static const char *const mixtures[] = {"q2_k", "iq4_xs", "q4_k_m"};
     for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++) {
         char *json = NULL, budget[32];
         json_t *report = NULL;
-        assert_int_equal(mica_export_gguf(TINY, scratch("fixed.gguf"), &(mica_export_gguf_options){.type = mixtures[i], .imatrix = file, .force = true}, NULL,
-                                          &json, &error), MICA_OK);
+        assert_int_equal(mica_export_gguf(TINY, scratch("fixed.gguf"),
+                                          &(mica_export_gguf_options){.type = mixtures[i], .imatrix = file, .force = true}, NULL, &json,
+                                          &error),
+                         MICA_OK);
         assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
         snprintf(budget, sizeof budget, "%lldB", (long long)json_integer_value(json_object_get(report, "data_bytes")));
         json_decref(report);
         mica_string_free(json);
-        export_to(TINY, scratch("bought.gguf"), &(mica_export_gguf_options){.type = mixtures[i], .imatrix = file, .budget = budget, .force = true});
+        export_to(TINY, scratch("bought.gguf"),
+                  &(mica_export_gguf_options){.type = mixtures[i], .imatrix = file, .budget = budget, .force = true});
         const double fixed = divergence_of(scratch("fixed.gguf"), rest, 256), bought = divergence_of(scratch("bought.gguf"), rest, 256);
         if (!(bought < 0.9 * fixed))
             fail_msg("%s: expected a budget of its size to have less than 0.9 of its divergence %g, got %g", mixtures[i], fixed, bought);

@@ -1,6 +1,6 @@
-/* Levels by covariance, end to end on tiny-k2: covariances collected from one half of a text, files exported with and without them, and the error of the
- * outputs on the other half's real inputs (their second moments), which must be below the joint search's. Same bytes for any number of threads and
- * after an interruption; what is said where there is no covariance. */
+/* Levels by covariance, end to end on tiny-k2: covariances collected from one half of a text, files exported with and without them, and the
+ * error of the outputs on the other half's real inputs (their second moments), which must be below the joint search's. Same bytes for any
+ * number of threads and after an interruption; what is said where there is no covariance. */
 #include <math.h>
 
 #include "export_helpers.h"
@@ -104,7 +104,8 @@ static void test_outputs_are_nearer(void **state) {
             const double joint = output_error(scratch("joint.gguf"), judged, weights[w].gguf, weights[w].weight, weights[w].expert);
             const double searched = output_error(scratch("trellis.gguf"), judged, weights[w].gguf, weights[w].weight, weights[w].expert);
             if (!(searched < 0.9 * joint))
-                fail_msg("%s, %s: expected less than 0.9 of the joint search's error, got %g of %g", types[t], weights[w].gguf, searched, joint);
+                fail_msg("%s, %s: expected less than 0.9 of the joint search's error, got %g of %g", types[t], weights[w].gguf, searched,
+                         joint);
         }
     }
     mica_imatrix_close(judged);
@@ -135,7 +136,8 @@ static void test_same_bytes(void **state) {
     assert_true(same_bytes(scratch("one.gguf"), scratch("cut.gguf")));
 }
 
-/* The collected file: the same for any number of windows at a time is the pass's affair; here its sums are the importance's, and a bound holds. */
+/* The collected file: the same for any number of windows at a time is the pass's affair; here its sums are the importance's, and a bound
+ * holds. */
 static void test_the_file(void **state) {
     (void)state;
     static float h[N * N], importance[N];
@@ -196,7 +198,8 @@ static void test_no_memory(void **state) {
     (void)state;
     static char few[512];
     const mica_export_gguf_options options = {.imatrix = learnt, .effort = "max", .config = few, .threads = 1, .force = true};
-    static const char config[] = "{\"type\": \"bf16\", \"rules\": [{\"name\": \"blk.1.attn_*\", \"type\": \"q4_k\"}, {\"name\": \"blk.1.ffn_up_exps.weight\", \"type\": \"q4_k\"}]}";
+    static const char config[] =
+        "{\"type\": \"bf16\", \"rules\": [{\"name\": \"blk.1.attn_*\", \"type\": \"q4_k\"}, {\"name\": \"blk.1.ffn_up_exps.weight\", \"type\": \"q4_k\"}]}";
     scratch_write("few.json", config, sizeof config - 1);
     snprintf(few, sizeof few, "%s", scratch("few.json"));
     export_to(TINY, scratch("enough.gguf"), &options);
@@ -215,7 +218,8 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_outputs_are_nearer), cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_the_file),
-                                       cmocka_unit_test(test_what_is_said), cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_outputs_are_nearer), cmocka_unit_test(test_same_bytes),
+                                       cmocka_unit_test(test_the_file), cmocka_unit_test(test_what_is_said),
+                                       cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, prepare, scratch_remove);
 }

@@ -1,5 +1,6 @@
 /* mica_export_gguf: what is in the files, against the weights it read; the same bytes whatever the threads, the instruction set and the
- * interruptions; nothing under a final name before it is whole; refusals. llama.cpp and gguf judge the files in tests/interop/export_gguf.py. */
+ * interruptions; nothing under a final name before it is whole; refusals. llama.cpp and gguf judge the files in
+ * tests/interop/export_gguf.py. */
 
 #include "export_helpers.h"
 
@@ -193,7 +194,8 @@ static void test_full_disk(void **state) {
     mica_io full = *mica_io_current();
     full.pwrite = pwrite_on_full_disk;
     mica_io_install(&full);
-    const mica_status status = mica_export_gguf(TINY, scratch("full.gguf"), &(mica_export_gguf_options){.type = "q8_0"}, NULL, NULL, &error);
+    const mica_status status = mica_export_gguf(TINY, scratch("full.gguf"), &(mica_export_gguf_options){.type = "q8_0"}, NULL, NULL,
+                                                &error);
     mica_io_install(NULL);
     assert_int_equal(status, MICA_IO);
     assert_non_null(strstr(error.message, "full.gguf.partial"));
@@ -244,16 +246,19 @@ static void test_refusals(void **state) {
     snprintf(one_path, sizeof one_path, "%s", scratch("one.json"));
     export_to(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0"});
     assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0"}, MICA_CONFLICT, "--force");
-    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT, "of another job");
-    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true, .config = one_path}, MICA_CONFLICT,
-                   "of another job: other keys, tensors or types");
+    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_1", .resume = true}, MICA_CONFLICT,
+                   "of another job");
+    assert_refused(TINY, scratch("there.gguf"), &(mica_export_gguf_options){.type = "q4_0", .resume = true, .config = one_path},
+                   MICA_CONFLICT, "of another job: other keys, tensors or types");
     /* Before anything is read or written. */
     assert_refused("/nonexistent", scratch("."), NULL, MICA_USAGE, "directory");
     assert_refused("/nonexistent", scratch("x.gguf"), &(mica_export_gguf_options){.mmproj = scratch(".")}, MICA_USAGE, "directory");
     assert_refused("/nonexistent", scratch("x.gguf"), &(mica_export_gguf_options){.mmproj = scratch("x.gguf")}, MICA_USAGE, "two files");
-    assert_refused("/nonexistent", scratch("there.gguf"), &(mica_export_gguf_options){.mmproj = scratch("m.gguf")}, MICA_CONFLICT, "--force");
+    assert_refused("/nonexistent", scratch("there.gguf"), &(mica_export_gguf_options){.mmproj = scratch("m.gguf")}, MICA_CONFLICT,
+                   "--force");
     assert_refused("/nonexistent", NULL, &(mica_export_gguf_options){.generate_config = scratch("there.gguf")}, MICA_CONFLICT, "--force");
-    assert_refused("/nonexistent", NULL, &(mica_export_gguf_options){.generate_config = scratch("c.json"), .dry_run = true}, MICA_USAGE, "--dry-run");
+    assert_refused("/nonexistent", NULL, &(mica_export_gguf_options){.generate_config = scratch("c.json"), .dry_run = true}, MICA_USAGE,
+                   "--dry-run");
     uint64_t stop = 10;
     const mica_export_gguf_options stopping = {.type = "q4_0", .progress = stop_after, .progress_context = &stop};
     assert_refused(TINY, scratch("half.gguf"), &stopping, MICA_INTERRUPTED, "");
@@ -307,7 +312,8 @@ static void test_finished_is_left_alone(void **state) {
     }
 }
 
-/* int4 becomes Q4_0, whose scales are float16: one that this would make infinite is refused by its place, those that only lose bits are counted. */
+/* int4 becomes Q4_0, whose scales are float16: one that this would make infinite is refused by its place, those that only lose bits are
+ * counted. */
 static void test_scales_of_int4(void **state) {
     (void)state;
     static const char name[] = "model.layers.1.mlp.experts.1.gate_proj.weight";
@@ -349,7 +355,8 @@ static void test_scales_of_int4(void **state) {
 static void test_report(void **state) {
     (void)state;
     char *text = NULL, *json = NULL;
-    assert_int_equal(mica_export_gguf(TINY, scratch("report.gguf"), &(mica_export_gguf_options){.type = "q4_k_m"}, &text, &json, NULL), MICA_OK);
+    assert_int_equal(mica_export_gguf(TINY, scratch("report.gguf"), &(mica_export_gguf_options){.type = "q4_k_m"}, &text, &json, NULL),
+                     MICA_OK);
     assert_non_null(strstr(text, "Q5_0 for Q4_K in 9 tensors whose rows of 128"));
     if (validator_exists())
         assert_true(validates("export.schema.json", json));

@@ -1,6 +1,6 @@
-/* Experts of several types (--compat mica): every expert's values are those it has where all experts have its type, with importance and covariance too; the
- * same bytes for any number of threads and after an interruption; logits and generated tokens are those of the dequantised weights in float64; a budget for experts;
- * what is refused, and what is said without memory. That llama.cpp refuses the
+/* Experts of several types (--compat mica): every expert's values are those it has where all experts have its type, with importance and
+ * covariance too; the same bytes for any number of threads and after an interruption; logits and generated tokens are those of the
+ * dequantised weights in float64; a budget for experts; what is refused, and what is said without memory. That llama.cpp refuses the
  * file is seen in tests/interop/export_groups.py. */
 #include <math.h>
 
@@ -20,8 +20,9 @@ enum { EXPERTS = 24 };
 static char rules[512], importance[512];
 
 static int prepare(void **state) {
-    static const char config[] = "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"experts\": \"0-3,7\", \"type\": \"q2_k\"},"
-                                 "{\"name\": \"blk.2.ffn_up_exps.weight\", \"experts\": 9, \"type\": \"q6_k\"}]}";
+    static const char config[] =
+        "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"experts\": \"0-3,7\", \"type\": \"q2_k\"},"
+        "{\"name\": \"blk.2.ffn_up_exps.weight\", \"experts\": 9, \"type\": \"q6_k\"}]}";
     mica_error error = {MICA_OK, ""};
     scratch_make(state);
     snprintf(rules, sizeof rules, "%s", scratch("rules.json"));
@@ -68,9 +69,9 @@ static void assert_same_values(const char *a, const char *b, const char *name) {
 
 static void test_experts_are_what_they_are_alone(void **state) {
     (void)state;
-    static const char *const uniform_rules[] = {"{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q2_k\"}]}",
-                                                "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q6_k\"}]}",
-                                                "{\"type\": \"q4_k_s\"}"};
+    static const char *const uniform_rules[] = {
+        "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q2_k\"}]}",
+        "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*.ffn_up_exps.weight\", \"type\": \"q6_k\"}]}", "{\"type\": \"q4_k_s\"}"};
     static char grouped[512], uniform[3][512];
     snprintf(grouped, sizeof grouped, "%s", scratch("grouped.gguf"));
     mica_export_gguf_options options = {.config = rules, .imatrix = importance, .effort = "max", .compat = "mica"};
@@ -107,7 +108,8 @@ static bool stop_after(void *context, const mica_progress *progress) {
 /* Finer types for some experts than q2_k's: nearer to the model, as Mica computes it. */
 static void test_it_computes_and_is_resumed(void **state) {
     (void)state;
-    static const char config[] = "{\"type\": \"q2_k\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-15\", \"type\": \"q6_k\"}]}";
+    static const char config[] =
+        "{\"type\": \"q2_k\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-15\", \"type\": \"q6_k\"}]}";
     scratch_write("finer.json", config, sizeof config - 1);
     static char finer[512], plain[512], whole[512];
     snprintf(finer, sizeof finer, "%s", scratch("finer.json"));
@@ -146,9 +148,10 @@ static bool take_token(void *context, const char *bytes, uint64_t length, int64_
 
 static void test_logits_and_tokens(void **state) {
     (void)state;
-    static const char config[] = "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-7\", \"type\": \"q2_k\"},"
-                                 "{\"name\": \"blk.*_exps.weight\", \"experts\": \"8-15\", \"type\": \"q8_0\"},"
-                                 "{\"name\": \"blk.3.*_exps.weight\", \"experts\": \"20-23\", \"type\": \"bf16\"}]}";
+    static const char config[] =
+        "{\"type\": \"q4_k_s\", \"rules\": [{\"name\": \"blk.*_exps.weight\", \"experts\": \"0-7\", \"type\": \"q2_k\"},"
+        "{\"name\": \"blk.*_exps.weight\", \"experts\": \"8-15\", \"type\": \"q8_0\"},"
+        "{\"name\": \"blk.3.*_exps.weight\", \"experts\": \"20-23\", \"type\": \"bf16\"}]}";
     static char grouped[512];
     int64_t ids[TOKENS + NEXT] = {3840, 367, 450, 267, 597, 2439, 300}, said[NEXT], *next = said;
     mica_model *decoded = NULL;
@@ -157,14 +160,18 @@ static void test_logits_and_tokens(void **state) {
     scratch_write("several.json", config, sizeof config - 1);
     snprintf(grouped, sizeof grouped, "%s", scratch("several.gguf"));
     export_to(TINY, grouped, &(mica_export_gguf_options){.config = scratch("several.json"), .compat = "mica"});
-    if (mica_export_safetensors(grouped, scratch("decoded"), &(mica_export_safetensors_options){.dtype = "f32"}, NULL, NULL, &error) != MICA_OK)
+    if (mica_export_safetensors(grouped, scratch("decoded"), &(mica_export_safetensors_options){.dtype = "f32"}, NULL, NULL, &error) !=
+        MICA_OK)
         fail_msg("%s", error.message);
     assert_int_equal(mica_model_open(scratch("decoded"), NULL, &decoded, NULL), MICA_OK);
 
     mica_runner *runner;
     const mica_compute_options options = {.exact = true, .threads = 2};
-    const mica_generate_options generate = {
-        .prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = NEXT, .ignore_end = true, .say = take_token, .say_context = &next};
+    const mica_generate_options generate = {.prompt = {.ids = "3840,367,450,267,597,2439,300"},
+                                            .token_limit = NEXT,
+                                            .ignore_end = true,
+                                            .say = take_token,
+                                            .say_context = &next};
     assert_int_equal(mica_runner_open(grouped, &options, &runner, NULL), MICA_OK);
     assert_int_equal(mica_runner_generate(runner, &generate, NULL, &error), MICA_OK);
     mica_runner_close(runner);
@@ -180,8 +187,8 @@ static void test_logits_and_tokens(void **state) {
     reference_forward(decoded, ids, TOKENS + NEXT - 1, &truth);
     for (uint64_t i = 0; i < TOKENS * vocabulary; i++)
         if (!(fabs((double)got[i] - truth.logits[i]) <= 1e-4))
-            fail_msg("token %llu, logit %llu: expected %.6f, got %.6f", (unsigned long long)(i / vocabulary), (unsigned long long)(i % vocabulary),
-                     truth.logits[i], (double)got[i]);
+            fail_msg("token %llu, logit %llu: expected %.6f, got %.6f", (unsigned long long)(i / vocabulary),
+                     (unsigned long long)(i % vocabulary), truth.logits[i], (double)got[i]);
     for (uint64_t t = 0; t < NEXT; t++) {
         const double *row = truth.logits + (TOKENS - 1 + t) * vocabulary;
         uint64_t best = 0;
@@ -197,7 +204,8 @@ static void test_logits_and_tokens(void **state) {
 /* Reading groups, and writing them. */
 static void test_no_memory(void **state) {
     (void)state;
-    static const char config[] = "{\"type\": \"source\", \"rules\": [{\"name\": \"blk.1.ffn_up_exps.weight\", \"experts\": \"0-3\", \"type\": \"q8_0\"}]}";
+    static const char config[] =
+        "{\"type\": \"source\", \"rules\": [{\"name\": \"blk.1.ffn_up_exps.weight\", \"experts\": \"0-3\", \"type\": \"q8_0\"}]}";
     static char two[512];
     mica_model *model = NULL;
     scratch_write("two.json", config, sizeof config - 1);
@@ -227,7 +235,11 @@ static void test_budget(void **state) {
     (void)state;
     double ratios[2];
     for (int mica = 0; mica < 2; mica++) {
-        mica_export_gguf_options options = {.type = "q4_k_m", .imatrix = importance, .compat = mica ? "mica" : NULL, .generate_config = scratch("bought.json"), .force = true};
+        mica_export_gguf_options options = {.type = "q4_k_m",
+                                            .imatrix = importance,
+                                            .compat = mica ? "mica" : NULL,
+                                            .generate_config = scratch("bought.json"),
+                                            .force = true};
         mica_error error = {MICA_OK, ""};
         char *json = NULL;
         json_t *report = NULL;
@@ -239,17 +251,20 @@ static void test_budget(void **state) {
         snprintf(budget, sizeof budget, "%lldB", (long long)json_integer_value(json_object_get(report, "budget_bytes")));
         json_decref(report);
         mica_string_free(json);
-        options = (mica_export_gguf_options){.type = "q4_k_m", .imatrix = importance, .budget = budget, .compat = mica ? "mica" : NULL, .force = true};
+        options = (mica_export_gguf_options){
+            .type = "q4_k_m", .imatrix = importance, .budget = budget, .compat = mica ? "mica" : NULL, .force = true};
         export_to(TINY, scratch("budget.gguf"), &options);
-        options = (mica_export_gguf_options){.config = scratch("bought.json"), .imatrix = importance, .compat = mica ? "mica" : NULL, .force = true};
+        options = (mica_export_gguf_options){
+            .config = scratch("bought.json"), .imatrix = importance, .compat = mica ? "mica" : NULL, .force = true};
         export_to(TINY, scratch("ruled.gguf"), &options);
         assert_true(same_bytes(scratch("budget.gguf"), scratch("ruled.gguf")));
     }
     assert_true(ratios[1] <= ratios[0] && ratios[0] < 0.75);
 }
 
-/* 60 layers of 384 experts at the size of Q4_K_M's experts, the down projections in Q4_K and Q6_K by halves, shares lognormal with a sigma of 1, errors
- * those of Gaussian weights: tensor by tensor at most 0.8 of the mixture's error (its experts' types in one tensor are alike), expert by expert at most 0.5. */
+/* 60 layers of 384 experts at the size of Q4_K_M's experts, the down projections in Q4_K and Q6_K by halves, shares lognormal with a sigma
+ * of 1, errors those of Gaussian weights: tensor by tensor at most 0.8 of the mixture's error (its experts' types in one tensor are alike),
+ * expert by expert at most 0.5. */
 static void test_skewed_routing(void **state) {
     (void)state;
     enum { LAYERS = 60, MATRICES = 384, TYPES = 7 };
@@ -332,8 +347,12 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts_are_what_they_are_alone), cmocka_unit_test(test_it_computes_and_is_resumed),
-                                       cmocka_unit_test(test_logits_and_tokens), cmocka_unit_test(test_no_memory),
-                                       cmocka_unit_test(test_budget), cmocka_unit_test(test_skewed_routing), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_experts_are_what_they_are_alone),
+                                       cmocka_unit_test(test_it_computes_and_is_resumed),
+                                       cmocka_unit_test(test_logits_and_tokens),
+                                       cmocka_unit_test(test_no_memory),
+                                       cmocka_unit_test(test_budget),
+                                       cmocka_unit_test(test_skewed_routing),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, prepare, scratch_remove);
 }

@@ -74,11 +74,12 @@ static void test_defaults(void **state) {
 
 static void test_old_configuration(void **state) {
     (void)state;
-    json_t *report = export_with("{\"target_format\": \"gguf\", \"shard_size\": null, \"special_token_keys\": {},"
-                                 "\"tensor_map\": [{\"source\": \"0b0d7a26-0000-4000-8000-000000000001\", \"target\": \"output.weight\"}],"
-                                 "\"quantization\": {\"default_type\": \"q4_k_m\", \"scale_optimization\": \"trellis\", \"trellis_lambda\": 0.3,"
-                                 "\"per_tensor\": {\"0B0D7A26-0000-4000-8000-000000000001\": \"q8_0\", \"token_embd.weight\": \"q5_0\"}}}",
-                                 NULL);
+    json_t *report = export_with(
+        "{\"target_format\": \"gguf\", \"shard_size\": null, \"special_token_keys\": {},"
+        "\"tensor_map\": [{\"source\": \"0b0d7a26-0000-4000-8000-000000000001\", \"target\": \"output.weight\"}],"
+        "\"quantization\": {\"default_type\": \"q4_k_m\", \"scale_optimization\": \"trellis\", \"trellis_lambda\": 0.3,"
+        "\"per_tensor\": {\"0B0D7A26-0000-4000-8000-000000000001\": \"q8_0\", \"token_embd.weight\": \"q5_0\"}}}",
+        NULL);
     assert_string_equal(type_of(report, "output.weight", "type"), "Q8_0");
     assert_string_equal(type_of(report, "token_embd.weight", "type"), "Q5_0");
     assert_int_equal(json_array_size(json_object_get(report, "notes")), 4);
@@ -105,7 +106,8 @@ static void test_refusals(void **state) {
     assert_refused("{\"rules\": [{\"name\": \"*\", \"type\": \"q99\"}]}", "expected a type such as");
     assert_refused("{\"rules\": [{\"nam\": \"*\", \"type\": \"q4_0\"}]}", "expected a key among name");
     assert_refused("{\"rules\": [{\"name\": \"nothing.*\", \"type\": \"q4_0\"}]}", "rules[0] matches no tensor");
-    assert_refused("{\"rules\": [{\"name\": \"*\", \"type\": \"q4_0\"}, {\"name\": \"output*\", \"type\": \"q8_0\"}]}", "rules[1] matches no tensor");
+    assert_refused("{\"rules\": [{\"name\": \"*\", \"type\": \"q4_0\"}, {\"name\": \"output*\", \"type\": \"q8_0\"}]}",
+                   "rules[1] matches no tensor");
     assert_refused("{\"rules\": [{\"name\": \"*_norm.weight\", \"type\": \"q4_0\"}]}", "whose type can be chosen");
     assert_refused("{\"rules\": [{\"regex\": \"a(\", \"type\": \"q4_0\"}]}", "regex: a(:");
     assert_refused("{\"rules\": [{\"layers\": \"3-1\", \"type\": \"q4_0\"}]}", "layers: expected a number, or a list");
@@ -117,6 +119,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_first_match_wins), cmocka_unit_test(test_defaults),
-                                       cmocka_unit_test(test_old_configuration), cmocka_unit_test(test_experts), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_old_configuration), cmocka_unit_test(test_experts),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -1,5 +1,6 @@
-/* mica_export_safetensors: every tensor bit for bit in as many shards as asked for, or decoded and rounded; the same bytes from a store, from any
- * number of threads, and after a stop; what is in the way stays; a full disk is told. The rounding's outside judge is tests/interop. */
+/* mica_export_safetensors: every tensor bit for bit in as many shards as asked for, or decoded and rounded; the same bytes from a store,
+ * from any number of threads, and after a stop; what is in the way stays; a full disk is told. The rounding's outside judge is
+ * tests/interop. */
 #include <mica/export.h>
 #include <mica/store.h>
 
@@ -194,7 +195,8 @@ static void test_bf16(void **state) {
 
 static void test_bf16_of_every_kind(void **state) {
     (void)state;
-    static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl", "k2-thinking", "k25", "v4-flash", "qwen3-dense", "llama-dense"};
+    static const char *const kinds[] = {"v3-groups", "v3-groups-ue8m0", "kimi-vl",     "k2-thinking",
+                                        "k25",       "v4-flash",        "qwen3-dense", "llama-dense"};
     if (!mica_path_exists(FIXTURES)) {
         printf("skipped: %s is not there\n", FIXTURES);
         skip();
@@ -234,7 +236,10 @@ static void test_resumes(void **state) {
     (void)state;
     uint64_t units = 100;
     const mica_export_safetensors_options stop = {.shard_bytes = 4000000, .threads = 2, .progress = stop_after, .progress_context = &units},
-                                          more = {.shard_bytes = 4000000, .resume = true, .progress = stop_after, .progress_context = &units},
+                                          more = {.shard_bytes = 4000000,
+                                                  .resume = true,
+                                                  .progress = stop_after,
+                                                  .progress_context = &units},
                                           other = {.shard_bytes = 5000000, .resume = true}, again = {.shard_bytes = 4000000},
                                           rest = {.shard_bytes = 4000000, .resume = true};
     assert_int_equal(export(TINY, scratch("stopped"), &stop), MICA_INTERRUPTED);
@@ -357,9 +362,17 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_copies),  cmocka_unit_test(test_from_a_store),       cmocka_unit_test(test_bf16), cmocka_unit_test(test_bf16_of_every_kind),
-        cmocka_unit_test(test_config),  cmocka_unit_test(test_resumes),            cmocka_unit_test(test_what_is_in_the_way),
-        cmocka_unit_test(test_killed_at_once), cmocka_unit_test(test_dry_run), cmocka_unit_test(test_faults),             cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_from_a_store),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_bf16_of_every_kind),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_resumes),
+        cmocka_unit_test(test_what_is_in_the_way),
+        cmocka_unit_test(test_killed_at_once),
+        cmocka_unit_test(test_dry_run),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

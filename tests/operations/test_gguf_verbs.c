@@ -18,10 +18,11 @@ static void test_inspect(void **state) {
     gguf_write(&file, "model.gguf");
     if (mica_inspect(scratch("model.gguf"), NULL, &text, &json, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    assert_says("text", text, (const char *const[]){"deepseek2 (family deepseek_v3)", "2: 1 dense, 1 with 3 experts, 2 a token, and 1 shared",
-                                                    "quantisation  ggml blocks", "experts                  Q8_0                6",
-                                                    "experts                  F32                 3", "33 used, 0 ignored", "GGUF version 3",
-                                                    "deepseek2.expert_weights_scale                   f32     2.827", NULL});
+    assert_says("text", text,
+                (const char *const[]){"deepseek2 (family deepseek_v3)", "2: 1 dense, 1 with 3 experts, 2 a token, and 1 shared",
+                                      "quantisation  ggml blocks", "experts                  Q8_0                6",
+                                      "experts                  F32                 3", "33 used, 0 ignored", "GGUF version 3",
+                                      "deepseek2.expert_weights_scale                   f32     2.827", NULL});
     json_t *report = NULL;
     assert_int_equal(mica_json_parse("report", json, strlen(json), &report, &error), MICA_OK);
     json_t *gguf = json_object_get(report, "gguf");
@@ -92,7 +93,8 @@ static void test_verify(void **state) {
     assert_int_not_equal(verify("model.gguf", hashes, &text), MICA_OK);
     assert_says("another file", text, (const char *const[]){"model.gguf", "SHA-256", NULL});
     free(text);
-    static const char *const poisoned[] = {"blk.1.ffn_down_exps.weight", "blk.0.attn_norm.weight", "blk.1.ffn_up_exps.weight", "token_embd.weight"};
+    static const char *const poisoned[] = {"blk.1.ffn_down_exps.weight", "blk.0.attn_norm.weight", "blk.1.ffn_up_exps.weight",
+                                           "token_embd.weight"};
     for (size_t i = 0; i < sizeof poisoned / sizeof *poisoned; i++) {
         file = (gguf_model){.poison = poisoned[i]};
         gguf_write(&file, "model.gguf");
@@ -175,7 +177,8 @@ static void test_import_is_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_tensors_alone), cmocka_unit_test(test_verify),
-                                       cmocka_unit_test(test_index), cmocka_unit_test(test_import_is_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_tensors_alone),
+                                       cmocka_unit_test(test_verify), cmocka_unit_test(test_index),
+                                       cmocka_unit_test(test_import_is_refused)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -1,5 +1,5 @@
-/* mica_imatrix_collect on tiny-k2: every token reaches top_k experts of each layer, tensors with one input have one sum, the file drives an export, and
- * what it refuses. Its numbers are compared with llama-imatrix's by hand (docs/export.md). */
+/* mica_imatrix_collect on tiny-k2: every token reaches top_k experts of each layer, tensors with one input have one sum, the file drives an
+ * export, and what it refuses. Its numbers are compared with llama-imatrix's by hand (docs/export.md). */
 #include "export_helpers.h"
 
 #include <mica/imatrix.h>
@@ -53,7 +53,8 @@ static void test_counts_and_sums(void **state) {
     }
     float query[HIDDEN], key[HIDDEN];
     assert_int_equal(mica_imatrix_read(imatrix, mica_imatrix_find(imatrix, "blk.2.attn_q_a.weight"), 1, 0, HIDDEN, query, NULL), MICA_OK);
-    assert_int_equal(mica_imatrix_read(imatrix, mica_imatrix_find(imatrix, "blk.2.attn_kv_a_mqa.weight"), 1, 0, HIDDEN, key, NULL), MICA_OK);
+    assert_int_equal(mica_imatrix_read(imatrix, mica_imatrix_find(imatrix, "blk.2.attn_kv_a_mqa.weight"), 1, 0, HIDDEN, key, NULL),
+                     MICA_OK);
     assert_memory_equal(query, key, sizeof query);
     assert_null(mica_imatrix_find(imatrix, "output.weight"));
     mica_imatrix_close(imatrix);

@@ -1,5 +1,5 @@
-/* mica_import and what a store gives back: every tensor bit for bit, each stored once, an expert in one run, the vindex of STORE#NAME that of the
- * directory; names taken, jobs resumed and refused, linked files. */
+/* mica_import and what a store gives back: every tensor bit for bit, each stored once, an expert in one run, the vindex of STORE#NAME that
+ * of the directory; names taken, jobs resumed and refused, linked files. */
 #include <mica/store.h>
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-/* Import configurations: what is generated imports all under its own name; an edited one excludes, renames, gives UUIDs; every mistake is told; GMAT's
- * form is read, its lossy blocks are refused. */
+/* Import configurations: what is generated imports all under its own name; an edited one excludes, renames, gives UUIDs; every mistake is
+ * told; GMAT's form is read, its lossy blocks are refused. */
 #include "base/no_memory.h"
 #include "operations/import_config.h"
 
@@ -32,8 +32,9 @@ static mica_status apply(const char *json, const char *config, mica_import_map *
 static void test_what_it_says_happens(void **state) {
     (void)state;
     mica_import_map map;
-    const char *json = ROWS("{\"source\": \"c.weight\", \"target\": \"head\", \"include\": true}, {\"source\": \"a.weight\", \"target\": \"" UUID "\"},"
-                            "{\"source\": \"b.bias\", \"include\": false, \"target\": \"head\"}");
+    const char *json = ROWS(
+        "{\"source\": \"c.weight\", \"target\": \"head\", \"include\": true}, {\"source\": \"a.weight\", \"target\": \"" UUID "\"},"
+        "{\"source\": \"b.bias\", \"include\": false, \"target\": \"head\"}");
     assert_int_equal(apply(json, NULL, &map), MICA_OK);
     static const bool included[] = {true, false, false, true}; /* b.weight is in no row */
     for (int i = 0; i < 4; i++)
@@ -44,8 +45,10 @@ static void test_what_it_says_happens(void **state) {
     assert_null(map.aliases[3]);
     mica_import_map_release(&map);
     /* two names may change places */
-    assert_int_equal(apply(ROWS("{\"source\": \"a.weight\", \"target\": \"c.weight\"}, {\"source\": \"c.weight\", \"target\": \"a.weight\"}"), NULL, &map),
-                     MICA_OK);
+    assert_int_equal(
+        apply(ROWS("{\"source\": \"a.weight\", \"target\": \"c.weight\"}, {\"source\": \"c.weight\", \"target\": \"a.weight\"}"), NULL,
+              &map),
+        MICA_OK);
     mica_import_map_release(&map);
     assert_int_equal(apply(ROWS(""), NULL, &map), MICA_OK); /* nothing: whoever imports says so */
     mica_import_map_release(&map);
@@ -78,7 +81,8 @@ static void test_refusals(void **state) {
         {"{\"source_format\": \"safetensors\"}", {"tensor_map: expected an array, got absent"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": {}}", {"tensor_map: expected an array, got {"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"tensors\": 1}", {"unknown key tensors"}},
-        {"{\"source_format\": \"safetensors\", \"block_format\": \"B8x8\", \"tensor_map\": []}", {"block_format: expected absent", "every byte", "\"B8x8\""}},
+        {"{\"source_format\": \"safetensors\", \"block_format\": \"B8x8\", \"tensor_map\": []}",
+         {"block_format: expected absent", "every byte", "\"B8x8\""}},
         {ROWS("3"), {"tensor_map[0]: expected an object"}},
         {ROWS("{\"source\": \"a.weight\"}, {\"target\": \"x\"}"), {"tensor_map[1].source: expected a tensor's name, got absent"}},
         {ROWS("{\"source\": \"d.weight\"}"), {"tensor_map[0].source: expected a tensor of the checkpoint, got \"d.weight\""}},
@@ -91,14 +95,16 @@ static void test_refusals(void **state) {
         {ROWS("{\"source\": \"a.weight\", \"target\": null}"), {"tensor_map[0].target: expected a name or a UUID, got null"}},
         {ROWS("{\"source\": \"a.weight\", \"target\": \"x\"}, {\"source\": \"c.weight\", \"target\": \"x\"}"),
          {"target x: expected one tensor of that name, got it for a.weight and c.weight"}},
-        {ROWS("{\"source\": \"a.weight\"}, {\"source\": \"c.weight\", \"target\": \"a.weight\"}"), {"target a.weight: expected one tensor of that name"}},
+        {ROWS("{\"source\": \"a.weight\"}, {\"source\": \"c.weight\", \"target\": \"a.weight\"}"),
+         {"target a.weight: expected one tensor of that name"}},
         {ROWS("{\"source\": \"a.weight\", \"target\": \"" UUID "\"}, {\"source\": \"b.bias\", \"target\": \"" UUID "\"}"),
          {"target f47ac10b-58cc-4372-a567-0e02b2c3d479: expected a UUID for one tensor, got it for a.weight and b.bias"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"metadata\": []}", {"metadata: expected an object"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"metadata\": {\"hidden\": 1}}", {"metadata: unknown key hidden"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"metadata\": {\"hidden_size\": 9}}",
          {"metadata.hidden_size: expected 8", "config.json", "got 9"}},
-        {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"metadata\": {\"q_lora_rank\": 9}}", {"metadata.q_lora_rank: expected absent", "got 9"}},
+        {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"metadata\": {\"q_lora_rank\": 9}}",
+         {"metadata.q_lora_rank: expected absent", "got 9"}},
         {"{\"source_format\": \"safetensors\", \"tensor_map\": [], \"tensor_map\": []}", {"tensor_map"}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -116,11 +122,13 @@ static void test_refusals(void **state) {
 static void test_gmat(void **state) {
     (void)state;
     mica_import_map map;
-    const char *json = "{\"source_format\": \"safetensors\", \"tensor_map\": [{\"source\": \"a.weight\", \"target\": \"" UUID "\", \"include\": true}],"
+    const char *json = "{\"source_format\": \"safetensors\", \"tensor_map\": [{\"source\": \"a.weight\", \"target\": \"" UUID
+                       "\", \"include\": true}],"
                        "\"metadata\": {\"architecture\": \"kimi_vl\", \"vocab_size\": 5, \"hidden_size\": 8.0, \"num_layers\": 27, "
                        "\"num_attention_heads\": 16, \"intermediate_size\": null, \"max_position_embeddings\": null}}";
-    const char *config = "{\"model_type\": \"kimi_vl\", \"hidden_size\": 1, \"text_config\": {\"model_type\": \"deepseek_v3\", \"vocab_size\": 5, "
-                         "\"hidden_size\": 8, \"num_hidden_layers\": 27, \"num_attention_heads\": 16}}";
+    const char *config =
+        "{\"model_type\": \"kimi_vl\", \"hidden_size\": 1, \"text_config\": {\"model_type\": \"deepseek_v3\", \"vocab_size\": 5, "
+        "\"hidden_size\": 8, \"num_hidden_layers\": 27, \"num_attention_heads\": 16}}";
     if (apply(json, config, &map) != MICA_OK)
         fail_msg("%s", error.message);
     assert_non_null(map.aliases[0]);

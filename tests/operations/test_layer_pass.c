@@ -1,5 +1,6 @@
-/* test_layer_pass.c: a pass that ended anywhere goes on with the same result: route and imatrix, stopped at every call of the progress function, failing at
- * every call of the disk, resumed with other threads and memory; what a resume refuses; what is left behind, which is nothing where nothing was kept. */
+/* test_layer_pass.c: a pass that ended anywhere goes on with the same result: route and imatrix, stopped at every call of the progress
+ * function, failing at every call of the disk, resumed with other threads and memory; what a resume refuses; what is left behind, which is
+ * nothing where nothing was kept. */
 #include "export_helpers.h"
 
 #include <mica/imatrix.h>
@@ -93,8 +94,14 @@ static const char *checkpoint = TINY;
 
 static mica_status run(trial *t, mica_error *error) {
     stopper s = {.stop_at = t->stop_at};
-    const mica_compute_options compute = {.exact = t->exact, .threads = t->threads ? t->threads : 2, .memory_bytes = t->memory,
-                                          .context = t->context ? t->context : t->imatrix ? WINDOW : 0, .progress = count_and_stop, .progress_context = &s};
+    const mica_compute_options compute = {.exact = t->exact,
+                                          .threads = t->threads ? t->threads : 2,
+                                          .memory_bytes = t->memory,
+                                          .context = t->context   ? t->context
+                                                     : t->imatrix ? WINDOW
+                                                                  : 0,
+                                          .progress = count_and_stop,
+                                          .progress_context = &s};
     mica_status status;
     if (t->imatrix) {
         static char ids[64 * 6];
@@ -102,7 +109,8 @@ static mica_status run(trial *t, mica_error *error) {
         for (uint32_t i = 0; i < (t->fewer ? 32u : 64u); i++)
             length += (size_t)snprintf(ids + length, sizeof ids - length, "%s%u", i ? "," : "", (i * 131 + 7) % 3800);
         const mica_prompt prompt = {.ids = ids};
-        const mica_imatrix_options own = {.dataset = "ids", .covariance = !t->plain, .sensitivity = true, .own_bytes = 1, .force = t->force, .resume = t->resume};
+        const mica_imatrix_options own = {
+            .dataset = "ids", .covariance = !t->plain, .sensitivity = true, .own_bytes = 1, .force = t->force, .resume = t->resume};
         status = mica_imatrix_collect(checkpoint, t->output, &compute, &own, &prompt, t->report, NULL, error);
     } else {
         const char *text = t->fewer ? "3840,367,450,267\n" : "3840,367,450,267,597,2439,300\n3840,40,989,425,11,658\n";
@@ -118,7 +126,8 @@ static void must(trial t, mica_status status, const char *part) {
     mica_error error = {MICA_OK, ""};
     const mica_status got = run(&t, &error);
     if (got != status || (part && !strstr(error.message, part)))
-        fail_msg("expected \"%s\" (...%s...), got \"%s\": %s", mica_status_text(status), part ? part : "", mica_status_text(got), error.message);
+        fail_msg("expected \"%s\" (...%s...), got \"%s\": %s", mica_status_text(status), part ? part : "", mica_status_text(got),
+                 error.message);
 }
 
 static const char *const outputs[2] = {"routing", "m.gguf"}, *const results[2] = {STATS, "m.gguf"};
@@ -278,10 +287,12 @@ static void test_activations_move(void **state) {
     loaded_file all[3];
     for (int p = 0; p < PROMPTS; p++)
         for (int t = 0; t < LENGTH; t++)
-            length += (uint64_t)snprintf(prompts + length, sizeof prompts - length, "%d%c", (p * 131 + t * 37 + 7) % 3800, t + 1 < LENGTH ? ',' : '\n');
+            length += (uint64_t)snprintf(prompts + length, sizeof prompts - length, "%d%c", (p * 131 + t * 37 + 7) % 3800,
+                                         t + 1 < LENGTH ? ',' : '\n');
     scratch_write("many.ids", prompts, length);
     for (int way = 0; way < 3; way++) {
-        mica_route_options options = {.ids = scratch("many.ids"), .compute = {.threads = 2, .progress = way < 2 ? stop_in_third_layer : NULL}};
+        mica_route_options options = {.ids = scratch("many.ids"),
+                                      .compute = {.threads = 2, .progress = way < 2 ? stop_in_third_layer : NULL}};
         forget(0);
         if (way < 2) {
             assert_int_equal(route_within(&options, way == 0), MICA_INTERRUPTED);
@@ -320,7 +331,8 @@ static void test_other_jobs(void **state) {
             t.stop_at = 0;
             t.resume = true;
             t.exact = true;
-            must(t, MICA_CONFLICT, "precision differs: it has \"fast\", today's is \"exact\"; resume with the same, or start afresh with --force");
+            must(t, MICA_CONFLICT,
+                 "precision differs: it has \"fast\", today's is \"exact\"; resume with the same, or start afresh with --force");
             t.exact = false;
             t.fewer = true;
             must(t, MICA_CONFLICT, "differs: it has");
@@ -345,7 +357,8 @@ static void test_other_jobs(void **state) {
         }
 }
 
-/* A copy is another source to an unfinished run, for its files may have changed since; to a finished one only what its headers say counts. */
+/* A copy is another source to an unfinished run, for its files may have changed since; to a finished one only what its headers say
+ * counts. */
 static void test_other_checkpoint(void **state) {
     (void)state;
     char command[1300];
@@ -425,8 +438,9 @@ static void test_wrong_records(void **state) {
         uint32_t kind;
         const void *payload;
         uint64_t bytes;
-    } records[] = {{MICA_PASS_LAYER, &layer, 7},    {MICA_PASS_LAYER, &layer, 8},         {MICA_PASS_LAYER, &other, 8}, {MICA_PASS_LAYER, long_one, 24},
-                   {MICA_PASS_LAYER, too_long, 16}, {MICA_PASS_NOISE, too_long, 16}, {MICA_PASS_NOISE, &layer, 8}, {77, &layer, 8}};
+    } records[] = {
+        {MICA_PASS_LAYER, &layer, 7},    {MICA_PASS_LAYER, &layer, 8},    {MICA_PASS_LAYER, &other, 8}, {MICA_PASS_LAYER, long_one, 24},
+        {MICA_PASS_LAYER, too_long, 16}, {MICA_PASS_NOISE, too_long, 16}, {MICA_PASS_NOISE, &layer, 8}, {77, &layer, 8}};
     for (size_t i = 0; i < sizeof records / sizeof *records; i++)
         for (int imatrix = 0; imatrix < 2; imatrix++) {
             mica_journal *journal;
@@ -434,7 +448,8 @@ static void test_wrong_records(void **state) {
             forget(imatrix);
             t.stop_at = 6;
             must(t, MICA_INTERRUPTED, "stopped after 2 of 5 layers");
-            assert_int_equal(mica_journal_open(scratch(imatrix ? "m.gguf.journal" : STATS ".journal"), no_visit, NULL, &journal, NULL), MICA_OK);
+            assert_int_equal(mica_journal_open(scratch(imatrix ? "m.gguf.journal" : STATS ".journal"), no_visit, NULL, &journal, NULL),
+                             MICA_OK);
             assert_int_equal(mica_journal_append(journal, records[i].kind, records[i].payload, records[i].bytes, NULL), MICA_OK);
             mica_journal_close(journal);
             t.stop_at = 0;
@@ -507,10 +522,11 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_states_kept), cmocka_unit_test(test_states_lost),      cmocka_unit_test(make_whole),      cmocka_unit_test(test_stopped_anywhere),
-        cmocka_unit_test(test_stopped_often), cmocka_unit_test(test_other_memory), cmocka_unit_test(test_activations_move),  cmocka_unit_test(test_other_jobs), cmocka_unit_test(test_other_checkpoint),
-        cmocka_unit_test(test_finished),    cmocka_unit_test(test_one_at_a_time),    cmocka_unit_test(test_wrong_records), cmocka_unit_test(test_failing_disk),
-        cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_states_kept),      cmocka_unit_test(test_states_lost),   cmocka_unit_test(make_whole),
+        cmocka_unit_test(test_stopped_anywhere), cmocka_unit_test(test_stopped_often), cmocka_unit_test(test_other_memory),
+        cmocka_unit_test(test_activations_move), cmocka_unit_test(test_other_jobs),    cmocka_unit_test(test_other_checkpoint),
+        cmocka_unit_test(test_finished),         cmocka_unit_test(test_one_at_a_time), cmocka_unit_test(test_wrong_records),
+        cmocka_unit_test(test_failing_disk),     cmocka_unit_test(test_no_memory)};
     const int failed = cmocka_run_group_tests(tests, scratch_make, scratch_remove);
     for (int i = 0; i < 2; i++)
         mica_free(whole[i].bytes);

@@ -1,5 +1,5 @@
-/* test_route.c: the routing statistics of a few prompts against sums made from the reference forward pass; the same file for every budget, number of
- * threads and place of the activations; weights read once; refusals, interruption. */
+/* test_route.c: the routing statistics of a few prompts against sums made from the reference forward pass; the same file for every budget,
+ * number of threads and place of the activations; weights read once; refusals, interruption. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -77,8 +77,8 @@ static double norm_of(const double *x) {
     return sqrt(sum);
 }
 
-/* What an expert makes of a token, from the reference's pieces: the input of layer l's feed-forward part is the hidden state before it plus attention,
- * which the reference does not keep, so that it is computed again here. */
+/* What an expert makes of a token, from the reference's pieces: the input of layer l's feed-forward part is the hidden state before it plus
+ * attention, which the reference does not keep, so that it is computed again here. */
 static void add_expected(const mica_model *model, const int64_t *ids, uint64_t tokens) {
     reference_result result;
     reference_forward(model, ids, tokens, &result);
@@ -194,8 +194,9 @@ static void test_same_everywhere(void **state) {
     char *whole = route("whole", &(mica_route_options){.compute = {.threads = 2}, .ids = inside("prompts.ids")});
     mica_error error;
     /* the smallest budget that is taken: a few slots, so that a layer's experts come in groups */
-    while (mica_route(TINY_K2, inside("small"), &(mica_route_options){.compute = {.memory_bytes = least << 20, .threads = 1, .cache_policy = "lru"},
-                                                                         .ids = inside("prompts.ids")},
+    while (mica_route(TINY_K2, inside("small"),
+                      &(mica_route_options){.compute = {.memory_bytes = least << 20, .threads = 1, .cache_policy = "lru"},
+                                            .ids = inside("prompts.ids")},
                       NULL, &error) == MICA_USAGE)
         least++;
     char path[400], *small;
@@ -222,10 +223,11 @@ static void test_refusals(void **state) {
     (void)state;
     mica_error error;
     const char *ids = inside("prompts.ids");
-    expect(mica_route(TINY_K2, inside("exact"), &(mica_route_options){.ids = ids}, NULL, &error), &error, MICA_CONFLICT, "is there already; replace it with --force");
+    expect(mica_route(TINY_K2, inside("exact"), &(mica_route_options){.ids = ids}, NULL, &error), &error, MICA_CONFLICT,
+           "is there already; replace it with --force");
     assert_int_equal(mica_route(TINY_K2, inside("exact"), &(mica_route_options){.ids = ids, .force = true}, NULL, &error), MICA_OK);
-    expect(mica_route(TINY_K2, inside("stopped"), &(mica_route_options){.ids = ids, .compute = {.progress = stop}}, NULL, &error), &error, MICA_INTERRUPTED,
-           "stopped after 2 of 5 layers");
+    expect(mica_route(TINY_K2, inside("stopped"), &(mica_route_options){.ids = ids, .compute = {.progress = stop}}, NULL, &error), &error,
+           MICA_INTERRUPTED, "stopped after 2 of 5 layers");
     char path[400];
     snprintf(path, sizeof path, "%s/phase3_routing_stats.json", inside("stopped"));
     assert_false(mica_path_exists(path));
@@ -233,7 +235,8 @@ static void test_refusals(void **state) {
     expect(mica_route(TINY_K2, inside("out"), &(mica_route_options){.prompts = inside("none")}, NULL, &error), &error, MICA_BAD_INPUT,
            "expected a prompt a line, got none");
     write_text(inside("wrong"), "1,2\n1,9999\n");
-    expect(mica_route(TINY_K2, inside("out"), &(mica_route_options){.ids = inside("wrong")}, NULL, &error), &error, MICA_BAD_INPUT, "got 9999");
+    expect(mica_route(TINY_K2, inside("out"), &(mica_route_options){.ids = inside("wrong")}, NULL, &error), &error, MICA_BAD_INPUT,
+           "got 9999");
 }
 
 static void test_built_in_prompts(void **state) {
@@ -246,7 +249,8 @@ static void test_built_in_prompts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference), cmocka_unit_test(test_coactivation), cmocka_unit_test(test_same_everywhere),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_built_in_prompts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference), cmocka_unit_test(test_coactivation),
+                                       cmocka_unit_test(test_same_everywhere), cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_built_in_prompts)};
     return cmocka_run_group_tests(tests, make, clean);
 }

@@ -1,5 +1,6 @@
-/* A store while the disk is full or fails: whatever call fails, of ours or of SQLite's, the operation says so (or did not need it), the models that
- * were there are whole, and the same import goes on afterwards. Faults of packs: mica_io; of the catalogue: a VFS put under SQLite. */
+/* A store while the disk is full or fails: whatever call fails, of ours or of SQLite's, the operation says so (or did not need it), the
+ * models that were there are whole, and the same import goes on afterwards. Faults of packs: mica_io; of the catalogue: a VFS put under
+ * SQLite. */
 #include <mica/store.h>
 
 #include <errno.h>
@@ -145,7 +146,8 @@ static int install_all(void **state) {
 
 /* ---- */
 
-static const mica_import_options few = {.name = "few", .include = FEW}, more = {.name = "more", .include = "*.layers.2.*", .pack_bytes = 200000};
+static const mica_import_options few = {.name = "few", .include = FEW},
+                                 more = {.name = "more", .include = "*.layers.2.*", .pack_bytes = 200000};
 
 static void copy_store(const char *from, const char *to) {
     char command[4 * SCRATCH_PATH_BYTES];
@@ -218,8 +220,8 @@ static void fail_everywhere(operation what, const char *original, bool of_sqlite
             break;
         }
         assert_whole(path, few_digest, nth);
-        if (what == IMPORT && mica_import(TINY, path, &(mica_import_options){.name = "more", .include = more.include, .resume = true}, NULL, NULL,
-                                          &error) != MICA_OK)
+        if (what == IMPORT && mica_import(TINY, path, &(mica_import_options){.name = "more", .include = more.include, .resume = true}, NULL,
+                                          NULL, &error) != MICA_OK)
             fail_msg("after fault %llu: %s", (unsigned long long)nth, error.message);
         if (what == GC && act(GC, path) != MICA_OK)
             fail_msg("after fault %llu: %s", (unsigned long long)nth, error.message);

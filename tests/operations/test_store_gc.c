@@ -143,7 +143,8 @@ static void test_unfinished_imports(void **state) {
     (void)state;
     const char *store = scratch("unfinished");
     char *text = NULL, *json = NULL;
-    assert_int_equal(mica_import(TINY, store, &(mica_import_options){.threads = 1, .progress = stop_at_half}, NULL, NULL, &error), MICA_INTERRUPTED);
+    assert_int_equal(mica_import(TINY, store, &(mica_import_options){.threads = 1, .progress = stop_at_half}, NULL, NULL, &error),
+                     MICA_INTERRUPTED);
     const uint64_t before = pack_bytes(store);
     assert_true(before > 1000000);
     assert_collects(store, NULL); /* it may be resumed yet: nothing of it goes */
@@ -154,8 +155,9 @@ static void test_unfinished_imports(void **state) {
     mica_string_free(json);
     assert_imports(TINY, store, &(mica_import_options){.resume = true});
     assert_same_model(TINY, store);
-    assert_int_equal(mica_import(TINY, store, &(mica_import_options){.name = "b", .threads = 1, .progress = stop_at_half}, NULL, NULL, &error),
-                     MICA_INTERRUPTED);
+    assert_int_equal(
+        mica_import(TINY, store, &(mica_import_options){.name = "b", .threads = 1, .progress = stop_at_half}, NULL, NULL, &error),
+        MICA_INTERRUPTED);
     assert_removes(store, "b");
     assert_same_model(TINY, store);
 }

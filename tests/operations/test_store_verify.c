@@ -1,5 +1,5 @@
-/* mica_verify of a store finds any flipped byte of a pack, padding and header included, and any changed value of the catalogue, and names the tensors;
- * and finds nothing in a store that is well. */
+/* mica_verify of a store finds any flipped byte of a pack, padding and header included, and any changed value of the catalogue, and names
+ * the tensors; and finds nothing in a store that is well. */
 #include <mica/store.h>
 
 #include <sqlite3.h>
@@ -137,7 +137,8 @@ static bool change(const char *table, const char *column, int position, int way)
     const char *key = strcmp(table, "store") == 0 ? "key" : rowless ? "(model, name)" : "rowid";
     snprintf(columns, sizeof columns, "%s", key[0] == '(' ? "model, name" : key);
     snprintf(expression, sizeof expression, changes[way], column, column, column, column);
-    snprintf(sql, sizeof sql, "UPDATE OR IGNORE %s SET %s = %s WHERE %s = (SELECT %s FROM %s ORDER BY 1 LIMIT 1 OFFSET %d) AND %s IS NOT (%s)", table,
+    snprintf(sql, sizeof sql,
+             "UPDATE OR IGNORE %s SET %s = %s WHERE %s = (SELECT %s FROM %s ORDER BY 1 LIMIT 1 OFFSET %d) AND %s IS NOT (%s)", table,
              column, expression, key, columns, table, position, column, expression);
     assert_int_equal(sqlite3_open(catalogue, &database), SQLITE_OK);
     run_sql(database, "PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF");
@@ -172,8 +173,8 @@ static void test_every_value_of_the_catalogue_counts(void **state) {
                     tried++;
                     const mica_status status = verify();
                     if (status != MICA_CORRUPT && status != MICA_BAD_INPUT)
-                        fail_msg("%s.%s, row %d, way %d: a changed value was not found (%d)", tables[t].table, tables[t].columns[c], position, way,
-                                 (int)status);
+                        fail_msg("%s.%s, row %d, way %d: a changed value was not found (%d)", tables[t].table, tables[t].columns[c],
+                                 position, way, (int)status);
                     restore(bytes, length);
                 }
             }
@@ -188,10 +189,14 @@ static void test_every_value_of_the_catalogue_counts(void **state) {
 static void test_removed_rows_are_missed(void **state) {
     (void)state;
     static const char *const removals[] = {
-        "DELETE FROM tensors WHERE name LIKE '%gate.weight' AND model = 1", "DELETE FROM models WHERE model = 2",
-        "DELETE FROM blobs WHERE blob = 3",      "DELETE FROM packs",
-        "DELETE FROM files WHERE model = 1",     "DELETE FROM documents",
-        "DELETE FROM store WHERE key = 'digest'", "DELETE FROM tensors WHERE model = 2; DELETE FROM files WHERE model = 2; DELETE FROM models WHERE model = 2",
+        "DELETE FROM tensors WHERE name LIKE '%gate.weight' AND model = 1",
+        "DELETE FROM models WHERE model = 2",
+        "DELETE FROM blobs WHERE blob = 3",
+        "DELETE FROM packs",
+        "DELETE FROM files WHERE model = 1",
+        "DELETE FROM documents",
+        "DELETE FROM store WHERE key = 'digest'",
+        "DELETE FROM tensors WHERE model = 2; DELETE FROM files WHERE model = 2; DELETE FROM models WHERE model = 2",
         "INSERT INTO tensors SELECT 2, 'new', blob, encoding, scale, packed_shape, alias, check_bits FROM tensors LIMIT 1",
     };
     uint64_t length;

@@ -141,8 +141,8 @@ static void await_others(stream_probe *probe, bool meeting) {
         note_wrong(probe);
 }
 
-static mica_status prepare(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2], void *const results[2],
-                           mica_error *error) {
+static mica_status prepare(void *context, uint32_t count, const uint64_t units[2], const uint8_t *const *const data[2],
+                           void *const results[2], mica_error *error) {
     stream_probe *probe = context;
     pthread_mutex_lock(&probe->mutex);
     probe->wrong += count < 1 || count > 2 || (count == 2 && units[0] == units[1]);

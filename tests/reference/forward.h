@@ -98,7 +98,8 @@ static inline double reference_mscale(double factor, double mscale) {
 static inline void reference_rope(const mica_config *config, uint64_t width, uint64_t position, double *x) {
     double size = 1;
     if (strcmp(config->rope_type, "yarn") == 0)
-        size = reference_mscale(config->rope_factor, config->rope_mscale) / reference_mscale(config->rope_factor, config->rope_mscale_all_dim);
+        size = reference_mscale(config->rope_factor, config->rope_mscale) /
+               reference_mscale(config->rope_factor, config->rope_mscale_all_dim);
     for (uint64_t i = 0; i < width / 2; i++) {
         uint64_t a = config->rope_interleaved ? 2 * i : i, b = config->rope_interleaved ? 2 * i + 1 : i + width / 2;
         double angle = (double)position * reference_frequency(config, i, width / 2);
@@ -109,8 +110,8 @@ static inline void reference_rope(const mica_config *config, uint64_t width, uin
 }
 
 /* Softmax attention of one query over `count` keys; key and value of position j at [j * stride]. */
-static inline void reference_attend(const double *query, const double *keys, const double *values, uint64_t count, uint64_t stride_k, uint64_t stride_v,
-                             uint64_t width_k, uint64_t width_v, double scale, double *out) {
+static inline void reference_attend(const double *query, const double *keys, const double *values, uint64_t count, uint64_t stride_k,
+                                    uint64_t stride_v, uint64_t width_k, uint64_t width_v, double scale, double *out) {
     double *score = reference_zeros(count), largest = -INFINITY, sum = 0;
     for (uint64_t j = 0; j < count; j++) {
         for (uint64_t i = 0; i < width_k; i++)
