@@ -1,7 +1,8 @@
 /* bench_product: products of stored weights with 1 to 512 tokens, FAST, per encoding: GB/s of weights for one token, GFLOP/s for more, beside
  * the roofs of the same run (reading on one and two threads, float32 and bf16 products) and, with --ggml DIR, ggml's mul_mat on the same
- * bytes (of its Haswell build where MICA_CPU=avx2). Weights are cycled through a pool larger than the caches. One thread unless said otherwise, in thread CPU time; two threads in wall
- * time, which tells nothing beside other programs. Medians of five; own and peer alternate. */
+ * bytes (of its Haswell build where MICA_CPU=avx2, of its Alder Lake build where it is avxvnni). Weights are cycled through a pool larger
+ * than the caches. One thread unless said otherwise, in thread CPU time; two threads in wall time, which tells nothing beside other programs.
+ * Medians of five; own and peer alternate. */
 #include <dlfcn.h>
 #include <getopt.h>
 #include <pthread.h>
@@ -292,8 +293,9 @@ static bool open_peer(peer *p, const char *directory) {
     if (!load || !init)
         return false;
     if (mica_cpu_current() == MICA_CPU_AVX2) { /* its build for the same instructions */
+        const char *build = mica_cpu_has_vnni() ? "alderlake" : "haswell";
         void *(*load_one)(const char *) = (void *(*)(const char *))dlsym(all, "ggml_backend_load");
-        snprintf(path, sizeof path, "%s/libggml-cpu-haswell.so", directory);
+        snprintf(path, sizeof path, "%s/libggml-cpu-%s.so", directory, build);
         if (!load_one || !load_one(path))
             return false;
     } else {
@@ -472,7 +474,8 @@ int main(int argc, char **argv) {
     for (uint64_t i = 0; i < MOST_TOKENS * columns; i++)
         values[i] = ((float)(random_u64() >> 40) * 0x1p-23f - 1) * (random_u64() % 100 ? 1 : 8);
     double one, two;
-    printf("%llu x %llu, kernels %s\n", (unsigned long long)rows, (unsigned long long)columns, mica_cpu_name(mica_cpu_current()));
+    printf("%llu x %llu, kernels %s%s\n", (unsigned long long)rows, (unsigned long long)columns, mica_cpu_name(mica_cpu_current()),
+           mica_cpu_has_vnni() ? " with vnni" : "");
     print_roofs(&one, &two);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if ((!only || strcmp(only, kinds[i].name) == 0) && !run_kind(&kinds[i], rows, columns, values, directory ? &p : NULL, one, two))

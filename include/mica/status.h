@@ -42,8 +42,8 @@ const char *mica_status_text(mica_status status);
 /* The program's exit status for an outcome. Any thread. */
 int mica_status_exit(mica_status status);
 
-/* The environment variables that the library minds (MICA_CPU=portable|avx2|avx512 lowers the instruction set): USAGE when one has a value
- * that means nothing; the library itself takes it for absent. Empty is absent. */
+/* The environment variables that the library minds (MICA_CPU=portable|avx2|avxvnni|avx512 lowers the instruction set): USAGE when one has a
+ * value that means nothing; the library itself takes it for absent. Empty is absent. */
 mica_status mica_environment_check(mica_error *error);
 
 #ifdef __cplusplus

@@ -23,7 +23,14 @@ static const char *const names[MICA_CPU_COUNT] = {
 #undef X
 };
 
-static atomic_int selected = -1, bf16 = -1, amx = -1, sha = -1; /* -1: not yet known */
+/* What the variable may say: the sets' names, and one more for AVX2's set, with AVX-VNNI. */
+static const struct {
+    const char *name;
+    mica_cpu cpu;
+} choices[] = {{"portable", MICA_CPU_PORTABLE}, {"avx2", MICA_CPU_AVX2}, {"avxvnni", MICA_CPU_AVX2}, {"avx512", MICA_CPU_AVX512}};
+enum { CHOICES = sizeof choices / sizeof *choices };
+
+static atomic_int selected = -1, bf16 = -1, amx = -1, vnni = -1, sha = -1; /* -1: not yet known */
 
 #if defined(__x86_64__)
 /* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
@@ -73,6 +80,11 @@ static bool detected_amx(void) {
     return detected_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted && system_allows_tiles();
 }
 
+static bool detected_vnni(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+
 static bool detected_sha(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
@@ -94,6 +106,10 @@ static bool detected_amx(void) {
     return false;
 }
 
+static bool detected_vnni(void) {
+    return false;
+}
+
 static bool detected_sha(void) {
     return false;
 }
@@ -103,9 +119,9 @@ static bool detected_sha(void) {
 static mica_cpu first_choice(void) {
     mica_cpu detected = mica_cpu_detected();
     const char *wanted = getenv(VARIABLE);
-    for (int i = 0; wanted && i < (int)detected; i++) {
-        if (strcmp(wanted, names[i]) == 0)
-            return (mica_cpu)i;
+    for (int i = 0; wanted && i < CHOICES; i++) {
+        if (strcmp(wanted, choices[i].name) == 0 && choices[i].cpu < detected)
+            return choices[i].cpu;
     }
     return detected;
 }
@@ -113,11 +129,11 @@ static mica_cpu first_choice(void) {
 mica_status mica_environment_check(mica_error *error) {
     const char *wanted = getenv(VARIABLE);
     char known[64] = "";
-    for (int i = 0; wanted && *wanted && i < MICA_CPU_COUNT; i++) {
-        if (strcmp(wanted, names[i]) == 0)
+    for (int i = 0; wanted && *wanted && i < CHOICES; i++) {
+        if (strcmp(wanted, choices[i].name) == 0)
             return MICA_OK;
         size_t length = strlen(known);
-        snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", names[i]);
+        snprintf(known + length, sizeof known - length, "%s%s", i ? ", " : "", choices[i].name);
     }
     return *known ? mica_fail(error, MICA_USAGE, VARIABLE ": expected one of %s, got '%s'", known, wanted) : MICA_OK;
 }
@@ -153,6 +169,15 @@ bool mica_cpu_has_amx(void) {
     return known(&amx, detected_amx) && mica_cpu_current() == MICA_CPU_AVX512;
 }
 
+static bool wanted_vnni(void) {
+    const char *wanted = getenv(VARIABLE);
+    return detected_vnni() && !(wanted && strcmp(wanted, names[MICA_CPU_AVX2]) == 0);
+}
+
+bool mica_cpu_has_vnni(void) {
+    return known(&vnni, wanted_vnni) && mica_cpu_current() == MICA_CPU_AVX2;
+}
+
 bool mica_cpu_has_sha(void) {
     return known(&sha, detected_sha) && mica_cpu_current() != MICA_CPU_PORTABLE;
 }
@@ -163,6 +188,10 @@ void mica_cpu_allow_bf16(bool allow) {
 
 void mica_cpu_allow_amx(bool allow) {
     atomic_store(&amx, allow && detected_amx());
+}
+
+void mica_cpu_allow_vnni(bool allow) {
+    atomic_store(&vnni, allow && detected_vnni());
 }
 
 const char *mica_cpu_name(mica_cpu cpu) {

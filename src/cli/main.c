@@ -47,7 +47,7 @@ static void print_verbs(FILE *stream) {
     for (const mica_verb *const *verb = mica_verbs; *verb; verb++)
         fprintf(stream, "  %-10s %s\n", (*verb)->name, (*verb)->summary);
     fputs("\n'mica VERB --help' tells a verb's options, 'mica --version' the version.\n"
-          "MICA_CPU=portable|avx2|avx512 in the environment lowers the instruction set that is used.\n",
+          "MICA_CPU=portable|avx2|avxvnni|avx512 in the environment lowers the instruction set that is used.\n",
           stream);
 }
 

@@ -16,7 +16,7 @@ static const mica_product_kernels *current(void) {
     if (mica_cpu_current() == MICA_CPU_AVX512)
         return mica_cpu_has_amx() ? &mica_product_kernels_amx : mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
     if (mica_cpu_current() == MICA_CPU_AVX2)
-        return &mica_product_kernels_avx2;
+        return mica_cpu_has_vnni() ? &mica_product_kernels_avxvnni : &mica_product_kernels_avx2;
 #endif
     return &mica_product_kernels_portable;
 }
@@ -24,7 +24,7 @@ static const mica_product_kernels *current(void) {
 /* What kernels of few tokens want; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
 static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
     const uint64_t columns = tokens * padded;
-    return 2 * columns + (columns / 4 + columns / 8) * sizeof(int32_t) + 2 * (columns / 16) * sizeof(float) + round_up(columns / 256 * sizeof(float), 64);
+    return 4 * columns + (columns / 4 + columns / 8) * sizeof(int32_t) + 3 * (columns / 16) * sizeof(float) + round_up(columns / 256 * sizeof(float), 64);
 }
 
 static uint64_t bf16_bytes(uint64_t tokens, uint64_t padded) {
@@ -50,12 +50,14 @@ void mica_operand_init(mica_operand *operand, mica_precision precision, const fl
         operand->digits = (int8_t *)storage + bf16;
         operand->words = (int16_t *)(void *)operand->digits;
         const uint64_t all = tokens * padded;
-        operand->sums = (int32_t *)(void *)(operand->digits + 2 * all);
+        operand->quads = operand->digits + 2 * all;
+        operand->sums = (int32_t *)(void *)(operand->quads + 2 * all);
         operand->block_sums = (float *)(void *)operand->sums;
         operand->pair_sums = operand->sums + all / 4;
         operand->wide_sums = (float *)(operand->pair_sums + all / 8);
         operand->wide_pair_sums = operand->wide_sums + all / 16;
-        operand->scales = operand->wide_pair_sums + all / 16;
+        operand->quad_sums = operand->wide_pair_sums + all / 16;
+        operand->scales = operand->quad_sums + all / 16;
     }
 }
 

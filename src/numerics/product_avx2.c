@@ -1,5 +1,5 @@
-/* numerics/product_avx2.c: the table of the AVX2 product kernels, and strips of float32 times tokens: tiles of 4 rows and up to 3 tokens, sums in
- * 8 lanes. Judged by tests/numerics/test_product.c. */
+/* numerics/product_avx2.c: the tables of the AVX2 product kernels, with AVX-VNNI and without, and strips of float32 times tokens: tiles of
+ * 4 rows and up to 3 tokens, sums in 8 lanes. Judged by tests/numerics/test_product.c. */
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -79,6 +79,11 @@ const mica_product_kernels mica_product_kernels_avx2 = {.prepare = mica_prepare_
                                                         .few = mica_product_few_avx2,
                                                         .few_tokens = few_tokens,
                                                         .multiply_f32 = multiply_f32};
+
+const mica_product_kernels mica_product_kernels_avxvnni = {.prepare = mica_prepare_avx2,
+                                                           .few = mica_product_few_avxvnni,
+                                                           .few_tokens = few_tokens,
+                                                           .multiply_f32 = multiply_f32};
 #else
 typedef int mica_product_avx2_empty; /* a translation unit may not be empty */
 #endif

@@ -7,5 +7,7 @@
 /* product_few_avx2.c */
 mica_product_few *mica_product_few_avx2(const mica_matrix *matrix, mica_precision precision);
 void mica_prepare_avx2(mica_operand *x, uint64_t row);
+/* product_few_avxvnni.c: only where the processor has AVX-VNNI */
+mica_product_few *mica_product_few_avxvnni(const mica_matrix *matrix, mica_precision precision);
 
 #endif

@@ -42,7 +42,7 @@ INLINE void store_bf16_128(void *to, const columns256 *w, const int g, const int
     }
 }
 
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                                \
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads)                                                     \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride) { \
         grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, group_columns, minima, code_bytes, scale_bytes, factor,          \
                       store_bf16_128);                                                                                                               \
@@ -88,7 +88,7 @@ PLAIN_LIST(X)
 
 mica_strip_bf16 *mica_product_strip_bf16_avx512(const mica_matrix *matrix) {
     static mica_strip_bf16 *const grouped_strips[GROUPED_COUNT] = {
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads) name,
         GROUPED_LIST(X)
 #undef X
     };

@@ -1,157 +1,14 @@
-/* numerics/product_few_avx2.c: rows of few tokens from the bytes as they are, one row after the other (a linear stream, fetched 4 KiB ahead),
- * each decoded once for up to four tokens. Two families:
+/* numerics/product_few_avx2.c: rows of few tokens from the bytes as they are, in linear streams that are fetched 4 KiB ahead, each decoded
+ * once for up to four tokens. Two families:
  *   plain and fp8   to float32, 32 columns at a time; float32 activations: the same for both precisions
- *   grouped         codes widened to 16 bits times activations of 16, exact in int32; a factor for each four columns, and the activations' own
- *                   for 256. FAST only. The widening parts even from odd columns, and so are the activations.
+ *   grouped         product_grouped_256.h. FAST only.
  * A token's sums are taken in the same order whatever the other tokens are. Judged by tests/numerics/test_product.c. */
 #if defined(__x86_64__)
 #include <math.h>
 
 #include "numerics/product_avx2.h"
-#include "numerics/product_unpack_avx2.h"
-#include "numerics/product_encodings.h" /* behind the list */
-
-enum { TOGETHER = 4 /* tokens */, AHEAD = 4096 };
-
-INLINE void fetch(const uint8_t *p, uint64_t bytes_ahead) {
-    for (uint64_t i = 0; i < bytes_ahead; i += 64)
-        _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T1);
-}
-
-INLINE float sum_of(__m256 v) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
-/* ---- grouped */
-
-typedef struct token_row {
-    const int16_t *words;
-    const float *sums, *wide_sums, *steps;
-} token_row;
-
-INLINE __m256i product_of(columns32 c, const token_row *x, uint64_t column) {
-    const __m256i *words = (const __m256i *)(const void *)(x->words + column);
-    return _mm256_add_epi32(_mm256_madd_epi16(c.even, _mm256_load_si256(words)), _mm256_madd_epi16(c.odd, _mm256_load_si256(words + 1)));
-}
-
-/* What 32 columns add to each token's part. */
-INLINE void add_columns(const uint8_t *codes, const head256 *head, const int group, const token_row *x, uint64_t chunk, const int tokens,
-                        read_codes *read, const groups_of form, __m256 parts[TOGETHER][2]) {
-    columns32 c = read(codes, group);
-    __m256 factor;
-    if (form == OF_16) {
-        factor = _mm256_castpd_ps(_mm256_broadcast_sd((const double *)(const void *)(head->factors + 2 * group)));
-        factor = _mm256_permutevar_ps(factor, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
-    } else {
-        factor = _mm256_broadcast_ss(head->factors + group);
-    }
-    for (int t = 0; t < tokens; t++)
-        parts[t][group % 2] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(product_of(c, x + t, chunk * 256 + 32 * (uint64_t)group)), factor,
-                                              parts[t][group % 2]);
-}
-
-/* What is subtracted from a chunk's columns, as far as it is known before them. */
-INLINE void begin_parts(const head256 *head, const token_row *x, uint64_t chunk, const int tokens, const groups_of form, __m256 parts[TOGETHER][2]) {
-    for (int t = 0; t < tokens; t++) {
-        parts[t][0] = form == OF_16            ? _mm256_mul_ps(head->least[0], _mm256_load_ps(x[t].wide_sums + chunk * 16))
-                      : form == OF_32_CENTRED ? _mm256_setzero_ps()
-                                              : _mm256_mul_ps(head->least[0], _mm256_load_ps(x[t].sums + chunk * 8));
-        parts[t][1] = form == OF_16 ? _mm256_mul_ps(head->least[1], _mm256_load_ps(x[t].wide_sums + chunk * 16 + 8)) : _mm256_setzero_ps();
-    }
-}
-
-#define EACH_OF_EIGHT(DO) DO(0); DO(1); DO(2); DO(3); DO(4); DO(5); DO(6); DO(7) /* each a constant */
-
-INLINE void add_chunk(const uint8_t *codes, const uint8_t *scales, const int groups, const token_row *x, uint64_t chunk, const int tokens,
-                      read_codes *read, read_head *head_of, const groups_of form, __m256 totals[TOGETHER]) {
-    head256 head;
-    __m256 parts[TOGETHER][2];
-    head_of(codes, scales, groups, &head);
-    begin_parts(&head, x, chunk, tokens, form, parts);
-    if (groups == 8) {
-#define ADD(group) add_columns(codes, &head, group, x, chunk, tokens, read, form, parts)
-        EACH_OF_EIGHT(ADD);
-#undef ADD
-    } else {
-        for (int g = 0; g < groups; g++)
-            add_columns(codes, &head, g, x, chunk, tokens, read, form, parts);
-    }
-    for (int t = 0; t < tokens; t++)
-        totals[t] = _mm256_fmadd_ps(_mm256_add_ps(parts[t][0], parts[t][1]), _mm256_broadcast_ss(x[t].steps + chunk), totals[t]);
-}
-
-typedef struct row_form { /* of a weight's rows */
-    uint64_t columns, codes, scales; /* bytes */
-} row_form;
-
-/* One row, TOKENS tokens from `token` on. */
-INLINE void grouped_row(const uint8_t *codes, const uint8_t *scales, const row_form *row_of, const mica_operand *x, uint64_t token, const int tokens,
-                        float *out, uint64_t stride, read_codes *read, read_head *head_of, const groups_of form,
-                        const uint64_t code_bytes, const uint64_t scale_bytes, const float power) {
-    token_row rows[TOGETHER];
-    __m256 totals[TOGETHER];
-    uint64_t whole = row_of->columns / 256, rest = row_of->columns % 256, chunks = x->padded / 256;
-    for (int t = 0; t < tokens; t++) {
-        uint64_t row = mica_operand_row(x, token + (uint64_t)t);
-        rows[t] = (token_row){x->words + row * x->padded, x->block_sums + row * x->padded / 32, x->wide_sums + row * x->padded / 16, x->scales + row * chunks};
-        totals[t] = _mm256_setzero_ps();
-    }
-    for (uint64_t chunk = 0; chunk < whole; chunk++, codes += code_bytes, scales += scale_bytes) {
-        fetch(codes, code_bytes);
-        add_chunk(codes, scales, 8, rows, chunk, tokens, read, head_of, form, totals);
-    }
-    if (rest) {
-        uint8_t tail[128 + 32];
-        if (scale_bytes) { /* zeros beyond its end, where the activations are zero too */
-            memset(tail, 0, sizeof tail);
-            memcpy(tail, codes, row_of->codes - whole * code_bytes);
-            memcpy(tail + 128, scales, row_of->scales - whole * scale_bytes);
-            codes = tail;
-            scales = tail + 128;
-        }
-        int groups = (int)((rest + 31) / 32);
-        __asm__("" : "+r"(groups)); /* not known: this is the loop, once */
-        add_chunk(codes, scales, groups, rows, whole, tokens, read, head_of, form, totals);
-    }
-    for (int t = 0; t < tokens; t++)
-        out[(uint64_t)t * stride] = sum_of(totals[t]) * power;
-}
-
-INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
-                         read_codes *read, read_head *head_of, const groups_of form, const uint64_t code_bytes,
-                         const uint64_t scale_bytes, const float power) {
-    row_form row_of = {matrix->columns, mica_matrix_row_bytes(matrix), (matrix->columns + 31) / 32 * (scale_bytes / 8)};
-    for (uint64_t r = 0; r < count; r++) {
-        const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * row_of.codes;
-        const uint8_t *scales = scale_bytes ? (const uint8_t *)matrix->scales + (row + r) * row_of.scales : codes;
-#define TOKENS(tokens)                                                                                                                      \
-    grouped_row(codes, scales, &row_of, x, t, tokens, out + t * stride + r, stride, read, head_of, form, code_bytes, scale_bytes, \
-                power), t += tokens
-        uint64_t t = 0;
-        while (t + TOGETHER <= x->tokens)
-            TOKENS(TOGETHER);
-        if (t + 2 <= x->tokens)
-            TOKENS(2);
-        if (t < x->tokens)
-            TOKENS(1);
-#undef TOKENS
-    }
-}
-
-#define X(name, codes, head, form, code_bytes, scale_bytes, power)                                                            \
-    static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride) {     \
-        grouped_rows(matrix, row, count, x, out, stride, codes, head, form, code_bytes, scale_bytes, power);                  \
-    }
-GROUPED_LIST(X)
-#undef X
-
-static mica_product_few *const grouped_few[GROUPED_COUNT] = {
-#define X(name, codes, head, form, code_bytes, scale_bytes, power) name,
-    GROUPED_LIST(X)
-#undef X
-};
+#include "numerics/product_grouped_256.h"
+#include "numerics/product_quads.h"
 
 /* ---- plain and fp8: 32 elements to float32, exactly but for a power of two; `seen` gathers what tells a NaN that the conversion does not make */
 
@@ -262,15 +119,8 @@ INLINE void plain_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, 
         const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * columns * bytes_each, *scales = NULL;
         if (scale != scale_none)
             scales = (const uint8_t *)matrix->scales + (row + r) / matrix->block_rows * scales_in_row;
-#define TOKENS(tokens)                                                                                                             \
-    plain_row(codes, scales, columns, block_columns, x, t, tokens, out + t * stride + r, stride, load, bytes_each, scale, power), t += tokens
-        uint64_t t = 0;
-        while (t + TOGETHER <= x->tokens)
-            TOKENS(TOGETHER);
-        if (t + 2 <= x->tokens)
-            TOKENS(2);
-        if (t < x->tokens)
-            TOKENS(1);
+#define TOKENS(t, tokens) plain_row(codes, scales, columns, block_columns, x, t, tokens, out + t * stride + r, stride, load, bytes_each, scale, power)
+        FEW_AT_A_TIME(x->tokens, TOKENS);
 #undef TOKENS
     }
 }
@@ -306,8 +156,8 @@ static mica_product_few *plain_of(const mica_matrix *matrix) {
 /* ---- the choice */
 
 mica_product_few *mica_product_few_avx2(const mica_matrix *matrix, mica_precision precision) {
-    int group = precision == MICA_PRECISION_FAST ? grouped_of(matrix) : -1;
-    return group >= 0 ? grouped_few[group] : plain_of(matrix);
+    mica_product_few *grouped = precision == MICA_PRECISION_FAST ? grouped_few_of(matrix) : NULL;
+    return grouped ? grouped : plain_of(matrix);
 }
 
 /* ---- preparation */
@@ -322,8 +172,29 @@ INLINE __m256i every_other(const __m256i q[4], const int odd) {
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi32(first, second), order);
 }
 
+/* Thirty-two bytes in their order. */
+INLINE void store_bytes(const __m256i q[4], int8_t *to) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permutevar8x32_epi32(all, order));
+}
+
+/* Integers of 16 bits in their two digits. */
+INLINE void store_digits(const __m256i q[4], int8_t *upper, int8_t *lower) {
+    __m256i first[4], second[4];
+    for (int i = 0; i < 4; i++) {
+        first[i] = _mm256_srai_epi32(_mm256_add_epi32(q[i], _mm256_set1_epi32(128)), 8);
+        second[i] = _mm256_sub_epi32(q[i], _mm256_slli_epi32(first[i], 8));
+    }
+    store_bytes(first, upper);
+    store_bytes(second, lower);
+}
+
 /* 256 values: their step is the largest magnitude / 32512, as for AVX-512; what is not finite makes the step NaN. */
-static void prepare_chunk(const float *values, uint64_t count, int16_t *words, float *block_sums, float *wide_sums, float *scale) {
+static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, uint64_t at) {
+    int16_t *words = x->words + at;
+    float *block_sums = x->block_sums + at / 32, *wide_sums = x->wide_sums + at / 16, *scale = x->scales + at / 256;
+    int8_t upper[256], lower[256];
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones = _mm256_set1_epi16(1);
     float padded[256], magnitude;
     uint32_t bits = 0, all[8];
@@ -347,6 +218,7 @@ static void prepare_chunk(const float *values, uint64_t count, int16_t *words, f
         __m256i q[4];
         for (int i = 0; i < 4; i++)
             q[i] = finite ? _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + 32 * g + 8 * i), inverse)) : _mm256_setzero_si256();
+        store_digits(q, upper + 32 * g, lower + 32 * g);
         __m256i even = every_other(q, 0), odd = every_other(q, 1);
         _mm256_store_si256((__m256i *)(void *)words, even);
         _mm256_store_si256((__m256i *)(void *)(words + 16), odd);
@@ -359,14 +231,16 @@ static void prepare_chunk(const float *values, uint64_t count, int16_t *words, f
             _mm_store_ps(block_sums + g / 4 * 4, _mm_mul_ps(_mm_cvtepi32_ps(both), _mm_set1_ps(-128)));
         }
     }
+    store_quads(upper, x->quads + 2 * at);
+    store_quads(lower, x->quads + 2 * at + 64);
+    for (int group = 0; group < 16; group++)
+        x->quad_sums[at / 16 + (uint64_t)quad_of(group)] = wide_sums[group];
 }
 
 void mica_prepare_avx2(mica_operand *x, uint64_t row) {
     const float *values = x->values + row * x->stride;
-    uint64_t first = row * x->padded;
     for (uint64_t c = 0; c < x->padded; c += 256)
-        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x->words + first + c, x->block_sums + (first + c) / 32, x->wide_sums + (first + c) / 16,
-                      x->scales + (first + c) / 256);
+        prepare_chunk(values + c, x->columns - c < 256 ? x->columns - c : 256, x, row * x->padded + c);
 }
 #else
 typedef int mica_product_few_avx2_empty; /* a translation unit may not be empty */

@@ -15,9 +15,9 @@ enum { TOGETHER = 4, ROWS_TOGETHER = 2, STREAM_ROWS = 256 }; /* tokens; rows of 
 
 /* One token's digits and sums, from a chunk on. */
 typedef struct few_token {
-    const int8_t *digits;
+    const int8_t *digits, *quads;
     const int32_t *sums, *pair_sums;
-    const float *wide_sums, *wide_pair_sums, *steps;
+    const float *wide_sums, *wide_pair_sums, *quad_sums, *steps;
 } few_token;
 
 /* codes times the two digits of vectors [first, first + vectors), as exact integers; codes of a middle of 128 less that */
@@ -46,6 +46,20 @@ INLINE __m512 add_columns(const columns256 *w, const int halves, const few_token
     return _mm512_fmadd_ps(part, _mm512_set1_ps(x->steps[chunk]), total);
 }
 
+/* The same of a chunk in the order of quads. */
+INLINE __m512 add_quads(const quads256 *w, const few_token *x, uint64_t chunk, __m512 total) {
+    const int8_t *digits = x->quads + chunk * 512;
+    __m512i first = _mm512_setzero_si512(), second = _mm512_setzero_si512(); /* apart: half as long to wait for */
+    for (int r = 0; r < 4; r++) {
+        first = _mm512_dpbusd_epi32(first, w->codes[r], _mm512_loadu_si512(digits + r * 128));
+        second = _mm512_dpbusd_epi32(second, w->codes[r], _mm512_loadu_si512(digits + r * 128 + 64));
+    }
+    __m512i product = _mm512_add_epi32(_mm512_slli_epi32(first, 8), second);
+    __m512 part = _mm512_mul_ps(w->least, _mm512_loadu_ps(x->quad_sums + chunk * 16));
+    part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), w->factors, part);
+    return _mm512_fmadd_ps(part, _mm512_set1_ps(x->steps[chunk]), total);
+}
+
 /* Of a grouped weight: where a row's bytes are, and how much of its last 256 columns there is (0: all). */
 typedef struct grouped_shape {
     uint64_t row_bytes, row_scales, last_codes, last_scales;
@@ -53,8 +67,15 @@ typedef struct grouped_shape {
 
 /* 128 * `halves` columns of a row, for each token. */
 INLINE void add_chunk(const uint8_t *codes, const uint8_t *scales, const int halves, const few_token of[], const int tokens, uint64_t chunk, unpack256 *unpack,
-                      const int group_columns, const int minima, __m512 totals[]) {
+                      const int group_columns, const int minima, unpack_quads *quads, __m512 totals[]) {
     columns256 w;
+    quads256 q;
+    if (quads) {
+        quads(codes, &q);
+        for (int t = 0; t < tokens; t++)
+            totals[t] = add_quads(&q, &of[t], chunk, totals[t]);
+        return;
+    }
     unpack(codes, scales, &w, halves);
     for (int t = 0; t < tokens; t++)
         totals[t] = add_columns(&w, halves, &of[t], chunk, group_columns, minima, totals[t]);
@@ -63,15 +84,16 @@ INLINE void add_chunk(const uint8_t *codes, const uint8_t *scales, const int hal
 /* ROWS rows, `step` apart, of TOKENS tokens from `token` on. */
 INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, uint64_t row, uint64_t step, const int rows, const mica_operand *x,
                          uint64_t token, const int tokens, float *out, uint64_t stride, unpack256 *unpack, const int group_columns, const int minima,
-                         const uint64_t code_bytes, const uint64_t scale_bytes, const float factor) {
+                         const uint64_t code_bytes, const uint64_t scale_bytes, const float factor, unpack_quads *quads) {
     const uint8_t *codes[ROWS_TOGETHER], *scales[ROWS_TOGETHER];
     few_token of[TOGETHER];
     __m512 totals[ROWS_TOGETHER][TOGETHER];
     const uint64_t chunks = x->padded / 256, whole = shape->last_codes ? chunks - 1 : chunks;
     for (int t = 0; t < tokens; t++) {
         uint64_t at = mica_operand_row(x, token + (uint64_t)t);
-        of[t] = (few_token){x->digits + at * 2 * x->padded,    x->sums + at * x->padded / 4,        x->pair_sums + at * x->padded / 8,
-                            x->wide_sums + at * x->padded / 16, x->wide_pair_sums + at * x->padded / 16, x->scales + at * chunks};
+        of[t] = (few_token){x->digits + at * 2 * x->padded,    x->quads + at * 2 * x->padded,      x->sums + at * x->padded / 4,
+                            x->pair_sums + at * x->padded / 8, x->wide_sums + at * x->padded / 16, x->wide_pair_sums + at * x->padded / 16,
+                            x->quad_sums + at * x->padded / 16, x->scales + at * chunks};
     }
     for (int r = 0; r < rows; r++) {
         codes[r] = (const uint8_t *)matrix->codes + (row + (uint64_t)r * step) * shape->row_bytes;
@@ -82,17 +104,17 @@ INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, 
     for (uint64_t chunk = 0; chunk < whole; chunk++)
         for (int r = 0; r < rows; r++, codes[r - 1] += code_bytes, scales[r - 1] += scale_bytes) {
             fetch(codes[r], code_bytes);
-            add_chunk(codes[r], scales[r], 2, of, tokens, chunk, unpack, group_columns, minima, totals[r]);
+            add_chunk(codes[r], scales[r], 2, of, tokens, chunk, unpack, group_columns, minima, quads, totals[r]);
         }
     for (int r = 0; whole < chunks && r < rows; r++) {
         uint8_t tail[272 + 32] = {0};
         if (scale_bytes == 0 && shape->last_codes * 2 == code_bytes) { /* 128 columns, as an absorbed key has, are taken apart where they are */
-            add_chunk(codes[r], scales[r], 1, of, tokens, whole, unpack, group_columns, minima, totals[r]);
+            add_chunk(codes[r], scales[r], 1, of, tokens, whole, unpack, group_columns, minima, quads, totals[r]);
             continue;
         }
         memcpy(tail, codes[r], shape->last_codes); /* zeros beyond its end, where the activations are zero too */
         memcpy(tail + 272, scales[r], shape->last_scales);
-        add_chunk(tail, tail + 272, 2, of, tokens, whole, unpack, group_columns, minima, totals[r]);
+        add_chunk(tail, tail + 272, 2, of, tokens, whole, unpack, group_columns, minima, quads, totals[r]);
     }
     for (int r = 0; r < rows; r++)
         for (int t = 0; t < tokens; t++)
@@ -103,37 +125,32 @@ INLINE void grouped_tile(const mica_matrix *matrix, const grouped_shape *shape, 
  * stream. (Rows side by side would be streams that leap, which the processor does not fetch ahead; a short piece is better one stream.) */
 INLINE void grouped_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
                          unpack256 *unpack, const int group_columns, const int minima, const uint64_t code_bytes, const uint64_t scale_bytes,
-                         const float factor) {
+                         const float factor, unpack_quads *quads) {
     const uint64_t whole = matrix->columns / 256, half = count / 2;
     grouped_shape shape = {.row_bytes = mica_matrix_row_bytes(matrix), .row_scales = scale_bytes ? (matrix->columns + 31) / 32 * (scale_bytes / 8) : 0};
     shape.last_codes = shape.row_bytes - whole * code_bytes;
     shape.last_scales = shape.row_scales - whole * scale_bytes;
     uint64_t r = 0;
     for (; x->tokens == 1 && count >= STREAM_ROWS && r < half; r++)
-        grouped_tile(matrix, &shape, row + r, half, 2, x, 0, 1, out + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
+        grouped_tile(matrix, &shape, row + r, half, 2, x, 0, 1, out + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads);
     for (r *= 2; r < count; r++) {
-        uint64_t t = 0;
-        for (; t + TOGETHER <= x->tokens; t += TOGETHER)
-            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, TOGETHER, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes,
-                         scale_bytes, factor);
-        if (t + 2 <= x->tokens) {
-            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, 2, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
-            t += 2;
-        }
-        if (t < x->tokens)
-            grouped_tile(matrix, &shape, row + r, 0, 1, x, t, 1, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);
+#define TOKENS(t, tokens)                                                                                                                          \
+    grouped_tile(matrix, &shape, row + r, 0, 1, x, t, tokens, out + t * stride + r, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor, \
+                 quads)
+        FEW_AT_A_TIME(x->tokens, TOKENS);
+#undef TOKENS
     }
 }
 
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                       \
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads)                                                     \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride) {     \
-        grouped_rows(matrix, row, count, x, out, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor);                             \
+        grouped_rows(matrix, row, count, x, out, stride, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads);                                \
     }
 GROUPED_LIST(X)
 #undef X
 
 static mica_product_few *const grouped_few[GROUPED_COUNT] = {
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads) name,
     GROUPED_LIST(X)
 #undef X
 };
@@ -188,15 +205,9 @@ INLINE void plain_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, 
         const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * columns * bytes_each, *scales = NULL;
         if (scale != scale_none)
             scales = (const uint8_t *)matrix->scales + (row + r) / matrix->block_rows * scales_in_row;
-        uint64_t t = 0;
-        for (; t + TOGETHER <= x->tokens; t += TOGETHER)
-            plain_row(codes, scales, columns, block_columns, x, t, TOGETHER, out + t * stride + r, stride, load, bytes_each, scale);
-        if (t + 2 <= x->tokens) {
-            plain_row(codes, scales, columns, block_columns, x, t, 2, out + t * stride + r, stride, load, bytes_each, scale);
-            t += 2;
-        }
-        if (t < x->tokens)
-            plain_row(codes, scales, columns, block_columns, x, t, 1, out + t * stride + r, stride, load, bytes_each, scale);
+#define TOKENS(t, tokens) plain_row(codes, scales, columns, block_columns, x, t, tokens, out + t * stride + r, stride, load, bytes_each, scale)
+        FEW_AT_A_TIME(x->tokens, TOKENS);
+#undef TOKENS
     }
 }
 

@@ -40,9 +40,23 @@ typedef struct mica_product_kernels {
 
 extern const mica_product_kernels mica_product_kernels_portable;
 #if defined(__x86_64__)
-extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16,
+extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avxvnni, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16,
     mica_product_kernels_amx;
 #endif
+
+/* DO(t, count) for tokens t and on, with a count of four, two or one that is a constant, until all of `tokens` are done. */
+#define FEW_AT_A_TIME(tokens, DO)        \
+    do {                                 \
+        uint64_t first_ = 0;             \
+        for (; first_ + 4 <= (tokens); first_ += 4) \
+            DO(first_, 4);               \
+        if (first_ + 2 <= (tokens)) {    \
+            DO(first_, 2);               \
+            first_ += 2;                 \
+        }                                \
+        if (first_ < (tokens))           \
+            DO(first_, 1);               \
+    } while (0)
 
 static inline uint64_t mica_operand_row(const mica_operand *x, uint64_t token) {
     return x->selection ? x->selection[token] : token;

@@ -6,6 +6,7 @@
 #include "numerics/elementwise.h"
 #include "numerics/product_avx512.h"
 #include "numerics/product_load_avx512.h"
+#include "numerics/product_quads.h"
 #include "numerics/product_tile_avx512.h"
 
 int mica_grouped_avx512(const mica_matrix *matrix) {
@@ -61,7 +62,7 @@ INLINE void store_f32(void *to, const columns256 *w, const int g, const int grou
     }
 }
 
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor)                                                                             \
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads)                                                     \
     static void name(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) { \
         grouped_strip(matrix, row, count, column, width, strip, stride, sizeof *strip, unpack, group_columns, minima, code_bytes, scale_bytes, factor,       \
                       store_f32);                                                                                                             \
@@ -71,7 +72,7 @@ GROUPED_LIST(X)
 
 mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix) {
     static mica_strip_f32 *const strips[GROUPED_COUNT] = {
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads) name,
         GROUPED_LIST(X)
 #undef X
     };
@@ -141,9 +142,10 @@ void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_
  * unpacked codes (product_unpack_avx512.h): vector 2 g + h has columns 128 g + 32 b + 16 h ... in quarter b. */
 static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, uint64_t first) {
     float padded[256];
-    int8_t *digits = x->digits + 2 * first;
+    int8_t *digits = x->digits + 2 * first, upper[256], lower[256];
     int32_t *sums = x->sums + first / 4, *pair_sums = x->pair_sums + first / 8;
     float *wide_sums = x->wide_sums + first / 16, *wide_pair_sums = x->wide_pair_sums + first / 16;
+    float *quad_sums = x->quad_sums + first / 16;
     if (count < 256) {
         memset(padded, 0, sizeof padded);
         memcpy(padded, values, count * sizeof *values);
@@ -162,10 +164,16 @@ static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, 
         int8_t *to = digits + (i / 8 * 2 + i % 2) * 128 + i % 8 / 2 * 16;
         __m512 scaled = finite ? _mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), inverse) : _mm512_setzero_ps();
         __m512i q = _mm512_cvtps_epi32(scaled), upper_digit = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-        _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(upper_digit));
-        _mm_storeu_si128((__m128i *)(void *)(to + 64), _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(upper_digit, 8))));
+        __m128i first_digit = _mm512_cvtepi32_epi8(upper_digit), second_digit = _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(upper_digit, 8)));
+        _mm_storeu_si128((__m128i *)(void *)to, first_digit);
+        _mm_storeu_si128((__m128i *)(void *)(to + 64), second_digit);
+        _mm_storeu_si128((__m128i *)(void *)(upper + 16 * i), first_digit);
+        _mm_storeu_si128((__m128i *)(void *)(lower + 16 * i), second_digit);
         wide_sums[i] = (float)(-128 * _mm512_reduce_add_epi32(q)); /* at most 16 * 32512 * 128 */
+        quad_sums[quad_of(i)] = wide_sums[i];
     }
+    store_quads(upper, x->quads + 2 * first);
+    store_quads(lower, x->quads + 2 * first + 64);
     __m512i sum[4];
     for (int v = 0; v < 4; v++) {
         __m512i high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes(1), _mm512_loadu_si512(digits + 128 * v));

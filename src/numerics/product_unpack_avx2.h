@@ -29,7 +29,28 @@ typedef struct columns32 {
 typedef void read_head(const uint8_t *codes, const uint8_t *scales, const int groups, head256 *to);
 typedef columns32 read_codes(const uint8_t *codes, const int group);
 
+/* 128 columns in the order of quads: w = code * factor - 128 * least. Half `g` of a block. */
+typedef struct quads128 {
+    __m256i codes[4];
+    __m256 factors, least;
+} quads128;
+
+typedef void read_quads(const uint8_t *codes, const int g, quads128 *to);
+
 /* ---- parts */
+
+enum { TOGETHER = 4 /* tokens */, AHEAD = 4096 };
+
+INLINE void fetch(const uint8_t *p, uint64_t bytes_ahead) {
+    for (uint64_t i = 0; i < bytes_ahead; i += 64)
+        _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T1);
+}
+
+INLINE float sum_of(__m256 v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
 
 INLINE __m128i load16(const uint8_t *p) {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
@@ -273,33 +294,51 @@ INLINE columns32 codes_q6_k(const uint8_t *p, const int group) {
     return of_bytes(_mm256_or_si256(low, bits_of(load32(p + 128 + 32 * half), 2 * quarter, 2, 4)));
 }
 
-INLINE void head_q3_k(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
-    (void)scales;
-    (void)groups;
+/* Each four bytes' first field, and so on, of the four sources' r-th words: two of each. */
+INLINE void quads_of(__m256i first, __m256i last, const int a, const int b, __m256i codes[4]) {
+    const __m256i fields = _mm256_set1_epi64x((int64_t)b * 0x0101010100000000 + a * 0x01010101);
+    __m256 x = _mm256_castsi256_ps(first), y = _mm256_castsi256_ps(last);
+    codes[0] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x00)), fields);
+    codes[1] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x55)), fields);
+    codes[2] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xaa)), fields);
+    codes[3] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xff)), fields);
+}
+
+/* Half g's bytes of sixteen, in the order of quads. */
+INLINE __m128i of_half(__m128i sixteen, const int g) {
+    return _mm_shuffle_epi8(sixteen, g ? _mm_setr_epi8(8, 10, 12, 14, 9, 11, 13, 15, -1, -1, -1, -1, -1, -1, -1, -1)
+                                       : _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1));
+}
+
+/* Codes of three bits from 0 to 7; those of odd fields times 8. */
+INLINE void quads_q3_k(const uint8_t *p, const int g, quads128 *to) {
+    const __m256i spread = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)); /* two bits, two 3 up */
+    const __m256i first_high = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36));
+    const __m256i last_high = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 32, 32, 32, 32, 36, 36, 36, 36));
+    __m256i bits = load32(p + 32 + 32 * g), high = bits_of(load32(p), 4 * g, 4, 0);
+    __m256i first = _mm256_shuffle_epi8(spread, bits_of(bits, 0, 4, 0)), last = _mm256_shuffle_epi8(spread, bits_of(bits, 4, 4, 0));
+    quads_of(_mm256_or_si256(first, _mm256_shuffle_epi8(first_high, high)), _mm256_or_si256(last, _mm256_shuffle_epi8(last_high, high)), 0x07, 0x38, to->codes);
     __m128i packed = load16(p + 94); /* two bytes before the twelve, and two behind: the block's F16 */
     __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    __m128i high = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    __m128i upper = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
     low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 4, 4)), _mm_set1_epi8(0x0f));
-    high = _mm_slli_epi32(_mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(0x03)), 4);
-    head_of_16(_mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32)), half_at(p + 108), 4, to);
+    upper = _mm_slli_epi32(_mm_and_si128(_mm_srlv_epi32(upper, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(0x03)), 4);
+    __m128i scales = of_half(_mm_sub_epi8(_mm_or_si128(low, upper), _mm_set1_epi8(32)), g);
+    __m256 each = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scales)), _mm256_set1_ps(half_at(p + 108)));
+    to->factors = _mm256_mul_ps(each, _mm256_setr_ps(1, 0.125f, 1, 0.125f, 1, 0.125f, 1, 0.125f));
+    to->least = _mm256_mul_ps(each, _mm256_set1_ps(4.0f / 128));
 }
 
-INLINE columns32 codes_q3_k(const uint8_t *p, const int group) {
-    return of_bytes(_mm256_or_si256(bits_of(load32(p + 32 + 32 * (group / 4)), 2 * (group % 4), 2, 0), bits_of(load32(p), group, 1, 2)));
-}
-
-INLINE void head_q2_k(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
-    (void)scales;
-    (void)groups;
-    __m128i both = load16(p), mask = _mm_set1_epi8(0x0f), minima = _mm_and_si128(_mm_srli_epi16(both, 4), mask);
-    float least = half_at(p + 82) * 0x1p-7f;
-    head_of_16(_mm_and_si128(both, mask), half_at(p + 80), 0, to);
-    to->least[0] = first_floats(minima, least);
-    to->least[1] = last_floats(minima, least);
-}
-
-INLINE columns32 codes_q2_k(const uint8_t *p, const int group) {
-    return of_bytes(bits_of(load32(p + 16 + 32 * (group / 4)), 2 * (group % 4), 2, 0));
+/* Codes of two bits; those of odd fields times 4. */
+INLINE void quads_q2_k(const uint8_t *p, const int g, quads128 *to) {
+    __m256i bits = load32(p + 16 + 32 * g), both = _mm256_cvtepu8_epi32(of_half(load16(p), g));
+    int32_t halves;
+    memcpy(&halves, p + 80, sizeof halves);
+    __m128 d_and_m = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(halves)), _mm_setr_ps(1, 0x1p-7f, 0, 0));
+    __m256 powers = _mm256_mul_ps(_mm256_broadcastss_ps(d_and_m), _mm256_setr_ps(1, 0.25f, 1, 0.25f, 1, 0.25f, 1, 0.25f));
+    quads_of(bits, _mm256_srli_epi16(bits, 4), 0x03, 0x0c, to->codes);
+    to->factors = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15))), powers);
+    to->least = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4)), _mm256_broadcastss_ps(_mm_movehdup_ps(d_and_m)));
 }
 
 INLINE void head_iq4_xs(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
@@ -319,28 +358,28 @@ INLINE columns32 codes_iq4_xs(const uint8_t *p, const int group) {
     return of_bytes(lookup16(nibbles32(p + 8 + 16 * group), IQ4_CODES));
 }
 
-/* name, codes, head, what the groups are, bytes of codes and of scales of 256 columns, power of two */
-#define GROUPED_LIST(X)                                                                      \
-    X(mxfp4_planes, codes_mxfp4_planes, head_mxfp4_planes, OF_32, 128, 8, 0.5f)              \
-    X(int4_bf16, codes_int4, head_int4_bf16, OF_32, 128, 16, 1.0f)                           \
-    X(int4_f16, codes_int4, head_int4_f16, OF_32, 128, 16, 1.0f)                             \
-    X(int4_f32, codes_int4, head_int4_f32, OF_32, 128, 32, 1.0f)                             \
-    X(q8_0, codes_q8_0, head_q8_0, OF_32_CENTRED, 272, 0, 1.0f)                              \
-    X(q4_0, codes_q4_0, head_q4_0, OF_32, 144, 0, 1.0f)                                      \
-    X(q4_1, codes_q4_1, head_q4_1, OF_32, 160, 0, 1.0f)                                      \
-    X(q5_0, codes_q5_0, head_q5_0, OF_32, 176, 0, 1.0f)                                      \
-    X(q5_1, codes_q5_1, head_q5_1, OF_32, 192, 0, 1.0f)                                      \
-    X(iq4_nl, codes_iq4_nl, head_iq4_nl, OF_32, 144, 0, 1.0f)                                \
-    X(mxfp4_blocks, codes_mxfp4_blocks, head_mxfp4_blocks, OF_32, 136, 0, 0.5f)              \
-    X(q2_k, codes_q2_k, head_q2_k, OF_16, 84, 0, 1.0f)                                       \
-    X(q3_k, codes_q3_k, head_q3_k, OF_16, 110, 0, 1.0f)                                      \
-    X(q4_k, codes_q4_k, head_q4_k, OF_32, 144, 0, 1.0f)                             \
-    X(q5_k, codes_q5_k, head_q4_k, OF_32, 176, 0, 1.0f)                             \
-    X(q6_k, codes_q6_k, head_q6_k, OF_16, 210, 0, 1.0f)                                      \
-    X(iq4_xs, codes_iq4_xs, head_iq4_xs, OF_32, 136, 0, 1.0f)
+/* name, codes, head, what the groups are; or quads, and their largest code; bytes of codes and of scales of 256 columns, power of two */
+#define GROUPED_LIST(X) \
+    X(mxfp4_planes, codes_mxfp4_planes, head_mxfp4_planes, OF_32, NULL, 0, 128, 8, 0.5f)     \
+    X(int4_bf16, codes_int4, head_int4_bf16, OF_32, NULL, 0, 128, 16, 1)                     \
+    X(int4_f16, codes_int4, head_int4_f16, OF_32, NULL, 0, 128, 16, 1)                       \
+    X(int4_f32, codes_int4, head_int4_f32, OF_32, NULL, 0, 128, 32, 1)                       \
+    X(q8_0, codes_q8_0, head_q8_0, OF_32_CENTRED, NULL, 0, 272, 0, 1)                        \
+    X(q4_0, codes_q4_0, head_q4_0, OF_32, NULL, 0, 144, 0, 1)                                \
+    X(q4_1, codes_q4_1, head_q4_1, OF_32, NULL, 0, 160, 0, 1)                                \
+    X(q5_0, codes_q5_0, head_q5_0, OF_32, NULL, 0, 176, 0, 1)                                \
+    X(q5_1, codes_q5_1, head_q5_1, OF_32, NULL, 0, 192, 0, 1)                                \
+    X(iq4_nl, codes_iq4_nl, head_iq4_nl, OF_32, NULL, 0, 144, 0, 1)                          \
+    X(mxfp4_blocks, codes_mxfp4_blocks, head_mxfp4_blocks, OF_32, NULL, 0, 136, 0, 0.5f)     \
+    X(q2_k, NULL, NULL, OF_16, quads_q2_k, 12, 84, 0, 1)                                     \
+    X(q3_k, NULL, NULL, OF_16, quads_q3_k, 56, 110, 0, 1)                                    \
+    X(q4_k, codes_q4_k, head_q4_k, OF_32, NULL, 0, 144, 0, 1)                                \
+    X(q5_k, codes_q5_k, head_q4_k, OF_32, NULL, 0, 176, 0, 1)                                \
+    X(q6_k, codes_q6_k, head_q6_k, OF_16, NULL, 0, 210, 0, 1)                                \
+    X(iq4_xs, codes_iq4_xs, head_iq4_xs, OF_32, NULL, 0, 136, 0, 1)
 
 enum {
-#define X(name, codes, head, form, code_bytes, scale_bytes, power) GROUPED_##name,
+#define X(name, codes, head, groups, quads, most, code_bytes, scale_bytes, power) GROUPED_##name,
     GROUPED_LIST(X)
 #undef X
     GROUPED_COUNT

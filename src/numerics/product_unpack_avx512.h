@@ -334,15 +334,19 @@ INLINE void unpack_q6_k(const uint8_t *p, const uint8_t *none, columns256 *to, c
     }
 }
 
-INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
-    (void)halves;
+/* Sixteen scales, signed. */
+INLINE __m128i scales_q3_k(const uint8_t *p) {
     __m128i packed = load16(p + 94); /* two bytes before the twelve, and two behind: the block's F16 */
     __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
     __m128i high = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
     low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 4, 4)), _mm_set1_epi8(0x0f));
     high = _mm_and_si128(_mm_rolv_epi32(high, _mm_setr_epi32(4, 2, 0, 30)), _mm_set1_epi8(0x30));
-    __m512i signed_scales = _mm512_cvtepi8_epi32(_mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32)));
-    __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(signed_scales), _mm512_set1_ps(half_at(p + 108)));
+    return _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
+}
+
+INLINE void unpack_q3_k(const uint8_t *p, const uint8_t *none, columns256 *to, const int halves) {
+    (void)halves;
+    __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales_q3_k(p))), _mm512_set1_ps(half_at(p + 108)));
     (void)none;
     for (int v = 0; v < 4; v++) {
         const int g = v / 2, h = v % 2;
@@ -385,6 +389,78 @@ INLINE void unpack_iq4_xs(const uint8_t *p, const uint8_t *none, columns256 *to,
     }
 }
 
+/* ---- blocks of 256 columns in the order of quads (product_quads.h)
+ *   w = code * factor - 128 * least */
+
+typedef struct quads256 {
+    __m512i codes[4];
+    __m512 factors, least; /* of quads */
+} quads256;
+
+typedef void unpack_quads(const uint8_t *codes, quads256 *to);
+
+/* Each a byte, for all bytes of its quad. */
+INLINE __m512i each_quad_of_four(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    const uint32_t each = 0x01010101;
+    return _mm512_broadcast_i32x4(_mm_setr_epi32((int)(a * each), (int)(b * each), (int)(c * each), (int)(d * each)));
+}
+
+/* Each field stays where it is in its byte: times 1, 4, 16, 64. */
+INLINE void quads_q2_k(const uint8_t *p, quads256 *to) {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    const __m512i fields = each_quad_of_four(0x03, 0x0c, 0x30, 0xc0);
+    const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); /* found by the lower four bits of a word */
+    const __m512 powers = _mm512_broadcast_f32x4(_mm_setr_ps(1, 0x1p-2f, 0x1p-4f, 0x1p-6f));
+    __m512i bits = _mm512_loadu_si512(p + 16), both = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(load16(p), order));
+    int32_t halves;
+    memcpy(&halves, p + 80, sizeof halves);
+    __m128 d_and_m = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(halves)), _mm_setr_ps(1, 0x1p-7f, 0, 0));
+    to->codes[0] = _mm512_and_si512(_mm512_shuffle_epi32(bits, 0x00), fields);
+    to->codes[1] = _mm512_and_si512(_mm512_shuffle_epi32(bits, 0x55), fields);
+    to->codes[2] = _mm512_and_si512(_mm512_shuffle_epi32(bits, 0xaa), fields);
+    to->codes[3] = _mm512_and_si512(_mm512_shuffle_epi32(bits, 0xff), fields);
+    to->factors = _mm512_mul_ps(_mm512_permutexvar_ps(both, numbers), _mm512_mul_ps(powers, _mm512_broadcastss_ps(d_and_m)));
+    to->least = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(both, 4), numbers), _mm512_broadcastss_ps(_mm_movehdup_ps(d_and_m)));
+}
+
+/* Two fields and the high bits of both, at bits 4 and 5, to two codes, the second one 4 bits up. */
+#define CODES_OF(fields) (((fields) & 3) | ((fields) & 12) << 2 | ((fields) & 16) >> 2 | ((fields) & 32) << 1)
+#define FOUR_CODES(n) CODES_OF(n), CODES_OF((n) + 1), CODES_OF((n) + 2), CODES_OF((n) + 3)
+#define SIXTEEN_CODES(n) FOUR_CODES(n), FOUR_CODES((n) + 4), FOUR_CODES((n) + 8), FOUR_CODES((n) + 12)
+static const uint8_t codes_of_fields[64] __attribute__((aligned(64))) = {SIXTEEN_CODES(0), SIXTEEN_CODES(16), SIXTEEN_CODES(32),
+                                                                         SIXTEEN_CODES(48)};
+#undef SIXTEEN_CODES
+#undef FOUR_CODES
+#undef CODES_OF
+
+/* Codes of three bits from 0 to 7, those of odd fields times 16. */
+INLINE void quads_q3_k(const uint8_t *p, quads256 *to) {
+    const __m512i first_bits = _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 0, 0, 0, 0, 0, 0, 0, 0), table = _mm512_load_si512(codes_of_fields);
+    const __m512i last_bits = _mm512_setr_epi32(2, 2, 2, 2, 2, 2, 2, 2, 30, 30, 30, 30, 30, 30, 30, 30), nibble = bytes(0x0f);
+    const __m512i fields = each_quad_of_four(0x07, 0x70, 0x07, 0x70);
+    /* where the bits of a scale begin, in the order of quads; the upper two are wanted four bits up */
+    const __m128i low_bits = _mm_setr_epi8(0, 16, 32, 48, 8, 24, 40, 56, 4, 20, 36, 52, 12, 28, 44, 60);
+    const __m128i high_bits_of = _mm_setr_epi8(-4, 12, -2, 14, 4, 20, 6, 22, 0, 16, 2, 18, 8, 24, 10, 26);
+    __m512i bits = _mm512_loadu_si512(p + 32), high = _mm512_broadcast_i64x4(load32(p));
+    /* a & c | b & ~c */
+    __m512i first = _mm512_ternarylogic_epi32(bits, _mm512_rolv_epi32(high, first_bits), nibble, 0xe4);
+    __m512i last = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bits, 4), _mm512_rolv_epi32(high, last_bits), nibble, 0xe4);
+    __m512 first_two = _mm512_castsi512_ps(_mm512_permutexvar_epi8(first, table)), last_two = _mm512_castsi512_ps(_mm512_permutexvar_epi8(last, table));
+    to->codes[0] = _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(first_two, last_two, 0x00)), fields);
+    to->codes[1] = _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(first_two, last_two, 0x55)), fields);
+    to->codes[2] = _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(first_two, last_two, 0xaa)), fields);
+    to->codes[3] = _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(first_two, last_two, 0xff)), fields);
+    uint64_t low8, high4;
+    memcpy(&low8, p + 96, sizeof low8);
+    memcpy(&high4, p + 102, sizeof high4); /* and the F16 behind them, which no byte takes bits of */
+    __m128i low = _mm_multishift_epi64_epi8(low_bits, _mm_set1_epi64x((long long)low8));
+    __m128i upper_two = _mm_multishift_epi64_epi8(high_bits_of, _mm_set1_epi64x((long long)(high4 >> 16)));
+    __m128i six = _mm_ternarylogic_epi32(low, _mm_and_si128(upper_two, _mm_set1_epi8(0x30)), _mm_set1_epi8(0x0f), 0xec); /* a & c | b */
+    __m512 scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(six, _mm_set1_epi8(32))));
+    to->least = _mm512_mul_ps(scales, _mm512_set1_ps(half_at(p + 108))); /* times 4, of 128, times the encoding's 2^5 */
+    to->factors = _mm512_mul_ps(to->least, _mm512_broadcast_f32x4(_mm_setr_ps(0x1p5f, 2, 0x1p5f, 2)));
+}
+
 /* The 128 columns of vectors 2 g and 2 g + 1, in their order. */
 typedef void store128(void *to, const columns256 *w, const int g, const int group_columns, const int minima, const float factor);
 
@@ -416,28 +492,29 @@ INLINE void grouped_strip(const mica_matrix *matrix, uint64_t row, uint64_t coun
     }
 }
 
-/* name, unpacker, columns of a factor, has minima, bytes of codes and of scales of 256 columns, power of two */
-#define GROUPED_LIST(X)                                               \
-    X(mxfp4_planes, unpack_mxfp4_planes, 32, 0, 128, 8, 0x1p-4f)      \
-    X(int4_bf16, unpack_int4_bf16, 32, 0, 128, 16, 0x1p-4f)           \
-    X(int4_f16, unpack_int4_f16, 32, 0, 128, 16, 0x1p-4f)             \
-    X(int4_f32, unpack_int4_f32, 32, 0, 128, 32, 0x1p-4f)             \
-    X(q8_0, unpack_q8_0, 32, 0, 272, 0, 1.0f)                         \
-    X(q4_0, unpack_q4_0, 32, 0, 144, 0, 0x1p-4f)                      \
-    X(q4_1, unpack_q4_1, 32, 1, 160, 0, 1.0f)                         \
-    X(q5_0, unpack_q5_0, 32, 0, 176, 0, 0x1p-3f)                      \
-    X(q5_1, unpack_q5_1, 32, 1, 192, 0, 1.0f)                         \
-    X(iq4_nl, unpack_iq4_nl, 32, 0, 144, 0, 1.0f)                     \
-    X(mxfp4_blocks, unpack_mxfp4_blocks, 32, 0, 136, 0, 0x1p-4f)      \
-    X(q2_k, unpack_q2_k, 16, 1, 84, 0, 1.0f)                          \
-    X(q3_k, unpack_q3_k, 16, 0, 110, 0, 0x1p-5f)                      \
-    X(q4_k, unpack_q4_k, 32, 1, 144, 0, 1.0f)                         \
-    X(q5_k, unpack_q5_k, 32, 1, 176, 0, 1.0f)                         \
-    X(q6_k, unpack_q6_k, 16, 0, 210, 0, 0x1p-2f)                      \
-    X(iq4_xs, unpack_iq4_xs, 32, 0, 136, 0, 1.0f)
+/* name, unpacker, columns of a factor, has minima, bytes of codes and of scales of 256 columns, power of two, and what takes them apart in the
+ * order of quads for few tokens (NULL: nothing) */
+#define GROUPED_LIST(X)                                                             \
+    X(mxfp4_planes, unpack_mxfp4_planes, 32, 0, 128, 8, 0x1p-4f, NULL)              \
+    X(int4_bf16, unpack_int4_bf16, 32, 0, 128, 16, 0x1p-4f, NULL)                   \
+    X(int4_f16, unpack_int4_f16, 32, 0, 128, 16, 0x1p-4f, NULL)                     \
+    X(int4_f32, unpack_int4_f32, 32, 0, 128, 32, 0x1p-4f, NULL)                     \
+    X(q8_0, unpack_q8_0, 32, 0, 272, 0, 1.0f, NULL)                                 \
+    X(q4_0, unpack_q4_0, 32, 0, 144, 0, 0x1p-4f, NULL)                              \
+    X(q4_1, unpack_q4_1, 32, 1, 160, 0, 1.0f, NULL)                                 \
+    X(q5_0, unpack_q5_0, 32, 0, 176, 0, 0x1p-3f, NULL)                              \
+    X(q5_1, unpack_q5_1, 32, 1, 192, 0, 1.0f, NULL)                                 \
+    X(iq4_nl, unpack_iq4_nl, 32, 0, 144, 0, 1.0f, NULL)                             \
+    X(mxfp4_blocks, unpack_mxfp4_blocks, 32, 0, 136, 0, 0x1p-4f, NULL)              \
+    X(q2_k, unpack_q2_k, 16, 1, 84, 0, 1.0f, quads_q2_k)                            \
+    X(q3_k, unpack_q3_k, 16, 0, 110, 0, 0x1p-5f, quads_q3_k)                        \
+    X(q4_k, unpack_q4_k, 32, 1, 144, 0, 1.0f, NULL)                                 \
+    X(q5_k, unpack_q5_k, 32, 1, 176, 0, 1.0f, NULL)                                 \
+    X(q6_k, unpack_q6_k, 16, 0, 210, 0, 0x1p-2f, NULL)                              \
+    X(iq4_xs, unpack_iq4_xs, 32, 0, 136, 0, 1.0f, NULL)
 
 enum {
-#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor) GROUPED_##name,
+#define X(name, unpack, group_columns, minima, code_bytes, scale_bytes, factor, quads) GROUPED_##name,
     GROUPED_LIST(X)
 #undef X
     GROUPED_COUNT

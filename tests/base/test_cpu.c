@@ -35,6 +35,28 @@ static void detection_agrees_with_the_kernel(void **state) {
     assert_int_equal(mica_cpu_detected(), expected);
 }
 
+static bool vnni_with(const char *value) {
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        setenv("MICA_CPU", value, 1);
+        _exit(mica_cpu_has_vnni());
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void vnni_goes_with_avx2_alone(void **state) {
+    (void)state;
+    static const char *const flags[] = {"avx2", "fma", "f16c", "avx_vnni", NULL};
+    assert_int_equal(vnni_with("avxvnni"), kernel_lists(flags));
+    assert_false(vnni_with("avx2"));
+    assert_false(vnni_with("portable"));
+    assert_int_equal(vnni_with(""), kernel_lists(flags) && mica_cpu_detected() == MICA_CPU_AVX2);
+}
+
 /* The choice is made once, at first use, so each value of MICA_CPU gets a process of its own. */
 static mica_cpu chosen_with(const char *value) {
     pid_t child = fork();
@@ -56,6 +78,7 @@ static void the_variable_lowers_and_never_raises(void **state) {
         mica_cpu expected = wanted < (int)detected ? (mica_cpu)wanted : detected;
         assert_int_equal(chosen_with(mica_cpu_name((mica_cpu)wanted)), expected);
     }
+    assert_int_equal(chosen_with("avxvnni"), MICA_CPU_AVX2 < detected ? MICA_CPU_AVX2 : detected);
     assert_int_equal(chosen_with("sse9"), detected);
     assert_int_equal(chosen_with(""), detected);
 }
@@ -71,9 +94,11 @@ static void a_variable_that_names_nothing_is_told(void **state) {
         setenv("MICA_CPU", mica_cpu_name((mica_cpu)cpu), 1);
         assert_int_equal(mica_environment_check(&error), MICA_OK);
     }
+    setenv("MICA_CPU", "avxvnni", 1);
+    assert_int_equal(mica_environment_check(&error), MICA_OK);
     setenv("MICA_CPU", "sse9", 1);
     assert_int_equal(mica_environment_check(&error), MICA_USAGE);
-    assert_string_equal(error.message, "MICA_CPU: expected one of portable, avx2, avx512, got 'sse9'");
+    assert_string_equal(error.message, "MICA_CPU: expected one of portable, avx2, avxvnni, avx512, got 'sse9'");
     assert_int_equal(mica_environment_check(NULL), MICA_USAGE);
     unsetenv("MICA_CPU");
 }
@@ -92,6 +117,7 @@ static void tests_may_select(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_variable_lowers_and_never_raises), /* first: nothing has been chosen in this process */
+        cmocka_unit_test(vnni_goes_with_avx2_alone),
         cmocka_unit_test(a_variable_that_names_nothing_is_told),
         cmocka_unit_test(detection_agrees_with_the_kernel),
         cmocka_unit_test(tests_may_select),

@@ -291,16 +291,24 @@ static method method_of(const mica_matrix *matrix, mica_precision precision, uin
     return strncmp(name, "int16", 5) == 0 ? INT16 : strncmp(name, "bf16", 4) == 0 ? BF16 : FLOAT32;
 }
 
-/* Each set, and AVX-512 once more with bf16, and with AMX. */
+/* Each set, AVX2 also with AVX-VNNI, AVX-512 also with bf16 and with AMX. */
+static const struct {
+    mica_cpu cpu;
+    bool vnni, bf16, amx;
+} sets[] = {{MICA_CPU_PORTABLE, false, false, false}, {MICA_CPU_AVX2, false, false, false},  {MICA_CPU_AVX2, true, false, false},
+            {MICA_CPU_AVX512, false, false, false},   {MICA_CPU_AVX512, false, true, false}, {MICA_CPU_AVX512, false, false, true}};
+enum { SETS = sizeof sets / sizeof *sets };
+
 static bool select_kernels(int which) {
-    int detected = (int)mica_cpu_detected();
-    mica_cpu_select((mica_cpu)(which < detected ? which : detected));
-    mica_cpu_allow_bf16(which == detected + 1);
-    mica_cpu_allow_amx(which == detected + 2);
-    return which <= detected || (which == detected + 1 ? mica_cpu_has_bf16() : mica_cpu_has_amx());
+    mica_cpu_allow_vnni(sets[which].vnni);
+    mica_cpu_allow_bf16(sets[which].bf16);
+    mica_cpu_allow_amx(sets[which].amx);
+    mica_cpu_select(sets[which].cpu);
+    return mica_cpu_current() == sets[which].cpu && mica_cpu_has_vnni() == sets[which].vnni && mica_cpu_has_bf16() == sets[which].bf16
+           && mica_cpu_has_amx() == sets[which].amx;
 }
 
-#define EACH_CPU(cpu) for (int cpu = 0; cpu <= (int)mica_cpu_detected() + 2; cpu++) if (select_kernels(cpu))
+#define EACH_CPU(cpu) for (int cpu = 0; cpu < SETS; cpu++) if (select_kernels(cpu))
 
 static void *scratch;
 enum { MOST_TOKENS = 66 };
@@ -419,6 +427,33 @@ static void test_splits(void **state) {
     }
 }
 
+/* AVX-VNNI adds the same integers as AVX2. */
+static void test_vnni(void **state) {
+    (void)state;
+    enum { ROWS = 301, COLUMNS = 768, TOKENS = 7 };
+    if (!select_kernels(2))
+        skip();
+    for (int i = 0; i < KINDS; i++) {
+        sample s = sample_of(&kinds[i], ROWS, COLUMNS);
+        float *values = random_values(TOKENS * COLUMNS), *out[2];
+        for (uint64_t tokens = 1; tokens <= TOKENS; tokens += 3) {
+            for (int vnni = 0; vnni < 2; vnni++) {
+                assert_true(select_kernels(1 + vnni));
+                activations a = activations_of(MICA_PRECISION_FAST, values, tokens, COLUMNS);
+                out[vnni] = malloc(tokens * ROWS * sizeof *out[vnni]);
+                assert_non_null(out[vnni]);
+                mica_product(&s.matrix, 0, ROWS, &a.operand, out[vnni], ROWS, scratch);
+                release_activations(a);
+            }
+            same_bits(out[0], out[1], tokens * ROWS, &kinds[i], "AVX-VNNI");
+            free(out[0]);
+            free(out[1]);
+        }
+        free(values);
+        release_sample(s);
+    }
+}
+
 /* ---- what is not finite stays so, and does not spread to other rows or tokens */
 
 static void test_not_finite(void **state) {
@@ -509,6 +544,7 @@ int main(void) {
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_storage),
         cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_vnni),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_not_finite_weights),
     };
