@@ -32,40 +32,61 @@ enum { CHOICES = sizeof choices / sizeof *choices };
 
 static atomic_int selected = -1, bf16 = -1, amx = -1, vnni = -1, sha = -1; /* -1: not yet known */
 
+/* A register of a leaf of CPUID; 0 where there is none. What clang 14's __builtin_cpu_supports has no name for is asked in this way. */
+enum { EAX, EBX, ECX, EDX };
+static unsigned cpuid(unsigned leaf, unsigned subleaf, int which) {
+    unsigned registers[4] = {0};
 #if defined(__x86_64__)
-/* F16C is not among the names that clang's __builtin_cpu_supports knows; AVX2 below has made sure of the system's support. */
-static bool has_f16c(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    if (!__get_cpuid_count(leaf, subleaf, &registers[EAX], &registers[EBX], &registers[ECX], &registers[EDX]))
+        return 0;
+#endif
+    (void)leaf, (void)subleaf;
+    return registers[which];
 }
 
+static bool detected_bf16(void) {
+    return cpuid(7, 1, EAX) & 1u << 5;
+}
+
+static bool detected_vnni(void) {
+    return cpuid(7, 1, EAX) & 1u << 4;
+}
+
+static bool detected_sha(void) {
+    return cpuid(7, 0, EBX) & 1u << 29;
+}
+
+#if defined(__x86_64__)
 mica_cpu mica_cpu_detected(void) {
+    const bool f16c = cpuid(1, 0, ECX) & bit_F16C; /* AVX2 makes sure of the system's support */
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !f16c)
         return MICA_CPU_PORTABLE;
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
                   && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     return avx512 ? MICA_CPU_AVX512 : MICA_CPU_AVX2;
 }
 
-/* clang 14's __builtin_cpu_supports does not know it. */
-static bool detected_bf16(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+static bool made_by_intel(void) {
+    return cpuid(0, 0, EBX) == signature_INTEL_ebx && cpuid(0, 0, ECX) == signature_INTEL_ecx && cpuid(0, 0, EDX) == signature_INTEL_edx;
+}
+#else
+mica_cpu mica_cpu_detected(void) {
+    return MICA_CPU_PORTABLE;
 }
 
 static bool made_by_intel(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx && d == signature_INTEL_edx;
+    return false;
 }
+#endif
 
 /* The system must save tiles (XCR0), and Linux lets a process use them that asked: their 8 KiB then are part of each thread's state. */
 static bool system_allows_tiles(void) {
-#if defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
     const unsigned tiles = 3u << 17;
     const long request_permission = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
-    unsigned a, b, c, d, low, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+    unsigned low, high;
+    if (!(cpuid(1, 0, ECX) & bit_OSXSAVE))
         return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & tiles) == tiles && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -75,45 +96,9 @@ static bool system_allows_tiles(void) {
 }
 
 static bool detected_amx(void) {
-    unsigned a, b, c, d;
     const unsigned wanted = 1u << 22 | 1u << 24; /* AMX-BF16, AMX-TILE */
-    return detected_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted && system_allows_tiles();
+    return detected_bf16() && (cpuid(7, 0, EDX) & wanted) == wanted && system_allows_tiles();
 }
-
-static bool detected_vnni(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
-}
-
-static bool detected_sha(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
-}
-#else
-mica_cpu mica_cpu_detected(void) {
-    return MICA_CPU_PORTABLE;
-}
-
-static bool detected_bf16(void) {
-    return false;
-}
-
-static bool made_by_intel(void) {
-    return false;
-}
-
-static bool detected_amx(void) {
-    return false;
-}
-
-static bool detected_vnni(void) {
-    return false;
-}
-
-static bool detected_sha(void) {
-    return false;
-}
-#endif
 
 /* The detected set, lowered by MICA_CPU. A value that names no set is as if absent: who can tell it asks mica_environment_check. */
 static mica_cpu first_choice(void) {

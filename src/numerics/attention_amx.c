@@ -29,6 +29,14 @@ static arrays arrays_of(const mica_attention *attention, void *scratch) {
     return a;
 }
 
+INLINE void round_row(const float *from, uint64_t count, uint16_t *to, uint64_t padded) {
+    for (uint64_t i = 0; i < padded; i += LANES) {
+        lanes v = i + LANES <= count ? load(from + i, LANES) : i < count ? load(from + i, count - i) : splat(0);
+        __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+        memcpy(to + i, &rounded, sizeof rounded);
+    }
+}
+
 static void turn_queries(const mica_attention *attention, const float *queries, uint64_t query_stride, uint64_t count, const arrays *a) {
     const uint64_t width = attention->key_width;
     for (uint64_t q = 0; q < count; q++)

@@ -1,4 +1,4 @@
-/* numerics/attention_pairs.h: inside the kernels that multiply pairs of bf16 only: rounding, and the order of columns whose pairs were interleaved. */
+/* numerics/attention_pairs.h: inside the kernels that multiply pairs of bf16 only: the order of columns whose pairs were interleaved. */
 #ifndef MICA_NUMERICS_ATTENTION_PAIRS_H
 #define MICA_NUMERICS_ATTENTION_PAIRS_H
 
@@ -13,14 +13,6 @@ INLINE void untangle(float *means, uint64_t width) {
         __m512i low = _mm512_loadu_si512(means + k), high = _mm512_loadu_si512(means + k + 16);
         _mm512_storeu_si512(means + k, _mm512_permutex2var_epi64(low, first, high));
         _mm512_storeu_si512(means + k + 16, _mm512_permutex2var_epi64(low, second, high));
-    }
-}
-
-INLINE void round_row(const float *from, uint64_t count, uint16_t *to, uint64_t padded) {
-    for (uint64_t i = 0; i < padded; i += LANES) {
-        lanes v = i + LANES <= count ? load(from + i, LANES) : i < count ? load(from + i, count - i) : splat(0);
-        __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-        memcpy(to + i, &rounded, sizeof rounded);
     }
 }
 

@@ -73,28 +73,29 @@ INLINE void turn_tile(const uint32_t *from, uint64_t from_stride, uint32_t *to, 
     }
 }
 
+/* DO(tile, where in out) for each tile of sums that is used; the instructions' numbers are constants. */
+#define EACH_SUM(DO)                          \
+    do {                                      \
+        DO(0, out);                           \
+        if (second_b)                         \
+            DO(1, out + SIDE);                \
+        if (second_a)                         \
+            DO(2, out + SIDE * stride);       \
+        if (second_a && second_b)             \
+            DO(3, out + SIDE * stride + SIDE); \
+    } while (0)
+#define LOAD(number, at) _tile_loadd(number, at, out_bytes)
+#define CLEAR(number, at) _tile_zero(number)
+#define STORE(number, at) _tile_stored(number, at, out_bytes)
+
 /* Both shaped for. `pairs` of k, a multiple of 16; strides in elements. */
 INLINE void sum_up(const uint16_t *a, uint64_t a_stride, const uint32_t *b, uint64_t b_stride, uint64_t pairs, bool add, float *out,
                    uint64_t stride, const int second_a, const int second_b) {
-    float *below = out + SIDE * stride;
     const uint64_t out_bytes = stride * sizeof *out, a_bytes = a_stride * sizeof *a, b_bytes = b_stride * sizeof *b;
-    if (add) {
-        _tile_loadd(0, out, out_bytes);
-        if (second_b)
-            _tile_loadd(1, out + SIDE, out_bytes);
-        if (second_a)
-            _tile_loadd(2, below, out_bytes);
-        if (second_a && second_b)
-            _tile_loadd(3, below + SIDE, out_bytes);
-    } else {
-        _tile_zero(0);
-        if (second_b)
-            _tile_zero(1);
-        if (second_a)
-            _tile_zero(2);
-        if (second_a && second_b)
-            _tile_zero(3);
-    }
+    if (add)
+        EACH_SUM(LOAD);
+    else
+        EACH_SUM(CLEAR);
     for (uint64_t k = 0; k < pairs; k += SIDE) {
         _tile_loadd(4, a + 2 * k, a_bytes);
         _tile_loadd(6, b + k * b_stride, b_bytes);
@@ -110,14 +111,12 @@ INLINE void sum_up(const uint16_t *a, uint64_t a_stride, const uint32_t *b, uint
         if (second_a && second_b)
             _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, out, out_bytes);
-    if (second_b)
-        _tile_stored(1, out + SIDE, out_bytes);
-    if (second_a)
-        _tile_stored(2, below, out_bytes);
-    if (second_a && second_b)
-        _tile_stored(3, below + SIDE, out_bytes);
+    EACH_SUM(STORE);
 }
+#undef EACH_SUM
+#undef LOAD
+#undef CLEAR
+#undef STORE
 
 /* out [a_rows][b_rows], at most 32 of each, for which tiles are shaped; onto what is there if `add`. */
 INLINE void sum_tiles(const uint16_t *a, uint64_t a_stride, uint64_t a_rows, const uint32_t *b, uint64_t b_stride, uint64_t b_rows,
