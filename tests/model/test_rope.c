@@ -56,6 +56,33 @@ static void test_types(void **state) {
     }
 }
 
+static void check_frequencies(const mica_config *config, double amplitude) {
+    mica_rope rope;
+    assert_int_equal(mica_rope_init(config, &rope, NULL), MICA_OK);
+    for (uint64_t i = 0; i < rope.pairs; i++)
+        assert_true(fabs(rope.frequencies[i] / reference_frequency(config, i, rope.pairs) - 1) < 1e-12);
+    assert_true(fabs(rope.amplitude - amplitude) < 1e-12);
+    mica_rope_release(&rope);
+}
+
+/* Yarn at its borders: a ramp that would end behind the last pair, a factor that shrinks, which has no amplitude, and amplitudes that the configuration
+ * states. */
+static void test_yarn_borders(void **state) {
+    (void)state;
+    mica_config config = grouped("yarn");
+    config.rope_theta = 10;
+    check_frequencies(&config, 0.1 * log(8) + 1);
+    config = grouped("yarn");
+    config.rope_factor = 0.5;
+    check_frequencies(&config, 1);
+    config = grouped("yarn");
+    config.rope_mscale = 0.5;
+    config.rope_mscale_all_dim = 0.8;
+    check_frequencies(&config, (0.05 * log(8) + 1) / (0.08 * log(8) + 1));
+    config.rope_attention_factor = 1.25;
+    check_frequencies(&config, 1.25);
+}
+
 /* Kimi-K2: factor 32, beta_fast = beta_slow = 1: m = 1.3466, squared in the softmax's scale, no amplitude; a step of a ramp. */
 static void test_kimi_k2(void **state) {
     (void)state;
@@ -84,25 +111,31 @@ static void test_kimi_k2(void **state) {
     mica_rope_release(&rope);
 }
 
-static void test_refusals(void **state) {
-    (void)state;
+static void refuse(const mica_config *config, const char *expected) {
     mica_error error;
     mica_rope rope;
+    assert_int_equal(mica_rope_init(config, &rope, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, expected));
+}
+
+static void test_refusals(void **state) {
+    (void)state;
     mica_config config = grouped("dynamic");
-    assert_int_equal(mica_rope_init(&config, &rope, &error), MICA_BAD_INPUT);
-    assert_non_null(strstr(error.message, "expected type yarn, llama3, linear or default to run the model, got dynamic"));
-    config = grouped("yarn");
-    config.rope_original_context = 0;
-    assert_int_equal(mica_rope_init(&config, &rope, &error), MICA_BAD_INPUT);
-    assert_non_null(strstr(error.message, "original_max_position_embeddings"));
-    config = grouped("yarn");
-    config.rope_beta_slow = 0;
-    assert_int_equal(mica_rope_init(&config, &rope, &error), MICA_BAD_INPUT);
-    assert_non_null(strstr(error.message, "beta_slow"));
+    refuse(&config, "expected type yarn, llama3, linear or default to run the model, got dynamic");
+    for (int llama3 = 0; llama3 < 2; llama3++) {
+        config = grouped(llama3 ? "llama3" : "yarn");
+        config.rope_original_context = 0;
+        refuse(&config, "original_max_position_embeddings");
+    }
+    for (int k = 0; k < 3; k++) {
+        config = grouped("yarn");
+        *(k == 0 ? &config.rope_beta_fast : k == 1 ? &config.rope_beta_slow : &config.rope_theta) = k == 2 ? 1 : 0;
+        refuse(&config, "expected positive beta_fast and beta_slow and a rope_theta above 1");
+    }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures), cmocka_unit_test(test_types), cmocka_unit_test(test_kimi_k2),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixtures), cmocka_unit_test(test_types), cmocka_unit_test(test_yarn_borders),
+                                       cmocka_unit_test(test_kimi_k2), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,7 +35,7 @@ static void compare(const mica_config *config, bool with_bias, int rounds) {
     for (int round = 0; round < rounds; round++) {
         for (uint64_t e = 0; e < config->n_routed_experts; e++) {
             logits[e] = round % 3 == 2 ? (float)((int)(noise() * 2)) : 3 * noise(); /* with ties */
-            bias[e] = round % 3 == 2 ? 0 : 0.3f * noise() + 0.5f;
+            bias[e] = round % 3 == 2 ? 0 : 0.3f * noise() + (round % 3 ? 0.5f : -1.5f); /* of a corrected score no sign is certain */
             wide[e] = (double)logits[e];
         }
         mica_router_choose(&router, logits, with_bias ? bias : NULL, scratch, scores, ids, weights);
@@ -55,6 +55,7 @@ static void test_methods(void **state) {
             mica_config cases[] = {configure(scoring, "noaux_tc", 24, 1, 1, 4, normalise),
                                    configure(scoring, "noaux_tc", 16, 8, 3, 3, normalise),
                                    configure(scoring, "noaux_tc", 12, 4, 2, 4, normalise),
+                                   configure(scoring, "noaux_tc", 12, 2, 1, 4, normalise),
                                    configure(scoring, "greedy", 64, 8, 3, 6, normalise),
                                    configure(scoring, "group_limited_greedy", 64, 8, 3, 6, normalise),
                                    configure(scoring, "noaux_tc", 8, 8, 3, 3, normalise)};
@@ -79,6 +80,36 @@ static void test_not_finite(void **state) {
     }
 }
 
+/* Scores so small that they are 0 in float32: weights of 0, not of 0 / 0. */
+static void test_vanishing_scores(void **state) {
+    (void)state;
+    mica_config config = configure("sigmoid", "noaux_tc", 8, 1, 1, 3, true);
+    mica_router router;
+    float logits[8], scratch[32], scores[8], weights[3];
+    uint32_t ids[3];
+    assert_int_equal(mica_router_init(&config, &router, NULL), MICA_OK);
+    for (int i = 0; i < 8; i++)
+        logits[i] = -300;
+    mica_router_choose(&router, logits, NULL, scratch, scores, ids, weights);
+    for (int i = 0; i < 3; i++)
+        assert_true(ids[i] == (uint32_t)i && weights[i] == 0);
+}
+
+/* An expert whose correction is NaN is the last to be chosen. */
+static void test_bias_not_finite(void **state) {
+    (void)state;
+    mica_config config = configure("sigmoid", "noaux_tc", 8, 1, 1, 3, true);
+    mica_router router;
+    float logits[8], bias[8] = {0}, scratch[32], scores[8], weights[3];
+    uint32_t ids[3];
+    assert_int_equal(mica_router_init(&config, &router, NULL), MICA_OK);
+    for (int i = 0; i < 8; i++)
+        logits[i] = (float)i;
+    bias[0] = bias[6] = NAN;
+    mica_router_choose(&router, logits, bias, scratch, scores, ids, weights);
+    assert_true(ids[0] == 4 && ids[1] == 5 && ids[2] == 7);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     mica_router router;
@@ -92,6 +123,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_methods), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_methods), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_vanishing_scores),
+                                       cmocka_unit_test(test_bias_not_finite), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
