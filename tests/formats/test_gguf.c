@@ -107,6 +107,19 @@ static void test_reads_everything(void **state) {
     mica_text_release(&file);
 }
 
+/* Version 2 differs in nothing that a little-endian file of version 3 has. */
+static void test_version_2(void **state) {
+    (void)state;
+    mica_text file = whole_file();
+    mica_gguf gguf;
+    mica_error error = {0};
+    file.bytes[4] = 2;
+    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
+    assert_true(gguf.version == 2 && gguf.entry_count == 16 && gguf.tensor_count == 2);
+    mica_gguf_release(&gguf);
+    mica_text_release(&file);
+}
+
 /* Getters compare types and never convert. */
 static void test_wrong_types_of_keys(void **state) {
     (void)state;
@@ -207,6 +220,8 @@ static void test_bad_keys(void **state) {
     SAY("alignment 48", "general.alignment", "power of two", "got 48");
     FRESH(0, 1), put_u32(&f, "general.alignment", 0), put_zeros(&f, 32);
     SAY("alignment 0", "general.alignment", "got 0");
+    FRESH(0, 1), put_u32(&f, "general.alignment", UINT32_C(1) << 31), put_zeros(&f, 32);
+    SAY("alignment 2^31", "general.alignment", "power of two up to 2^30", "got 2147483648");
     FRESH(0, 1), put_key(&f, "general.alignment", MICA_GGUF_UINT64), put(&f, 32, 8);
     SAY("alignment as u64", "general.alignment", "u32", "got u64");
 }
@@ -229,6 +244,10 @@ static void test_bad_tensors(void **state) {
     SAY("product", "tensor t", "below 2^63", "1099511627776");
     FRESH(1, 0), put_tensor(&f, "t", NE(UINT64_MAX), 0, 0), put_zeros(&f, 64);
     SAY("negative dimension", "tensor t", "below 2^63", "18446744073709551615");
+    FRESH(1, 0), put_tensor(&f, "t", NE(UINT64_C(1) << 62, 2), 24, 0), put_zeros(&f, 64);
+    SAY("2^63 bytes", "tensor t", "below 2^63", "4611686018427387904");
+    FRESH(1, 0), put_string(&f, "t"), put(&f, 2, 4), put(&f, UINT64_C(1) << 63, 8), put(&f, 0, 8), put(&f, 0, 4), put(&f, 0, 8), put_zeros(&f, 64);
+    SAY("2^63 times nothing", "tensor t", "below 2^63", "9223372036854775808");
     FRESH(1, 0), put_tensor(&f, "t", NE(48, 2), 2, 0), put_zeros(&f, 128);
     SAY("half a block", "tensor t", "whole blocks of 32 (Q4_0)", "[2, 48]");
     FRESH(1, 0), put_tensor(&f, "t", NE(1), 0, 4), put_padding(&f, 32), put_zeros(&f, 32);
@@ -428,10 +447,10 @@ static void test_splits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads_everything), cmocka_unit_test(test_wrong_types_of_keys), cmocka_unit_test(test_bad_starts),
-        cmocka_unit_test(test_bad_keys),         cmocka_unit_test(test_bad_tensors),         cmocka_unit_test(test_ends_that_are_allowed),
-        cmocka_unit_test(test_every_prefix),     cmocka_unit_test(test_without_memory),      cmocka_unit_test(test_a_source),
-        cmocka_unit_test(test_a_long_header),    cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_reads_everything), cmocka_unit_test(test_version_2),    cmocka_unit_test(test_wrong_types_of_keys),
+        cmocka_unit_test(test_bad_starts),       cmocka_unit_test(test_bad_keys),     cmocka_unit_test(test_bad_tensors),
+        cmocka_unit_test(test_ends_that_are_allowed), cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_a_source),         cmocka_unit_test(test_a_long_header), cmocka_unit_test(test_splits),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -188,6 +188,10 @@ static void test_accepts(void **state) {
     assert_int_equal(parse("{}", 0), MICA_OK);
     assert_int_equal(tensors.tensor_count, 0);
     mica_safetensors_release(&tensors);
+    /* an empty tensor lies before the one that begins where it does, whatever their names */
+    assert_int_equal(parse("{\"a\":" ENTRY("U8", "[8]", "[0,8]") ",\"b\":" ENTRY("U8", "[0]", "[0,0]") ",\"c\":" ENTRY("U8", "[0]", "[8,8]") "}", 8), MICA_OK);
+    assert_int_equal(tensors.tensor_count, 3);
+    mica_safetensors_release(&tensors);
 }
 
 static void test_every_dtype(void **state) {

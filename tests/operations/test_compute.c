@@ -338,6 +338,69 @@ static double log_sum(const float *row) {
     return 30 + log(sum);
 }
 
+/* Of the tokens behind the first, by the definitions: what is said of a model's losses. */
+typedef struct sample {
+    double sum, squares;
+    uint64_t count;
+} sample;
+
+static void add(sample *to, double value) {
+    to->sum += value;
+    to->squares += value * value;
+    to->count++;
+}
+
+static void add_losses(sample *to, const float *rows, const char *ids, uint64_t count) {
+    const char *at = strchr(ids, ',') + 1;
+    for (uint64_t t = 0; t + 1 < count; t++, at = strchr(at, ',') + 1)
+        add(to, log_sum(rows + t * 4096) - (double)rows[t * 4096 + strtoul(at, NULL, 10)]);
+}
+
+static void assert_near(const json_t *object, const char *key, double expected) {
+    const double got = json_number_value(json_object_get(object, key));
+    if (!(fabs(got - expected) <= 1e-6 * fabs(expected)))
+        fail_msg("%s: expected %.12g, got %.12g", key, expected, got);
+}
+
+/* The mean, and the standard error that a sample's own deviation gives it. */
+static void assert_mean(const json_t *object, const char *mean, const char *standard_error, const sample *of) {
+    const double n = (double)of->count, deviation = sqrt((of->squares - of->sum * of->sum / n) / (n - 1));
+    assert_near(object, mean, of->sum / n);
+    assert_near(object, standard_error, deviation / sqrt(n));
+}
+
+/* Two windows, each with a BOS of its own: every token of the text is scored, and none across the border; what does not fill a window is left. */
+static void test_windows(void **state) {
+    (void)state;
+    enum { WINDOW = 24, BODY = WINDOW - 1 };
+    char *ids = validation_ids(2 * BODY + 5), *json = NULL, window[400];
+    mica_error error;
+    json_t *report;
+    mica_model *model;
+    sample losses = {0};
+    if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = WINDOW, .exact = true}, &(mica_prompt){.ids = ids, .bos = true}, NULL, &json,
+                        &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
+    const char *at = ids;
+    for (int i = 0; i < 2; i++) {
+        int length = snprintf(window, sizeof window, "%lld,", (long long)model->config.bos_token_id);
+        for (int t = 0; t < BODY; t++, at = strchr(at, ',') + 1)
+            length += snprintf(window + length, sizeof window - (size_t)length, "%lu,", strtoul(at, NULL, 10));
+        float *rows = exact_logits(TINY_K2, window, WINDOW);
+        add_losses(&losses, rows, window, WINDOW);
+        mica_free(rows);
+    }
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    assert_int_equal(json_integer_value(json_object_get(report, "tokens_scored")), 2 * BODY);
+    assert_mean(json_object_get(report, "model"), "nll", "nll_standard_error", &losses);
+    assert_near(json_object_get(report, "model"), "perplexity", exp(losses.sum / (2 * BODY)));
+    json_decref(report);
+    mica_model_close(model);
+    mica_string_free(json);
+    free(ids);
+}
+
 /* One window of 32, all but its first token scored: KL(other || model) by the definition, from logits files. */
 static void test_against_another(void **state) {
     (void)state;
@@ -349,27 +412,33 @@ static void test_against_another(void **state) {
                         &error) != MICA_OK)
         fail_msg("%s", error.message);
     float *model_rows = exact_logits(TINY_K2, ids, 32), *other_rows = exact_logits(other, ids, 32);
-    double mean = 0, agree = 0;
+    sample divergences = {0}, model_losses = {0}, other_losses = {0};
+    double agree = 0, largest = 0;
     for (int t = 0; t < 31; t++) {
         const float *p = other_rows + t * 4096, *q = model_rows + t * 4096;
-        double p_sum = log_sum(p), q_sum = log_sum(q);
+        double p_sum = log_sum(p), q_sum = log_sum(q), divergence = 0;
         int best[2] = {0, 0};
         for (int i = 0; i < 4096; i++) {
-            mean += exp((double)p[i] - p_sum) * ((double)p[i] - p_sum - (double)q[i] + q_sum) / 31;
+            divergence += exp((double)p[i] - p_sum) * ((double)p[i] - p_sum - (double)q[i] + q_sum);
             best[0] = p[i] > p[best[0]] ? i : best[0];
             best[1] = q[i] > q[best[1]] ? i : best[1];
         }
+        add(&divergences, divergence);
+        largest = fmax(largest, divergence);
         agree += best[0] == best[1] ? 1.0 / 31 : 0;
     }
+    add_losses(&model_losses, model_rows, ids, 32);
+    add_losses(&other_losses, other_rows, ids, 32);
     assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
-    const json_t *comparison = json_object_get(report, "comparison");
-    double got = json_real_value(json_object_get(comparison, "kl_mean"));
-    print_message("KL %.9f, by the definition %.9f; the same argmax %.3f\n", got, mean, agree);
-    assert_true(mean > 0.01 && fabs(got - mean) < 1e-6 * mean);
-    assert_true(fabs(json_number_value(json_object_get(comparison, "top1_agreement")) - agree) < 1e-9);
-    double losses[] = {json_real_value(json_object_get(json_object_get(report, "model"), "nll")),
-                       json_real_value(json_object_get(json_object_get(report, "other"), "nll"))};
-    assert_true(fabs(losses[0] - losses[1]) > 1e-3);
+    const json_t *comparison = json_object_get(report, "comparison"), *sides[] = {json_object_get(report, "model"), json_object_get(report, "other")};
+    print_message("KL %.9f by the definition, at most %.3f; the same argmax %.3f\n", divergences.sum / 31, largest, agree);
+    assert_true(divergences.sum / 31 > 0.01 && agree > 0 && agree < 1);
+    assert_mean(comparison, "kl_mean", "kl_standard_error", &divergences);
+    assert_near(comparison, "kl_largest", largest);
+    assert_near(comparison, "top1_agreement", agree);
+    assert_mean(sides[0], "nll", "nll_standard_error", &model_losses);
+    assert_mean(sides[1], "nll", "nll_standard_error", &other_losses);
+    assert_true(fabs(model_losses.sum - other_losses.sum) > 31e-3);
     if (validator_exists())
         assert_true(validates("perplexity.schema.json", json));
     json_decref(report);
@@ -489,6 +558,7 @@ int main(void) {
                                        cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_perplexity),
                                        cmocka_unit_test(test_against),
+                                       cmocka_unit_test(test_windows),
                                        cmocka_unit_test(test_against_another),
                                        cmocka_unit_test(test_other_vocabulary),
                                        cmocka_unit_test(test_deepseek_v4_is_refused),
