@@ -225,7 +225,7 @@ def main():
         inspect(os.path.join(directory, "aligned-None.gguf"))
         models(directory)
         forward(directory)
-    sys.exit(peers.failures != 0)
+    peers.finish()
 
 
 main()

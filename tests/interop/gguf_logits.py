@@ -290,7 +290,7 @@ def main():
             if os.path.isdir(os.path.join(FIXTURES, kind)):
                 fixture(library, directory, kind)
         show_tables()
-    sys.exit(peers.failures != 0)
+    peers.finish()
 
 
 main()

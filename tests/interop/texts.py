@@ -132,13 +132,15 @@ class Judge:
             count, = struct.unpack_from("<Q", done.stdout, at)
             ids.append(list(struct.unpack_from(f"<{count}I", done.stdout, at + 8)))
             at += 8 + 4 * count
+        self.check(at == len(done.stdout), f"{checkpoint}: expected ids for {len(items)} texts, got more")
         return ids
 
     def compare(self, checkpoint, what, items, expected):
+        self.check(len(items) == len(expected), f"{checkpoint}: {what}: {len(items)} texts, {len(expected)} of the peer")
         for (_, data), ours, theirs in zip(items, self.encode(checkpoint, items), expected):
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
             self.check(ours == theirs, f"{checkpoint}: {what}: {data[:80]!r}: id {at}: {ours[at:at + 6]}, the peer has {theirs[at:at + 6]}")
 
     def finish(self):
         print(f"{self.checks} comparisons, {self.failures} failed")
-        sys.exit(self.failures > 0)
+        sys.exit(self.failures > 0 or self.checks == 0)
