@@ -62,6 +62,7 @@ static void check_frequencies(const mica_config *config, double amplitude) {
     for (uint64_t i = 0; i < rope.pairs; i++)
         assert_true(fabs(rope.frequencies[i] / reference_frequency(config, i, rope.pairs) - 1) < 1e-12);
     assert_true(fabs(rope.amplitude - amplitude) < 1e-12);
+    assert_true(fabs((double)rope.softmax_scale - 0.125) < 1e-9); /* of grouped attention no factor changes it */
     mica_rope_release(&rope);
 }
 

@@ -205,6 +205,10 @@ static void test_resume(void **state) {
     const char *whole = scratch("in-one-go");
     assert_imports(TINY, whole, NULL);
     assert_int_equal(pack_bytes(store), pack_bytes(whole));
+    /* and of a store with one whole model, that one needs no name still */
+    assert_int_equal(import(TINY, whole, &(mica_import_options){.name = "begun", .exclude = "*norm*", .threads = 1, .progress = stop_at_half}),
+                     MICA_INTERRUPTED);
+    assert_same_model(TINY, whole);
 }
 
 /* Without --resume an unfinished import vanishes; what it stored is not stored again. */
@@ -223,6 +227,14 @@ static void touch(const char *path, long nanoseconds) {
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
+/* A byte more, at the time that it had. */
+static void lengthen(const char *path) {
+    struct stat status;
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(truncate(path, status.st_size + 1), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, (const struct timespec[2]){status.st_mtim, status.st_mtim}, 0), 0);
+}
+
 static void test_linked_files(void **state) {
     (void)state;
     const char *store = scratch("linked"), *checkpoint = scratch("to-link");
@@ -231,9 +243,16 @@ static void test_linked_files(void **state) {
     assert_int_equal(pack_bytes(store), 0);
     assert_same_model(TINY, store);
     char shard[2 * SCRATCH_PATH_BYTES];
+    mica_tensor_source *source = NULL;
+    snprintf(shard, sizeof shard, "%s/model-00001-of-00003.safetensors", checkpoint);
+    lengthen(shard);
+    assert_int_equal(mica_tensor_source_open(store, &source, &error), MICA_CORRUPT);
+    assert_non_null(strstr(error.message, "changed since"));
+    scratch_remove_tree(checkpoint);
+    copy_directory(TINY, checkpoint);
+    assert_imports(checkpoint, store, &(mica_import_options){.link = true, .force = true});
     snprintf(shard, sizeof shard, "%s/model-00002-of-00003.safetensors", checkpoint);
     touch(shard, 5);
-    mica_tensor_source *source = NULL;
     assert_int_equal(mica_tensor_source_open(store, &source, &error), MICA_CORRUPT);
     assert_non_null(strstr(error.message, "changed since"));
     /* Linked again it is trusted again; copied, it needs its source no more. */
@@ -268,6 +287,42 @@ static void test_one_writer(void **state) {
 }
 
 /* A file of plain tensors, of which no model is known. */
+static void test_kept_files(void **state) {
+    (void)state;
+    const char *store = scratch("kept");
+    mica_tensor_source *source = NULL;
+    char *bytes = NULL, *truth = NULL;
+    uint64_t length = 0, size = 0;
+    assert_imports(TINY, store, NULL);
+    assert_int_equal(mica_file_load(TINY "/config.json", 1 << 20, &truth, &size, &error), MICA_OK);
+    assert_int_equal(mica_tensor_source_open(store, &source, &error), MICA_OK);
+    assert_int_equal(mica_tensor_source_load(source, "config.json", size, &bytes, &length, &error), MICA_OK);
+    assert_int_equal(length, size);
+    assert_memory_equal(bytes, truth, size);
+    mica_free(bytes);
+    assert_int_equal(mica_tensor_source_load(source, "config.json", size - 1, &bytes, &length, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, "config.json: expected at most"));
+    mica_free(truth);
+    mica_tensor_source_close(source);
+}
+
+/* Cut in its last tensor, and to less than any tensor: refused when the model is opened. */
+static void test_a_pack_cut_short(void **state) {
+    (void)state;
+    const char *store = scratch("cut"), *pack = scratch("cut/packs/000001.pack");
+    mica_tensor_source *source = NULL;
+    struct stat status;
+    assert_imports(TINY, store, NULL);
+    assert_int_equal(stat(pack, &status), 0);
+    const off_t lengths[] = {status.st_size - 4096, 4097};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(truncate(pack, lengths[i]), 0);
+        assert_int_equal(mica_tensor_source_open(store, &source, &error), MICA_CORRUPT);
+        assert_non_null(strstr(error.message, "000001.pack"));
+        assert_non_null(strstr(error.message, "got a file of"));
+    }
+}
+
 static void test_a_bare_file(void **state) {
     (void)state;
     const char *store = scratch("bare");
@@ -291,6 +346,8 @@ int main(void) {
         cmocka_unit_test(test_linked_files),
         cmocka_unit_test(test_from_store_to_store),
         cmocka_unit_test(test_one_writer),
+        cmocka_unit_test(test_kept_files),
+        cmocka_unit_test(test_a_pack_cut_short),
         cmocka_unit_test(test_a_bare_file),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
