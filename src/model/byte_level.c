@@ -53,6 +53,40 @@ bool mica_byte_level_read(mica_text *bytes, const char *characters, uint64_t len
     return true;
 }
 
+static const char *find_mark(const char *text, const char *end) {
+    const size_t mark = strlen(MICA_SPACE_MARK);
+    for (const char *at = text; at < end && (at = memchr(at, *MICA_SPACE_MARK, (size_t)(end - at))); at++)
+        if ((size_t)(end - at) >= mark && memcmp(at, MICA_SPACE_MARK, mark) == 0)
+            return at;
+    return NULL;
+}
+
+bool mica_space_marks_in(const char *text, uint64_t length) {
+    return find_mark(text, text + length) != NULL;
+}
+
+void mica_space_marks_read(mica_text *bytes, const char *text, uint64_t length) {
+    const char *end = text + length;
+    for (const char *mark; (mark = find_mark(text, end)); text = mark + strlen(MICA_SPACE_MARK)) {
+        mica_text_append(bytes, text, (size_t)(mark - text));
+        mica_text_append(bytes, " ", 1);
+    }
+    mica_text_append(bytes, text, (size_t)(end - text));
+}
+
+void mica_space_marks_write(mica_text *text, const char *bytes, uint64_t length) {
+    for (uint64_t i = 0; i < length; i++)
+        mica_text_append(text, bytes[i] == ' ' ? MICA_SPACE_MARK : bytes + i, bytes[i] == ' ' ? strlen(MICA_SPACE_MARK) : 1);
+}
+
+int mica_byte_token_read(const char *text, uint64_t length) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (length != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    const char *high = memchr(digits, text[3], 16), *low = memchr(digits, text[4], 16);
+    return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
+}
+
 /* Below U+0300 nothing composes with what is before it, and everything is in its composed form. */
 static bool is_composed_surely(const char *text, uint64_t length) {
     for (uint64_t i = 0; i < length; i++) {

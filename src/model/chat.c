@@ -276,7 +276,7 @@ static mica_status flush(renderer *out) {
     if (mica_text_failed(&out->run))
         status = mica_fail(out->error, MICA_NO_MEMORY, "%s: out of memory for a conversation", tokenizer->name);
     else if (out->run.length > 0)
-        status = mica_tokenizer_append(tokenizer, out->run.bytes, out->run.length, false, out->ids, out->error);
+        status = mica_tokenizer_append_behind(tokenizer, out->run.bytes, out->run.length, out->ids, out->error);
     mica_text_clear(&out->run);
     return status;
 }

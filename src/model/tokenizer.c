@@ -1,6 +1,5 @@
-/* model/tokenizer.c: the vocabulary of a tokenizer, and text to ids by it: special tokens are cut out, what is between them goes through
- * the splitter's patterns, each piece through the merges. Which file it was made from is no matter here. Judged by
- * tests/model/test_tokenizer.c. */
+/* model/tokenizer.c: the vocabulary of a tokenizer, whichever file it was made from, and ids to text by it; tokenizer_encode.c is the other
+ * way. Refuses ids and tokens twice, and vocabularies without a token for every byte. Judged by tests/model/test_tokenizer.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +24,8 @@ mica_status mica_tokenizer_new(const char *name, uint32_t count, mica_tokenizer 
     made->name = mica_strdup(name);
     made->spans = mica_calloc(count, sizeof *made->spans);
     made->types = mica_calloc(count, sizeof *made->types);
-    if (!made->name || !made->spans || !made->types) {
+    made->added = mica_calloc(count, sizeof *made->added);
+    if (!made->name || !made->spans || !made->types || !made->added) {
         mica_tokenizer_close(made);
         return out_of_memory(name, error);
     }
@@ -49,8 +49,27 @@ mica_status mica_tokenizer_set(mica_tokenizer *tokenizer, uint32_t id, const voi
     return mica_text_failed(&tokenizer->names) ? out_of_memory(tokenizer->name, error) : MICA_OK;
 }
 
+bool mica_tokenizer_read_text(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_text *bytes) {
+    if (!tokenizer->characters)
+        return mica_byte_level_read(bytes, text, length);
+    if (memchr(text, ' ', length)) /* text has none when it is compared */
+        return false;
+    mica_space_marks_read(bytes, text, length);
+    return true;
+}
+
+mica_status mica_tokenizer_set_text(mica_tokenizer *tokenizer, uint32_t id, const char *text, uint64_t length, mica_text *scratch,
+                                    mica_error *error) {
+    mica_text_clear(scratch);
+    const bool read = mica_tokenizer_read_text(tokenizer, text, length, scratch);
+    if (mica_text_failed(scratch))
+        return out_of_memory(tokenizer->name, error);
+    return read ? mica_tokenizer_set(tokenizer, id, scratch->bytes, scratch->length, MICA_TOKEN_NORMAL, error)
+                : mica_tokenizer_set(tokenizer, id, text, length, MICA_TOKEN_UNUSED, error);
+}
+
 static bool is_special_type(uint8_t type) {
-    return type == MICA_TOKEN_CONTROL || type == MICA_TOKEN_USER_DEFINED;
+    return type == MICA_TOKEN_CONTROL || type == MICA_TOKEN_USER_DEFINED || type == MICA_TOKEN_UNKNOWN;
 }
 
 static int compare_lengths(const void *a, const void *b) {
@@ -62,6 +81,8 @@ static int compare_lengths(const void *a, const void *b) {
 static mica_status index_special(mica_tokenizer *tokenizer, uint32_t id, mica_error *error) {
     mica_token_span span = tokenizer->spans[id];
     tokenizer->has_user_defined |= tokenizer->types[id] == MICA_TOKEN_USER_DEFINED;
+    tokenizer->has_normalized |= tokenizer->added[id] & MICA_ADDED_NORMALIZED;
+    tokenizer->has_in_vocabulary |= tokenizer->added[id] & MICA_ADDED_IN_VOCABULARY;
     tokenizer->special_first[(uint8_t)tokenizer->names.bytes[span.start]] = true;
     for (uint32_t i = 0; i < tokenizer->special_length_count; i++) {
         if (tokenizer->special_lengths[i] == span.length)
@@ -76,7 +97,7 @@ static mica_status index_special(mica_tokenizer *tokenizer, uint32_t id, mica_er
 static mica_status index_token(mica_tokenizer *tokenizer, uint32_t id, mica_error *error) {
     uint32_t other;
     bool special = is_special_type(tokenizer->types[id]);
-    if (tokenizer->spans[id].length == 0 || tokenizer->types[id] == MICA_TOKEN_UNUSED || tokenizer->types[id] == MICA_TOKEN_UNKNOWN)
+    if (tokenizer->spans[id].length == 0 || tokenizer->types[id] == MICA_TOKEN_UNUSED)
         return MICA_OK; /* text never becomes it */
     if (tokenizer->characters && tokenizer->types[id] == MICA_TOKEN_BYTE) {
         tokenizer->byte_ids[(uint8_t)tokenizer->names.bytes[tokenizer->spans[id].start]] = id;
@@ -186,6 +207,7 @@ void mica_tokenizer_close(mica_tokenizer *tokenizer) {
     mica_free(tokenizer->name);
     mica_free(tokenizer->spans);
     mica_free(tokenizer->types);
+    mica_free(tokenizer->added);
     mica_free(tokenizer->chat_template);
     mica_free(tokenizer);
 }
@@ -219,6 +241,11 @@ bool mica_tokenizer_ends(const mica_tokenizer *tokenizer, uint32_t id) {
     return false;
 }
 
+uint32_t mica_tokenizer_find(const mica_tokenizer *tokenizer, const char *bytes, uint64_t length) {
+    const uint32_t id = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+    return id != MICA_TOKEN_NONE ? id : mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+}
+
 uint32_t mica_tokenizer_special(const mica_tokenizer *tokenizer, const char *text) {
     return mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, text, strlen(text));
 }
@@ -227,202 +254,49 @@ const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer) {
     return tokenizer->chat_template;
 }
 
-/* ---- encoding */
-
-void mica_token_list_release(mica_token_list *list) {
-    mica_free(list->ids);
-    *list = (mica_token_list){0};
-}
-
-bool mica_token_list_reserve(mica_token_list *list, uint64_t more) {
-    if (more <= list->capacity - list->count)
-        return !list->failed;
-    uint64_t capacity = list->capacity ? list->capacity : 64;
-    while (capacity - list->count < more)
-        capacity *= 2;
-    uint32_t *ids = list->failed ? NULL : mica_reallocarray(list->ids, capacity, sizeof *ids);
-    if (!ids) {
-        list->failed = true;
-        return false;
-    }
-    list->ids = ids;
-    list->capacity = capacity;
-    return true;
-}
-
-void mica_token_list_add(mica_token_list *list, uint32_t id) {
-    if (mica_token_list_reserve(list, 1))
-        list->ids[list->count++] = id;
-}
-
-/* Special tokens do not count here: they are cut out before. */
-typedef struct segment_encoder {
-    const mica_tokenizer *tokenizer;
-    mica_token_list *ids;
-    uint64_t last_piece; /* where in `ids` the last piece begins */
-} segment_encoder;
-
-static mica_status encode_piece(void *context, const char *piece, uint64_t length, mica_error *error) {
-    segment_encoder *encoder = context;
-    encoder->last_piece = encoder->ids->count;
-    return mica_piece_encode(encoder->tokenizer, piece, length, encoder->ids, error);
-}
-
-static bool is_all_space(const mica_tokenizer *tokenizer, uint32_t id) {
-    mica_token_span span = tokenizer->spans[id];
-    for (uint32_t i = 0; i < span.length; i++) {
-        char byte = tokenizer->names.bytes[span.start + i];
-        if (byte != ' ' && byte != '\n' && byte != '\t')
-            return false;
-    }
-    return true;
-}
-
-/* tiktoken defines what bytes mean that are not UTF-8 (CoreBPE::_encode_bytes), and so do we: the text before them, `valid` bytes, is
- * split as ever; its last piece (where that begins with white space, with the tokens of white space before it) and everything from the
- * first ill-formed sequence on are one piece. */
-static mica_status encode_bytes(const mica_tokenizer *tokenizer, const char *text, uint64_t length, uint64_t valid, mica_token_list *ids,
-                                mica_error *error) {
-    segment_encoder encoder = {tokenizer, ids, ids->count};
-    uint64_t first = ids->count;
-    if (tokenizer->characters) /* nothing is cut, and each byte that is no text is one by itself */
-        return mica_piece_encode(tokenizer, text, length, ids, error);
-    mica_status status = mica_splitter_split(&tokenizer->splitter, text, valid, encode_piece, &encoder, error);
-    if (status != MICA_OK || valid == length)
-        return status;
-    uint64_t kept = encoder.last_piece, start = valid;
-    if (kept < ids->count && is_all_space(tokenizer, ids->ids[kept])) {
-        while (kept > first && is_all_space(tokenizer, ids->ids[kept - 1]))
-            kept--;
-    }
-    for (uint64_t i = kept; i < ids->count; i++)
-        start -= tokenizer->spans[ids->ids[i]].length;
-    ids->count = kept;
-    return mica_piece_encode(tokenizer, text + start, length - start, ids, error);
-}
-
-static mica_status encode_behind_space(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
-                                       mica_error *error) {
-    mica_text spaced = MICA_TEXT_INIT;
-    mica_text_append(&spaced, " ", length > 0);
-    mica_text_append(&spaced, text, length);
-    mica_status status = mica_text_failed(&spaced) ? out_of_memory(tokenizer->name, error)
-                                                   : encode_bytes(tokenizer, spaced.bytes, spaced.length, spaced.length, ids, error);
-    mica_text_release(&spaced);
-    return status;
-}
-
-/* Text without special tokens. */
-static mica_status encode_segment(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
-                                  mica_error *error) {
-    if (tokenizer->space_before)
-        return encode_behind_space(tokenizer, text, length, ids, error);
-    uint64_t valid = mica_utf8_prefix(text, length);
-    mica_text composed = MICA_TEXT_INIT;
-    bool differs = false;
-    mica_status status = tokenizer->compose ? mica_compose(text, valid, &composed, &differs, error) : MICA_OK;
-    if (status == MICA_OK && differs) {
-        uint64_t composed_valid = composed.length;
-        mica_text_append(&composed, text + valid, length - valid);
-        status = mica_text_failed(&composed) ? out_of_memory(tokenizer->name, error)
-                                             : encode_bytes(tokenizer, composed.bytes, composed.length, composed_valid, ids, error);
-    } else if (status == MICA_OK) {
-        status = encode_bytes(tokenizer, text, length, valid, ids, error);
-    }
-    mica_text_release(&composed);
-    return status;
-}
-
-uint32_t mica_tokenizer_special_at(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool control) {
-    for (uint32_t i = 0; i < tokenizer->special_length_count; i++) {
-        uint32_t wanted = tokenizer->special_lengths[i];
-        uint32_t id = wanted > length ? MICA_TOKEN_NONE
-                                      : mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, text, wanted);
-        if (id != MICA_TOKEN_NONE && (control || tokenizer->types[id] == MICA_TOKEN_USER_DEFINED))
-            return id;
-    }
-    return MICA_TOKEN_NONE;
-}
-
-mica_status mica_tokenizer_append(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool special, mica_token_list *ids,
-                                  mica_error *error) {
-    uint64_t start = 0;
-    mica_status status = MICA_OK;
-    for (uint64_t at = 0; (special || tokenizer->has_user_defined) && at < length && status == MICA_OK;) {
-        uint32_t id = MICA_TOKEN_NONE;
-        if (tokenizer->special_first[(uint8_t)text[at]])
-            id = mica_tokenizer_special_at(tokenizer, text + at, length - at, special);
-        if (id == MICA_TOKEN_NONE) {
-            at++;
-            continue;
-        }
-        status = encode_segment(tokenizer, text + start, at - start, ids, error);
-        mica_token_list_add(ids, id);
-        at += tokenizer->spans[id].length;
-        start = at;
-    }
-    if (status == MICA_OK)
-        status = encode_segment(tokenizer, text + start, length - start, ids, error);
-    if (status == MICA_OK && ids->failed)
-        status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the ids of a text", tokenizer->name);
-    return status;
-}
-
-mica_status mica_tokenizer_encode(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool special, uint32_t **ids,
-                                  uint64_t *count, mica_error *error) {
-    mica_token_list list = {0};
-    mica_status status = mica_tokenizer_append(tokenizer, text, length, special, &list, error);
-    if (status != MICA_OK) {
-        mica_token_list_release(&list);
-        return status;
-    }
-    *ids = list.ids;
-    *count = list.count;
-    return MICA_OK;
-}
-
-void mica_ids_free(uint32_t *ids) {
-    mica_free(ids);
-}
-
 /* ---- decoding */
+
+/* Appends the bytes of an id, with the space before it that an added token took (tokenizer_encode.c); `first`: of a text. */
+static mica_status append_token(const mica_tokenizer *tokenizer, uint32_t id, bool first, mica_text *text, mica_error *error) {
+    uint64_t length;
+    const char *bytes = mica_tokenizer_bytes(tokenizer, id, &length);
+    if (!bytes) {
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected ids from 0 to %" PRIu32 ", got %" PRIu32, tokenizer->name,
+                         tokenizer->count - 1, id);
+    }
+    const bool took_space = tokenizer->spaces.before && tokenizer->added[id] & MICA_ADDED_NORMALIZED;
+    const bool left_out = first && tokenizer->spaces.left_out && length > 0 && *bytes == ' ' && !took_space;
+    mica_text_append(text, " ", took_space && !(first && tokenizer->spaces.left_out));
+    mica_text_append(text, bytes + left_out, length - left_out);
+    return mica_text_failed(text) ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the text of an id", tokenizer->name) : MICA_OK;
+}
 
 mica_status mica_tokenizer_decode(const mica_tokenizer *tokenizer, const uint32_t *ids, uint64_t count, char **bytes, uint64_t *length,
                                   mica_error *error) {
     mica_text text = MICA_TEXT_INIT;
+    mica_status status = MICA_OK;
     mica_text_append(&text, "", 0);
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t token_bytes;
-        const char *token = mica_tokenizer_bytes(tokenizer, ids[i], &token_bytes);
-        if (!token) {
-            mica_text_release(&text);
-            return mica_fail(error, MICA_BAD_INPUT, "%s: expected ids from 0 to %" PRIu32 ", got %" PRIu32, tokenizer->name,
-                             tokenizer->count - 1, ids[i]);
-        }
-        uint64_t left_out = i == 0 && tokenizer->space_before && token_bytes > 0 && *token == ' '; /* what encoding put before it */
-        mica_text_append(&text, token + left_out, token_bytes - left_out);
-    }
+    for (uint64_t i = 0; i < count && status == MICA_OK; i++)
+        status = append_token(tokenizer, ids[i], i == 0, &text, error);
     *length = text.length;
-    *bytes = mica_text_take(&text);
-    return *bytes ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the text of %" PRIu64 " ids", tokenizer->name, count);
+    *bytes = status == MICA_OK ? mica_text_take(&text) : NULL;
+    if (status == MICA_OK && !*bytes)
+        status = mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the text of %" PRIu64 " ids", tokenizer->name, count);
+    mica_text_release(&text);
+    return status;
 }
 
 mica_status mica_token_stream_push(mica_token_stream *stream, const mica_tokenizer *tokenizer, uint32_t id, const char **bytes,
                                    uint64_t *length, mica_error *error) {
-    uint64_t token_bytes, rest = stream->held.length - stream->ready;
-    const char *token = mica_tokenizer_bytes(tokenizer, id, &token_bytes);
-    if (!token) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected ids from 0 to %" PRIu32 ", got %" PRIu32, tokenizer->name,
-                         tokenizer->count - 1, id);
-    }
+    const uint64_t rest = stream->held.length - stream->ready;
     if (stream->ready > 0) {
         memmove(stream->held.bytes, stream->held.bytes + stream->ready, rest);
         stream->held.length = rest;
         stream->ready = 0;
     }
-    mica_text_append(&stream->held, token, token_bytes);
-    if (mica_text_failed(&stream->held))
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the text of an id", tokenizer->name);
+    const mica_status status = append_token(tokenizer, id, false, &stream->held, error);
+    if (status != MICA_OK)
+        return status;
     stream->ready = stream->held.length - mica_utf8_unfinished(stream->held.bytes, stream->held.length);
     *bytes = stream->held.bytes;
     *length = stream->ready;

@@ -91,6 +91,10 @@ void mica_token_list_add(mica_token_list *list, uint32_t id);
 mica_status mica_tokenizer_append(const mica_tokenizer *tokenizer, const char *text, uint64_t length, bool special, mica_token_list *ids,
                                   mica_error *error) MICA_CHECKED;
 
+/* The same for text that stands behind a token, without control tokens: some vocabularies treat what a text begins with otherwise. */
+mica_status mica_tokenizer_append_behind(const mica_tokenizer *tokenizer, const char *text, uint64_t length, mica_token_list *ids,
+                                         mica_error *error) MICA_CHECKED;
+
 /* Bytes as they come, cut between characters: a token may end inside one. */
 typedef struct mica_token_stream {
     mica_text held;

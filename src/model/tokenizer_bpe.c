@@ -140,13 +140,21 @@ static mica_status merge_long(const mica_tokenizer *tokenizer, uint32_t *ids, ui
     return MICA_OK;
 }
 
+/* What text becomes without a merge; NONE. */
+static uint32_t find_text(const mica_tokenizer *tokenizer, const char *bytes, uint64_t length) {
+    uint32_t id = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+    if (id != MICA_TOKEN_NONE || !tokenizer->has_in_vocabulary)
+        return id;
+    id = mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, bytes, length);
+    return id != MICA_TOKEN_NONE && tokenizer->added[id] & MICA_ADDED_IN_VOCABULARY ? id : MICA_TOKEN_NONE;
+}
+
 /* The parts that a piece begins as: bytes, or characters, of which those that are no token are bytes. Returns how many. */
 static uint32_t start_piece(const mica_tokenizer *tokenizer, const char *piece, uint32_t length, uint32_t *parts) {
     uint32_t count = 0;
     for (uint32_t at = 0; at < length;) {
         size_t taken = tokenizer->characters ? mica_utf8_sequence(piece + at, length - at) : 0;
-        uint32_t id = taken == 0 ? MICA_TOKEN_NONE
-                                 : mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, piece + at, taken);
+        uint32_t id = taken == 0 ? MICA_TOKEN_NONE : find_text(tokenizer, piece + at, taken);
         if (id != MICA_TOKEN_NONE)
             parts[count++] = id;
         else
@@ -161,7 +169,8 @@ static uint32_t start_piece(const mica_tokenizer *tokenizer, const char *piece, 
 mica_status mica_piece_encode(const mica_tokenizer *tokenizer, const char *piece, uint64_t length, mica_token_list *ids,
                               mica_error *error) {
     if (tokenizer->whole_pieces) {
-        uint32_t id = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, piece, length);
+        const int byte = tokenizer->characters ? mica_byte_token_read(piece, length) : -1; /* such tokens are found by their names too */
+        uint32_t id = byte >= 0 ? tokenizer->byte_ids[byte] : find_text(tokenizer, piece, length);
         if (id != MICA_TOKEN_NONE) {
             mica_token_list_add(ids, id);
             return MICA_OK;
@@ -242,24 +251,19 @@ mica_status mica_tokenizer_merges_by(mica_tokenizer *tokenizer, const uint32_t *
     return find_merges(tokenizer, tokenizer->count, ranks, error);
 }
 
-static uint32_t find_token(const mica_tokenizer *tokenizer, const char *bytes, uint64_t length) {
-    uint32_t id = mica_bytes_table_find(&tokenizer->normal, tokenizer->names.bytes, tokenizer->spans, bytes, length);
-    return id != MICA_TOKEN_NONE ? id : mica_bytes_table_find(&tokenizer->special, tokenizer->names.bytes, tokenizer->spans, bytes, length);
-}
-
 mica_status mica_tokenizer_add_merge(mica_tokenizer *tokenizer, const char *left, uint64_t left_length, const char *right,
                                      uint64_t right_length, uint32_t rank, mica_text *scratch, mica_error *error) {
     const mica_pair_slot *slot;
     mica_text_clear(scratch);
-    bool read = mica_byte_level_read(scratch, left, left_length);
+    bool read = mica_tokenizer_read_text(tokenizer, left, left_length, scratch);
     size_t middle = scratch->length;
-    read = read && mica_byte_level_read(scratch, right, right_length);
+    read = read && mica_tokenizer_read_text(tokenizer, right, right_length, scratch);
     if (mica_text_failed(scratch))
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name);
     read = read && middle > 0 && scratch->length > middle;
-    uint32_t first = read ? find_token(tokenizer, scratch->bytes, middle) : MICA_TOKEN_NONE;
-    uint32_t second = read ? find_token(tokenizer, scratch->bytes + middle, scratch->length - middle) : MICA_TOKEN_NONE;
-    uint32_t both = read ? find_token(tokenizer, scratch->bytes, scratch->length) : MICA_TOKEN_NONE;
+    uint32_t first = read ? mica_tokenizer_find(tokenizer, scratch->bytes, middle) : MICA_TOKEN_NONE;
+    uint32_t second = read ? mica_tokenizer_find(tokenizer, scratch->bytes + middle, scratch->length - middle) : MICA_TOKEN_NONE;
+    uint32_t both = read ? mica_tokenizer_find(tokenizer, scratch->bytes, scratch->length) : MICA_TOKEN_NONE;
     const char *expected = first == MICA_TOKEN_NONE || second == MICA_TOKEN_NONE || both == MICA_TOKEN_NONE
                                ? "two tokens that are one token together"
                                : "a pair that no merge before has";

@@ -53,34 +53,31 @@ static mica_status load_tree(const mica_token_files *files, const char *name, ch
     return status;
 }
 
-static mica_status refuse(const char *name, const char *key, const json_t *value, const char *expected, mica_error *error) {
+mica_status mica_token_refuse(const char *name, const char *key, const json_t *value, const char *expected, mica_error *error) {
     char shown[128];
     return mica_fail(error, MICA_BAD_INPUT, "%s: %s: expected %s, got %s", name, key, expected, mica_json_show(value, shown, sizeof shown));
 }
 
 /* ---- tokenizer_config.json */
 
-static bool is_absent(const json_t *value) {
-    return !value || json_is_null(value);
-}
-
 /* A token's text: a string, or an object with it as "content". Empty is absent. */
 static mica_status read_token_text(const mica_token_settings *settings, const char *key, const char **text, mica_error *error) {
     const json_t *value = json_object_get(settings->tree, key);
     const json_t *content = json_is_object(value) ? json_object_get(value, "content") : value;
     *text = NULL;
-    if (is_absent(value))
+    if (mica_token_is_absent(value))
         return MICA_OK;
     if (!json_is_string(content))
-        return refuse(settings->name, key, value, "a token's text", error);
+        return mica_token_refuse(settings->name, key, value, "a token's text", error);
     *text = json_string_length(content) > 0 ? json_string_value(content) : NULL;
     return MICA_OK;
 }
 
 static mica_status read_flag(const mica_token_settings *settings, const char *key, int *flag, mica_error *error) {
     const json_t *value = json_object_get(settings->tree, key);
-    *flag = is_absent(value) ? -1 : json_is_true(value);
-    return is_absent(value) || json_is_boolean(value) ? MICA_OK : refuse(settings->name, key, value, "true or false", error);
+    *flag = mica_token_is_absent(value) ? -1 : json_is_true(value);
+    return mica_token_is_absent(value) || json_is_boolean(value) ? MICA_OK
+                                                                 : mica_token_refuse(settings->name, key, value, "true or false", error);
 }
 
 static bool parse_id(const char *text, uint32_t *id) {
@@ -97,10 +94,10 @@ static bool parse_id(const char *text, uint32_t *id) {
 static mica_status read_added(mica_token_settings *settings, mica_error *error) {
     json_t *decoder = json_object_get(settings->tree, "added_tokens_decoder"), *value;
     const char *key;
-    if (is_absent(decoder))
+    if (mica_token_is_absent(decoder))
         return MICA_OK;
     if (!json_is_object(decoder))
-        return refuse(settings->name, "added_tokens_decoder", decoder, "an object of ids", error);
+        return mica_token_refuse(settings->name, "added_tokens_decoder", decoder, "an object of ids", error);
     settings->added = mica_calloc(json_object_size(decoder) + 1, sizeof *settings->added);
     if (!settings->added)
         return out_of_memory(settings->name, error);
@@ -110,7 +107,7 @@ static mica_status read_added(mica_token_settings *settings, mica_error *error) 
         if (!parse_id(key, &added->id))
             return mica_fail(error, MICA_BAD_INPUT, "%s: added_tokens_decoder: expected ids, got \"%.60s\"", settings->name, key);
         if (!json_is_string(content) || json_string_length(content) == 0 || (special && !json_is_boolean(special)))
-            return refuse(settings->name, "added_tokens_decoder", value, "a token with its content", error);
+            return mica_token_refuse(settings->name, "added_tokens_decoder", value, "a token with its content", error);
         added->text = json_string_value(content);
         added->special = json_is_true(special);
     }
@@ -121,7 +118,7 @@ static mica_status read_added(mica_token_settings *settings, mica_error *error) 
 static mica_status read_template(mica_token_settings *settings, mica_error *error) {
     const json_t *value = json_object_get(settings->tree, "chat_template"), *row;
     size_t i;
-    if (is_absent(value))
+    if (mica_token_is_absent(value))
         return MICA_OK;
     if (json_is_array(value)) {
         const json_t *found = NULL;
@@ -135,7 +132,7 @@ static mica_status read_template(mica_token_settings *settings, mica_error *erro
         value = found;
     }
     if (!json_is_string(value))
-        return refuse(settings->name, "chat_template", value, "a text", error);
+        return mica_token_refuse(settings->name, "chat_template", value, "a text", error);
     settings->chat_template = mica_strdup(json_string_value(value));
     return settings->chat_template ? MICA_OK : out_of_memory(settings->name, error);
 }
@@ -169,12 +166,12 @@ static mica_status read_ids(const char *name, const json_t *object, const char *
     const json_t *value = json_object_get(object, key);
     size_t length = json_is_array(value) ? json_array_size(value) : 1;
     *count = 0;
-    if (is_absent(value) || (json_is_real(value) && json_real_value(value) == -1))
+    if (mica_token_is_absent(value) || (json_is_real(value) && json_real_value(value) == -1))
         return MICA_OK;
     for (size_t i = 0; i < length; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
         if (!is_id(id) || *count == MICA_TOKEN_ENDS_MAX)
-            return refuse(name, key, value, "the id of a token, or a list of at most 16", error);
+            return mica_token_refuse(name, key, value, "the id of a token, or a list of at most 16", error);
         ids[(*count)++] = (uint32_t)json_real_value(id);
     }
     return MICA_OK;
@@ -186,8 +183,8 @@ static mica_status read_config(const char *name, const json_t *tree, mica_token_
         object = inner;
     const json_t *size = json_object_get(object, "vocab_size");
     uint32_t bos[MICA_TOKEN_ENDS_MAX], bos_count;
-    if (!is_absent(size) && (!is_id(size) || json_real_value(size) == 0))
-        return refuse(name, "vocab_size", size, "a number from 1 to 16777215", error);
+    if (!mica_token_is_absent(size) && (!is_id(size) || json_real_value(size) == 0))
+        return mica_token_refuse(name, "vocab_size", size, "a number from 1 to 16777215", error);
     settings->vocab_size = (uint64_t)json_real_value(size);
     mica_status status = read_ids(name, object, "bos_token_id", bos, &bos_count, error);
     settings->bos_id = status == MICA_OK && bos_count > 0 ? bos[0] : MICA_TOKEN_NONE;

@@ -32,19 +32,6 @@ static mica_status read_type(const mica_gguf *gguf, const mica_gguf_entry *types
     return MICA_OK;
 }
 
-/* A normal token that is not written in bytes as characters cannot come of text. */
-static mica_status set_token(mica_tokenizer *tokenizer, uint32_t id, mica_gguf_string text, mica_token_type type, mica_text *scratch,
-                             mica_error *error) {
-    mica_text_clear(scratch);
-    if (type != MICA_TOKEN_NORMAL)
-        return mica_tokenizer_set(tokenizer, id, text.bytes, text.length, type, error);
-    bool bytes = mica_byte_level_read(scratch, text.bytes, text.length);
-    if (mica_text_failed(scratch))
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the tokenizer", tokenizer->name);
-    return bytes ? mica_tokenizer_set(tokenizer, id, scratch->bytes, scratch->length, type, error)
-                 : mica_tokenizer_set(tokenizer, id, text.bytes, text.length, MICA_TOKEN_UNUSED, error);
-}
-
 static mica_status read_tokens(const mica_gguf *gguf, const mica_gguf_entry *tokens, mica_tokenizer *tokenizer, mica_error *error) {
     const mica_gguf_entry *types = NULL;
     mica_gguf_string text;
@@ -62,7 +49,8 @@ static mica_status read_tokens(const mica_gguf *gguf, const mica_gguf_entry *tok
         mica_token_type type = MICA_TOKEN_NORMAL;
         status = read_type(gguf, types, id, &type, error);
         if (status == MICA_OK)
-            status = set_token(tokenizer, id, text, type, &scratch, error);
+            status = type == MICA_TOKEN_NORMAL ? mica_tokenizer_set_text(tokenizer, id, text.bytes, text.length, &scratch, error)
+                                               : mica_tokenizer_set(tokenizer, id, text.bytes, text.length, type, error);
     }
     mica_text_release(&scratch);
     return status == MICA_OK ? mica_tokenizer_index(tokenizer, error) : status;

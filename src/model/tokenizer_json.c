@@ -1,7 +1,7 @@
-/* model/tokenizer_json.c: tokenizer.json of Hugging Face's tokenizers, where it is a byte-level BPE, as those of Llama 3, Qwen and
- * DeepSeek are. The vocabulary and the merges, which are large, are read by the cursor, straight from the text; the rest as trees.
- * Refuses, in a sentence, whatever would make the ids others than those of this plain kind. Judged by tests/model/test_tokenizer_json.c,
- * tests/interop/tokenizer.py and tests/fuzz/fuzz_tokenizer_json.c. */
+/* model/tokenizer_json.c: tokenizer.json of Hugging Face's tokenizers, where it is a BPE: byte-level, as those of Llama 3, Qwen and DeepSeek
+ * are, or with byte_fallback, as SentencePiece's of Llama 2 and Mistral are written there. The vocabulary and the merges, which are large,
+ * are read by the cursor, straight from the text; the rest as trees (tokenizer_json_pipeline.c). Refuses, in a sentence, whatever would
+ * make the ids others. Judged by tests/model/test_tokenizer_json.c, tests/interop/tokenizer_*.py, tests/fuzz/fuzz_tokenizer_json.c. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "formats/json_cursor.h"
 #include "model/byte_level.h"
-#include "model/tokenizer_build.h"
+#include "model/tokenizer_json.h"
 
 typedef struct json_slice { /* of the file's text; length 0: absent */
     uint64_t start, length;
@@ -39,9 +39,9 @@ typedef struct json_reader {
     mica_text texts;
     vocab_entry *entries;
     uint64_t entry_count, entry_capacity;
-    mica_splitter splitter;
-    mica_text patterns; /* each with a NUL behind it */
-    bool compose, ignore_merges, byte_level;
+    mica_token_pipeline pipeline;
+    bool ignore_merges;
+    char *unknown; /* model.unk_token; NULL: none */
     mica_tokenizer *tokenizer;
     mica_error *error;
 } json_reader;
@@ -50,10 +50,12 @@ static mica_status out_of_memory(const json_reader *reader) {
     return mica_fail(reader->error, MICA_NO_MEMORY, "%s: out of memory for the tokenizer", reader->name);
 }
 
-static mica_status refuse(const json_reader *reader, const char *part, const json_t *value, const char *expected) {
-    char shown[128];
-    return mica_fail(reader->error, MICA_BAD_INPUT, "%s: %s: expected %s, got %s", reader->name, part, expected,
-                     mica_json_show(value, shown, sizeof shown));
+static bool is_true(const json_t *object, const char *key) {
+    return json_is_true(json_object_get(object, key));
+}
+
+static mica_status refuse(const json_reader *reader, const char *key, const json_t *value, const char *expected) {
+    return mica_token_refuse(reader->name, key, value, expected, reader->error);
 }
 
 /* ---- the outline */
@@ -108,19 +110,6 @@ static mica_status parse_slices(const json_reader *reader, const char *const *na
     return status;
 }
 
-static bool is_absent(const json_t *value) {
-    return !value || json_is_null(value);
-}
-
-static const char *type_of(const json_t *object) {
-    const char *type = json_string_value(json_object_get(object, "type"));
-    return type ? type : "";
-}
-
-static bool is_true(const json_t *object, const char *key) {
-    return json_is_true(json_object_get(object, key));
-}
-
 /* ---- model */
 
 /* Everything that would make it another kind of BPE. */
@@ -129,20 +118,22 @@ static mica_status read_model_kind(json_reader *reader) {
     mica_status status = parse_slices(reader, model_part_names, reader->model, VOCAB, &model);
     if (status != MICA_OK)
         return status;
-    const json_t *dropout = json_object_get(model, "dropout");
+    const json_t *dropout = json_object_get(model, "dropout"), *unknown = json_object_get(model, "unk_token");
     const char *type = json_string_value(json_object_get(model, "type"));
     if (type && strcmp(type, "BPE") != 0)
         status = refuse(reader, "model.type", json_object_get(model, "type"), "\"BPE\"");
-    else if (!is_absent(dropout) && json_number_value(dropout) != 0)
+    else if (!mica_token_is_absent(dropout) && json_number_value(dropout) != 0)
         status = refuse(reader, "model.dropout", dropout, "null");
-    else if (is_true(model, "byte_fallback"))
-        status = refuse(reader, "model.byte_fallback", json_object_get(model, "byte_fallback"), "false, as in a byte-level BPE");
     for (model_part part = PREFIX; part <= SUFFIX && status == MICA_OK; part++) {
         const json_t *value = json_object_get(model, model_part_names[part]);
-        if (!is_absent(value) && !(json_is_string(value) && json_string_length(value) == 0))
-            status = refuse(reader, model_part_names[part], value, "null, as in a byte-level BPE");
+        if (!mica_token_is_absent(value) && !(json_is_string(value) && json_string_length(value) == 0))
+            status = refuse(reader, model_part_names[part], value, "null or nothing");
     }
+    reader->pipeline.characters = is_true(model, "byte_fallback");
     reader->ignore_merges = is_true(model, "ignore_merges");
+    reader->unknown = json_is_string(unknown) ? mica_strdup(json_string_value(unknown)) : NULL;
+    if (status == MICA_OK && json_is_string(unknown) && !reader->unknown)
+        status = out_of_memory(reader);
     json_decref(model);
     return status;
 }
@@ -271,99 +262,6 @@ static mica_status read_merges(json_reader *reader) {
     return status;
 }
 
-/* ---- normalizer, pre_tokenizer, post_processor, decoder: each one thing, or a Sequence of them */
-
-typedef mica_status (*item_function)(json_reader *reader, const json_t *item);
-
-static mica_status each_item(json_reader *reader, const json_t *item, const char *list, item_function function, int depth) {
-    if (is_absent(item) || strcmp(type_of(item), "Sequence") != 0 || depth > 8)
-        return is_absent(item) ? MICA_OK : function(reader, item);
-    const json_t *items = json_object_get(item, list), *inner;
-    size_t i;
-    mica_status status = json_is_array(items) ? MICA_OK : refuse(reader, list, items, "a list");
-    json_array_foreach(items, i, inner) {
-        if (status == MICA_OK)
-            status = each_item(reader, inner, list, function, depth + 1);
-    }
-    return status;
-}
-
-static mica_status read_normalizer(json_reader *reader, const json_t *item) {
-    if (strcmp(type_of(item), "NFC") != 0)
-        return refuse(reader, "normalizer", item, "nothing or NFC");
-    reader->compose = true;
-    return MICA_OK;
-}
-
-static mica_status add_pattern(json_reader *reader, const char *pattern) {
-    mica_text_puts(&reader->patterns, pattern);
-    mica_text_append(&reader->patterns, "", 1);
-    if (mica_text_failed(&reader->patterns))
-        return out_of_memory(reader);
-    return mica_splitter_add(&reader->splitter, reader->name, pattern, reader->error);
-}
-
-static mica_status read_pre_tokenizer(json_reader *reader, const json_t *item) {
-    const char *type = type_of(item), *behavior = json_string_value(json_object_get(item, "behavior"));
-    const json_t *regex = json_object_get(json_object_get(item, "pattern"), "Regex");
-    if (reader->byte_level)
-        return refuse(reader, "pre_tokenizer", item, "nothing behind ByteLevel");
-    if (strcmp(type, "Split") == 0 && json_is_string(regex) && behavior && strcmp(behavior, "Isolated") == 0 && !is_true(item, "invert"))
-        return add_pattern(reader, json_string_value(regex));
-    if (strcmp(type, "Digits") == 0)
-        return add_pattern(reader, is_true(item, "individual_digits") ? MICA_PATTERN_DIGIT : MICA_PATTERN_DIGITS);
-    if (strcmp(type, "ByteLevel") == 0 && !is_true(item, "add_prefix_space")) {
-        reader->byte_level = true;
-        const json_t *use_regex = json_object_get(item, "use_regex"); /* absent: true */
-        return is_absent(use_regex) || json_is_true(use_regex) ? add_pattern(reader, MICA_PATTERN_GPT2) : MICA_OK;
-    }
-    return refuse(reader, "pre_tokenizer", item, "Split by a Regex (Isolated), Digits, or ByteLevel without add_prefix_space");
-}
-
-static mica_status read_decoder(json_reader *reader, const json_t *item) {
-    return strcmp(type_of(item), "ByteLevel") == 0 ? MICA_OK : refuse(reader, "decoder", item, "ByteLevel");
-}
-
-/* The id of a special token that a template has; NONE when the piece is the text. */
-static uint32_t template_token(const json_reader *reader, const json_t *piece) {
-    const char *text = json_string_value(json_object_get(json_object_get(piece, "SpecialToken"), "id"));
-    return text ? mica_tokenizer_special(reader->tokenizer, text) : MICA_TOKEN_NONE;
-}
-
-/* "[bos] text [eos]" of a TemplateProcessing; anything else changes nothing about a text's ids. */
-static mica_status read_post_processor(json_reader *reader, const json_t *item) {
-    const json_t *single = json_object_get(item, "single");
-    size_t count = json_array_size(single);
-    mica_token_roles *roles = &reader->tokenizer->roles;
-    if (strcmp(type_of(item), "ByteLevel") == 0)
-        return MICA_OK;
-    if (strcmp(type_of(item), "TemplateProcessing") != 0 || count == 0 || count > 3)
-        return refuse(reader, "post_processor", item, "ByteLevel, or TemplateProcessing with at most one token at each end");
-    uint32_t first = template_token(reader, json_array_get(single, 0)), last = template_token(reader, json_array_get(single, count - 1));
-    if ((first != MICA_TOKEN_NONE) + (last != MICA_TOKEN_NONE) + 1 != (int)count)
-        return refuse(reader, "post_processor", item, "at most one token of the vocabulary at each end of the text");
-    if (first != MICA_TOKEN_NONE) {
-        roles->bos = first;
-        roles->add_bos = true;
-    }
-    if (last != MICA_TOKEN_NONE) {
-        roles->eos = last;
-        roles->add_eos = true;
-    }
-    return MICA_OK;
-}
-
-static mica_status read_pipeline(json_reader *reader) {
-    mica_status status = each_item(reader, reader->trees[NORMALIZER], "normalizers", read_normalizer, 0);
-    if (status == MICA_OK)
-        status = each_item(reader, reader->trees[PRE_TOKENIZER], "pretokenizers", read_pre_tokenizer, 0);
-    if (status == MICA_OK)
-        status = each_item(reader, reader->trees[DECODER], "decoders", read_decoder, 0);
-    if (status == MICA_OK && !reader->byte_level)
-        status = refuse(reader, "pre_tokenizer", reader->trees[PRE_TOKENIZER], "one that ends in ByteLevel: only byte-level BPE is read");
-    return status;
-}
-
 /* ---- tokens */
 
 static mica_status refuse_added(const json_reader *reader, const json_t *token, const char *expected) {
@@ -374,16 +272,16 @@ static mica_status refuse_added(const json_reader *reader, const json_t *token, 
 static mica_status check_added(const json_reader *reader, uint32_t *largest) {
     const json_t *added = reader->trees[ADDED], *token;
     size_t i;
-    if (!is_absent(added) && !json_is_array(added))
+    if (!mica_token_is_absent(added) && !json_is_array(added))
         return refuse_added(reader, added, "a list of tokens");
     json_array_foreach(added, i, token) {
         const json_t *id = json_object_get(token, "id"), *content = json_object_get(token, "content");
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= MICA_TOKENS_MAX || !json_is_string(content) ||
             json_string_length(content) == 0)
             return refuse_added(reader, token, "an id and a content");
-        if (is_true(token, "lstrip") || is_true(token, "rstrip") || is_true(token, "single_word"))
-            return refuse_added(reader, token, "a token without lstrip, rstrip and single_word");
-        if (is_true(token, "normalized") && reader->compose)
+        if (is_true(token, "single_word"))
+            return refuse_added(reader, token, "a token without single_word");
+        if (is_true(token, "normalized") && reader->pipeline.compose)
             return refuse_added(reader, token, "a token that is not normalized, beside NFC");
         *largest = json_integer_value(id) > *largest ? (uint32_t)json_integer_value(id) : *largest;
     }
@@ -404,41 +302,63 @@ static mica_status count_ids(const json_reader *reader, const mica_token_setting
     return status;
 }
 
-static mica_status set_added(const json_reader *reader) {
+/* The text of an added token as it is looked for: in `scratch` where the normalizer changes it. */
+static const char *added_text(const json_reader *reader, uint8_t how, const char *text, uint64_t *length, mica_text *scratch) {
+    if (!(how & MICA_ADDED_NORMALIZED) || !reader->pipeline.spaces.normalized)
+        return text;
+    mica_text_clear(scratch);
+    mica_space_marks_read(scratch, text, *length);
+    *length = scratch->length;
+    return scratch->bytes;
+}
+
+static mica_status set_added(const json_reader *reader, mica_text *scratch) {
+    mica_tokenizer *tokenizer = reader->tokenizer;
     const json_t *token;
     size_t i;
     mica_status status = MICA_OK;
     json_array_foreach(reader->trees[ADDED], i, token) {
         const json_t *content = json_object_get(token, "content");
-        mica_token_type type = is_true(token, "special") ? MICA_TOKEN_CONTROL : MICA_TOKEN_USER_DEFINED;
+        const mica_token_type type = is_true(token, "special") ? MICA_TOKEN_CONTROL : MICA_TOKEN_USER_DEFINED;
+        const uint32_t id = (uint32_t)json_integer_value(json_object_get(token, "id"));
+        uint64_t length = json_string_length(content);
+        const uint8_t how = (uint8_t)((is_true(token, "lstrip") ? MICA_ADDED_STRIPS_LEFT : 0) |
+                                      (is_true(token, "rstrip") ? MICA_ADDED_STRIPS_RIGHT : 0) |
+                                      (is_true(token, "normalized") ? MICA_ADDED_NORMALIZED : 0));
+        const char *text = added_text(reader, how, json_string_value(content), &length, scratch);
+        if (status == MICA_OK && mica_text_failed(scratch))
+            status = out_of_memory(reader);
         if (status == MICA_OK)
-            status = mica_tokenizer_set(reader->tokenizer, (uint32_t)json_integer_value(json_object_get(token, "id")),
-                                        json_string_value(content), json_string_length(content), type, reader->error);
+            status = mica_tokenizer_set(tokenizer, id, text, length, type, reader->error);
+        if (status == MICA_OK)
+            tokenizer->added[id] = how;
     }
     return status;
 }
 
-/* An added token may be in the vocabulary too, with the same text. One that is not bytes cannot come of text. */
+/* An added token may be in the vocabulary too, with the same text. */
 static mica_status set_entry(json_reader *reader, const vocab_entry *entry, mica_text *scratch) {
     mica_tokenizer *tokenizer = reader->tokenizer;
     const char *text = reader->texts.bytes + entry->start;
-    mica_token_span span = tokenizer->spans[entry->id];
+    const mica_token_span span = tokenizer->spans[entry->id];
+    const int byte = tokenizer->characters ? mica_byte_token_read(text, entry->length) : -1;
+    const char single = (char)byte;
     if (tokenizer->types[entry->id] == MICA_TOKEN_CONTROL || tokenizer->types[entry->id] == MICA_TOKEN_USER_DEFINED) {
-        if (span.length == entry->length && memcmp(tokenizer->names.bytes + span.start, text, span.length) == 0)
+        uint64_t length = entry->length;
+        const char *wanted = added_text(reader, tokenizer->added[entry->id], text, &length, scratch);
+        if (!mica_text_failed(scratch) && span.length == length && memcmp(tokenizer->names.bytes + span.start, wanted, length) == 0) {
+            tokenizer->added[entry->id] |= MICA_ADDED_IN_VOCABULARY;
             return MICA_OK;
+        }
     }
-    mica_text_clear(scratch);
-    bool bytes = mica_byte_level_read(scratch, text, entry->length);
-    if (mica_text_failed(scratch))
-        return out_of_memory(reader);
-    if (bytes)
-        return mica_tokenizer_set(tokenizer, entry->id, scratch->bytes, scratch->length, MICA_TOKEN_NORMAL, reader->error);
-    return mica_tokenizer_set(tokenizer, entry->id, text, entry->length, MICA_TOKEN_UNUSED, reader->error);
+    if (byte >= 0)
+        return mica_tokenizer_set(tokenizer, entry->id, &single, 1, MICA_TOKEN_BYTE, reader->error);
+    return mica_tokenizer_set_text(tokenizer, entry->id, text, entry->length, scratch, reader->error);
 }
 
 static mica_status set_tokens(json_reader *reader) {
     mica_text scratch = MICA_TEXT_INIT;
-    mica_status status = set_added(reader);
+    mica_status status = set_added(reader, &scratch);
     for (uint64_t i = 0; i < reader->entry_count && status == MICA_OK; i++)
         status = set_entry(reader, &reader->entries[i], &scratch);
     mica_text_release(&scratch);
@@ -464,47 +384,61 @@ static mica_status read_outline(json_reader *reader) {
     return status;
 }
 
+static void take_pipeline(json_reader *reader) {
+    mica_tokenizer *tokenizer = reader->tokenizer;
+    const mica_token_pipeline *pipeline = &reader->pipeline;
+    tokenizer->hides = true;
+    tokenizer->characters = pipeline->characters;
+    tokenizer->spaces = pipeline->spaces;
+    tokenizer->compose = pipeline->compose;
+    tokenizer->whole_pieces = reader->ignore_merges;
+    tokenizer->splitter = pipeline->splitter;
+    reader->pipeline.splitter.count = 0; /* it is the tokenizer's now */
+    if (!pipeline->characters)
+        tokenizer->pre_type = mica_split_row_match(pipeline->patterns.bytes, pipeline->patterns.length, tokenizer->whole_pieces,
+                                                   tokenizer->compose);
+}
+
 static mica_status read(json_reader *reader, const mica_token_settings *settings) {
     uint32_t count = 0;
     mica_status status = read_outline(reader);
     if (status == MICA_OK)
         status = read_model_kind(reader);
     if (status == MICA_OK)
-        status = read_pipeline(reader);
+        status = mica_token_pipeline_read(&reader->pipeline, reader->trees[NORMALIZER], reader->trees[PRE_TOKENIZER],
+                                          reader->trees[DECODER]);
     if (status == MICA_OK)
         status = read_vocab(reader);
     if (status == MICA_OK)
         status = count_ids(reader, settings, &count);
     if (status == MICA_OK)
         status = mica_tokenizer_new(reader->name, count, &reader->tokenizer, reader->error);
-    if (status == MICA_OK)
+    if (status == MICA_OK) {
+        take_pipeline(reader);
         status = set_tokens(reader);
+    }
     if (status == MICA_OK)
         status = read_merges(reader);
     if (status == MICA_OK)
-        status = each_item(reader, reader->trees[POST_PROCESSOR], "processors", read_post_processor, 0);
+        status = mica_token_pipeline_read_roles(&reader->pipeline, reader->trees[POST_PROCESSOR], reader->tokenizer);
+    if (status == MICA_OK && reader->unknown)
+        reader->tokenizer->roles.unknown = mica_tokenizer_find(reader->tokenizer, reader->unknown, strlen(reader->unknown));
     return status;
 }
 
 mica_status mica_tokenizer_from_json(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,
                                      mica_tokenizer **tokenizer, mica_error *error) {
-    json_reader reader = {.name = name, .text = text, .length = length, .error = error};
-    mica_status status = read(&reader, settings);
-    if (status == MICA_OK) {
-        mica_tokenizer *made = reader.tokenizer;
-        made->splitter = reader.splitter;
-        made->compose = reader.compose;
-        made->whole_pieces = reader.ignore_merges;
-        made->pre_type = mica_split_row_match(reader.patterns.bytes, reader.patterns.length, made->whole_pieces, made->compose);
-        *tokenizer = made;
-    } else {
+    json_reader reader = {.name = name, .text = text, .length = length, .error = error, .pipeline = {.name = name, .error = error}};
+    const mica_status status = read(&reader, settings);
+    if (status == MICA_OK)
+        *tokenizer = reader.tokenizer;
+    else
         mica_tokenizer_close(reader.tokenizer);
-        mica_splitter_release(&reader.splitter);
-    }
     for (int part = 0; part < FILE_PART_COUNT; part++)
         json_decref(reader.trees[part]);
+    mica_token_pipeline_release(&reader.pipeline);
     mica_text_release(&reader.texts);
-    mica_text_release(&reader.patterns);
+    mica_free(reader.unknown);
     mica_free(reader.entries);
     return status;
 }

@@ -8,31 +8,15 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "model/byte_level.h"
 #include "model/tokenizer_build.h"
 
 #define KEY(name) "tokenizer.ggml." name
 
-/* The byte of "<0xXX>"; -1: it is none. */
-static int read_byte(mica_gguf_string text) {
-    static const char digits[] = "0123456789ABCDEF";
-    if (text.length != 6 || memcmp(text.bytes, "<0x", 3) != 0 || text.bytes[5] != '>')
-        return -1;
-    const char *high = memchr(digits, text.bytes[3], 16), *low = memchr(digits, text.bytes[4], 16);
-    return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
-}
-
-static void write_spaces(mica_gguf_string text, mica_text *bytes) {
-    for (uint64_t i = 0; i < text.length; i++) {
-        bool mark = text.length - i >= 3 && memcmp(text.bytes + i, "\xe2\x96\x81", 3) == 0;
-        mica_text_append(bytes, mark ? " " : text.bytes + i, 1);
-        i += mark ? 2 : 0;
-    }
-}
-
 static mica_status set_token(mica_tokenizer *tokenizer, uint32_t id, mica_gguf_string text, int64_t type, mica_text *scratch,
                              mica_error *error) {
     const char *name = tokenizer->name;
-    int byte = type == MICA_TOKEN_BYTE ? read_byte(text) : 0;
+    int byte = type == MICA_TOKEN_BYTE ? mica_byte_token_read(text.bytes, text.length) : 0;
     const char single = (char)byte;
     if (type < MICA_TOKEN_NORMAL || type > MICA_TOKEN_BYTE) {
         return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("token_type") ": id %" PRIu32 ": expected 1 to 6, got %" PRId64, name, id,
@@ -42,15 +26,11 @@ static mica_status set_token(mica_tokenizer *tokenizer, uint32_t id, mica_gguf_s
         return mica_fail(error, MICA_BAD_INPUT, "%s: key " KEY("tokens") ": id %" PRIu32 ": expected a byte as <0xXX>, got %.*s", name, id,
                          (int)(text.length < 60 ? text.length : 60), text.bytes);
     }
-    mica_text_clear(scratch);
-    if (type == MICA_TOKEN_NORMAL)
-        write_spaces(text, scratch);
-    if (mica_text_failed(scratch))
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the tokenizer", name);
     if (type == MICA_TOKEN_BYTE)
         return mica_tokenizer_set(tokenizer, id, &single, 1, MICA_TOKEN_BYTE, error);
     if (type == MICA_TOKEN_NORMAL)
-        return mica_tokenizer_set(tokenizer, id, scratch->bytes ? scratch->bytes : "", scratch->length, MICA_TOKEN_NORMAL, error);
+        return mica_tokenizer_set_text(tokenizer, id, text.bytes, text.length, scratch, error);
+    tokenizer->added[id] = MICA_ADDED_IN_VOCABULARY;
     return mica_tokenizer_set(tokenizer, id, text.bytes, text.length, (mica_token_type)type, error);
 }
 
@@ -93,7 +73,7 @@ static mica_status fill(const mica_gguf *gguf, const mica_gguf_entry *tokens, mi
     mica_gguf_string text;
     mica_text scratch = MICA_TEXT_INIT;
     uint64_t at = 0;
-    tokenizer->characters = tokenizer->space_before = true;
+    tokenizer->characters = tokenizer->spaces.before = tokenizer->spaces.normalized = true;
     mica_status status = mica_gguf_array(gguf, KEY("token_type"), MICA_GGUF_INT32, &types, error);
     if (status == MICA_OK)
         status = mica_gguf_array(gguf, KEY("scores"), MICA_GGUF_FLOAT32, &scores, error);
@@ -110,7 +90,8 @@ static mica_status fill(const mica_gguf *gguf, const mica_gguf_entry *tokens, mi
     if (status == MICA_OK)
         status = make_merges(scores, tokenizer, error);
     if (status == MICA_OK)
-        status = mica_gguf_bool_if_present(gguf, KEY("add_space_prefix"), &tokenizer->space_before, error);
+        status = mica_gguf_bool_if_present(gguf, KEY("add_space_prefix"), &tokenizer->spaces.before, error);
+    tokenizer->spaces.left_out = tokenizer->spaces.before;
     return status == MICA_OK ? mica_tokenizer_read_roles(gguf, true, tokenizer, error) : status;
 }
 

@@ -60,13 +60,13 @@ def main():
             model = llama.Model(library, path, vocabulary_only=True)
             strings = [texts.plain(generator, 20000), "", " ", "  ", "a", " a", "a" * 3000, " " * 300]
             strings += [texts.text(generator, generator.randrange(1, 60)) for _ in range(1500)]
-            strings = [string.replace("▁", "_").replace("\0", "") for string in strings]
+            strings = [string.replace("\0", "") for string in strings + ["a▁b", "▁ ▁"]]
             for special in (0, 1):
                 if special:
-                    strings = ["".join(generator.choice(["<s>", "</s>", "<mark>", " ", "a b", texts.part(generator)]) for _ in range(6)) for _ in range(500)]
-                    strings = [string.replace("▁", "_").replace("\0", "") for string in strings]
+                    strings = ["".join(generator.choice(["<s>", "</s>", "<unk>", "<mark>", " ", "▁", "a b", texts.part(generator)]) for _ in range(6)) for _ in range(500)]
+                    strings = [string.replace("\0", "") for string in strings]
                 expected = [model.tokenize(string.encode(), bool(special)) for string in strings]
-                judge.compare(path, f"scores, special {special}", [(special | 2 * special, string.encode()) for string in strings], expected)
+                judge.compare(path, f"scores, special {special}", [(special | 2 * (special or "▁" in string), string.encode()) for string in strings], expected)
             model.close()
     judge.finish()
 

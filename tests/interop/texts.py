@@ -121,25 +121,34 @@ class Judge:
             if self.failures < 20:
                 print(f"failed: {what}")
 
-    def encode(self, checkpoint, items):
-        """The ids of each (special, bytes)."""
+    def run(self, checkpoint, items):
+        """The ids of each (special, bytes), and what they decode to."""
         stream = b"".join(struct.pack("<BQ", special, len(data)) + data for special, data in items)
         done = subprocess.run([self.helper, checkpoint], input=stream, capture_output=True)
         if done.returncode:
             sys.exit(f"failed: tokenize_texts {checkpoint}: {done.stderr.decode()}")
-        at, ids = 0, []
+        at, results = 0, []
         for _ in items:
             count, = struct.unpack_from("<Q", done.stdout, at)
-            ids.append(list(struct.unpack_from(f"<{count}I", done.stdout, at + 8)))
+            ids = list(struct.unpack_from(f"<{count}I", done.stdout, at + 8))
             at += 8 + 4 * count
+            length, = struct.unpack_from("<Q", done.stdout, at)
+            results.append((ids, done.stdout[at + 8:at + 8 + length]))
+            at += 8 + length
         self.check(at == len(done.stdout), f"{checkpoint}: expected ids for {len(items)} texts, got more")
-        return ids
+        return results
 
-    def compare(self, checkpoint, what, items, expected):
+    def encode(self, checkpoint, items):
+        return [ids for ids, _ in self.run(checkpoint, items)]
+
+    def compare(self, checkpoint, what, items, expected, decoded=None):
+        """`decoded`: what the peer makes of its ids; None in it where that is not compared."""
         self.check(len(items) == len(expected), f"{checkpoint}: {what}: {len(items)} texts, {len(expected)} of the peer")
-        for (_, data), ours, theirs in zip(items, self.encode(checkpoint, items), expected):
+        for (_, data), (ours, back), theirs, their_back in zip(items, self.run(checkpoint, items), expected, decoded or [None] * len(items)):
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
             self.check(ours == theirs, f"{checkpoint}: {what}: {data[:80]!r}: id {at}: {ours[at:at + 6]}, the peer has {theirs[at:at + 6]}")
+            if their_back is not None and ours == theirs:
+                self.check(back == their_back, f"{checkpoint}: {what}: {data[:80]!r}: decoded {back[:80]!r}, the peer has {their_back[:80]!r}")
 
     def finish(self):
         print(f"{self.checks} comparisons, {self.failures} failed")

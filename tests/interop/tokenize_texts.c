@@ -1,7 +1,7 @@
 /* tests/interop/tokenize_texts.c: tokenize_texts CHECKPOINT: texts from the standard input to ids on the standard output, for the
  * scripts here, which have ten thousands of them. In: a byte (1: with special tokens; 2 more: the text may come back otherwise,
- * composed), the length (8 bytes, little-endian), the text. Out: the count, the ids (4 bytes each). Every text is decoded again, and
- * compared. */
+ * composed), the length (8 bytes, little-endian), the text. Out: the count, the ids (4 bytes each), the length of what they decode to,
+ * and that. Every text is decoded again, and compared. */
 #include <mica/tokenizer.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +26,8 @@ static int one(const mica_tokenizer *tokenizer, uint8_t how, const char *text, u
     fwrite(&count, sizeof count, 1, stdout);
     if (count > 0)
         fwrite(ids, sizeof *ids, count, stdout);
+    fwrite(&bytes, sizeof bytes, 1, stdout);
+    fwrite(decoded, 1, bytes, stdout);
     mica_ids_free(ids);
     mica_string_free(decoded);
     return 0;

@@ -83,12 +83,30 @@ static void composing(void **state) {
     mica_memory_fail_after(0);
 }
 
+static void spaces_and_their_marks(void **state) {
+    (void)state;
+    mica_text text = MICA_TEXT_INIT, back = MICA_TEXT_INIT;
+    static const char cut[] = "\xe2\x96\x81"
+                              "a\xe2\x96 \xe2\x96\x81\xe2\x96\x81\xe2";
+    mica_space_marks_read(&text, cut, sizeof cut - 1);
+    assert_string_equal(text.bytes, " a\xe2\x96   \xe2");
+    mica_space_marks_write(&back, " a  ", 4);
+    assert_string_equal(back.bytes, MICA_SPACE_MARK "a" MICA_SPACE_MARK MICA_SPACE_MARK);
+    assert_true(mica_space_marks_in(cut, 3));
+    assert_false(mica_space_marks_in(cut, 2));
+    assert_false(mica_space_marks_in(NULL, 0));
+    assert_int_equal(mica_byte_token_read("<0x0A>", 6), 10);
+    assert_int_equal(mica_byte_token_read("<0xff>", 6), -1);
+    assert_int_equal(mica_byte_token_read("<0x0A>x", 7), -1);
+    assert_int_equal(mica_byte_token_read("<0x0A]", 6), -1);
+    mica_text_release(&text);
+    mica_text_release(&back);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_byte_and_back),
-        cmocka_unit_test(known_characters),
-        cmocka_unit_test(characters_that_are_no_byte),
-        cmocka_unit_test(composing),
+        cmocka_unit_test(every_byte_and_back),         cmocka_unit_test(known_characters), cmocka_unit_test(spaces_and_their_marks),
+        cmocka_unit_test(characters_that_are_no_byte), cmocka_unit_test(composing),
     };
     return cmocka_run_group_tests_name("byte_level", tests, NULL, NULL);
 }

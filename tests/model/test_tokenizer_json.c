@@ -11,6 +11,7 @@ static mica_error error;
 /* The parts of a file; NULL is what a plain one has. */
 typedef struct file_parts {
     const char *added, *normalizer, *pre_tokenizer, *post_processor, *decoder, *kind, *vocab, *merges, *more;
+    bool spaces; /* one with byte_fallback, of make_spaces */
 } file_parts;
 
 static const char *otherwise(const char *text, const char *plain) {
@@ -39,10 +40,40 @@ static char *make(file_parts parts, uint64_t *length) {
     return mica_text_take(&text);
 }
 
+#define PREPEND "{\"type\": \"Prepend\", \"prepend\": \"\\u2581\"}"
+#define REPLACE "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\\u2581\"}"
+#define REPLACE_BACK "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\\u2581\"}, \"content\": \" \"}"
+#define STRIP "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"
+#define METASPACE(more) "{\"type\": \"Metaspace\", \"replacement\": \"\\u2581\"" more "}"
+
+/* As Llama 2's: "<unk>" 0, "<s>" 1, "</s>" 2, the bytes from 3 on, then "▁" 259, "a" 260, "b" 261, "▁a" 262, "ab" 263, "▁ab" 264, "▁▁" 265. */
+static char *make_spaces(file_parts parts, uint64_t *length) {
+    mica_text text = MICA_TEXT_INIT;
+    mica_text_printf(&text,
+                     "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\", \"special\": true}, {\"id\": 1, \"content\": \"<s>\","
+                     "\"special\": true}, {\"id\": 2, \"content\": \"</s>\", \"special\": true}%s], \"normalizer\": %s,",
+                     otherwise(parts.added, ""),
+                     otherwise(parts.normalizer, "{\"type\": \"Sequence\", \"normalizers\": [" PREPEND "," REPLACE "]}"));
+    mica_text_printf(&text, "\"pre_tokenizer\": %s, \"post_processor\": %s, \"decoder\": %s, \"model\": {%s, \"vocab\": {",
+                     otherwise(parts.pre_tokenizer, "null"), otherwise(parts.post_processor, "null"),
+                     otherwise(parts.decoder, "{\"type\": \"Sequence\", \"decoders\": [" REPLACE_BACK ", {\"type\": \"ByteFallback\"},"
+                                              "{\"type\": \"Fuse\"}, " STRIP "]}"),
+                     otherwise(parts.kind, "\"type\": \"BPE\", \"unk_token\": \"<unk>\", \"fuse_unk\": true, \"byte_fallback\": true"));
+    for (int byte = 0; byte < 256; byte++)
+        mica_text_printf(&text, "\"<0x%02X>\": %d, ", byte, byte + 3);
+    mica_text_printf(&text, "\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, %s}, \"merges\": %s}}",
+                     otherwise(parts.vocab, "\"\\u2581\": 259, \"a\": 260, \"b\": 261, \"\\u2581a\": 262, \"ab\": 263, \"\\u2581ab\": 264,"
+                                            "\"\\u2581\\u2581\": 265"),
+                     otherwise(parts.merges, "[\"\\u2581 a\", \"a b\", \"\\u2581a b\", \"\\u2581 \\u2581\"]"));
+    *length = text.length;
+    return mica_text_take(&text);
+}
+
 static mica_status open_parts(file_parts parts, uint64_t vocab_size, mica_tokenizer **tokenizer) {
     const mica_token_settings settings = {.vocab_size = vocab_size, .bos_id = MICA_TOKEN_NONE};
     uint64_t length;
-    char *text = make(parts, &length), *exact = mica_malloc(length); /* without a NUL, so that a sanitizer sees a read behind the end */
+    char *text = (parts.spaces ? make_spaces : make)(parts, &length),
+         *exact = mica_malloc(length); /* without a NUL, so that a sanitizer sees a read behind the end */
     memcpy(exact, text, length);
     mica_free(text);
     mica_status status = mica_tokenizer_from_json("t.json", exact, length, &settings, tokenizer, &error);
@@ -148,6 +179,109 @@ static void pre_types(void **state) {
     }
 }
 
+/* Each text, its ids, and what they decode to where that is not the text. */
+typedef struct text_row {
+    const char *text;
+    uint32_t ids[8], count;
+    const char *decoded;
+} text_row;
+
+static void expect_texts(const mica_tokenizer *tokenizer, const text_row *rows, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char *bytes;
+        uint64_t length;
+        expect_ids(tokenizer, rows[i].text, true, rows[i].ids, rows[i].count);
+        assert_int_equal(mica_tokenizer_decode(tokenizer, rows[i].ids, rows[i].count, &bytes, &length, &error), MICA_OK);
+        assert_string_equal(bytes, otherwise(rows[i].decoded, rows[i].text));
+        mica_free(bytes);
+    }
+}
+#define EXPECT_TEXTS(tokenizer, ...) \
+    expect_texts(tokenizer, (const text_row[]){__VA_ARGS__}, sizeof((const text_row[]){__VA_ARGS__}) / sizeof(text_row))
+
+/* As tokenizers has it (tests/interop/tokenizer_spaces.py). */
+static void spaces_as_llama_2_has_them(void **state) {
+    (void)state;
+    mica_tokenizer *tokenizer = accept((file_parts){
+        .spaces = true,
+        .post_processor = "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}},"
+                          "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]}"});
+    EXPECT_TEXTS(tokenizer, {"", {0}, 0, NULL}, {"ab a", {264, 262}, 2, NULL}, {"  a", {265, 262}, 2, NULL},
+                 {"ba", {259, 261, 260}, 3, NULL}, {"\xc3\xa9", {259, 3 + 0xc3, 3 + 0xa9}, 3, NULL}, {"\xc3", {259, 3 + 0xc3}, 2, NULL},
+                 {"a<s>b", {262, 1, 259, 261}, 4, "a<s> b"},
+                 {"a\xe2\x96\x81"
+                  "ab",
+                  {262, 264},
+                  2,
+                  "a ab"},
+                 {"\xe2\x96", {259, 3 + 0xe2, 3 + 0x96}, 3, NULL});
+    expect_ids(tokenizer, "<s>a", false, (const uint32_t[]){259, 3 + '<', 3 + 's', 3 + '>', 260}, 5);
+    assert_int_equal(mica_tokenizer_type(tokenizer, 3), MICA_TOKEN_BYTE);
+    assert_int_equal(mica_tokenizer_roles(tokenizer)->bos, 1);
+    assert_true(mica_tokenizer_roles(tokenizer)->add_bos);
+    assert_int_equal(mica_tokenizer_roles(tokenizer)->unknown, 0);
+    mica_token_list behind = {0};
+    assert_int_equal(mica_tokenizer_append_behind(tokenizer, "a<s>", 4, &behind, &error), MICA_OK);
+    assert_int_equal(behind.count, 4);
+    assert_int_equal(behind.ids[0], 262);
+    mica_token_list_release(&behind);
+    mica_tokenizer_close(tokenizer);
+}
+
+static void spaces_as_metaspace_has_them(void **state) {
+    (void)state;
+#define SCHEME(name, split) \
+    .spaces = true, .normalizer = "null", .pre_tokenizer = METASPACE(", \"prepend_scheme\": \"" name "\", \"split\": " split)
+    mica_tokenizer *tokenizer = accept((file_parts){SCHEME("first", "false")});
+    EXPECT_TEXTS(tokenizer, {"ab", {264}, 1, NULL}, {" ab", {264}, 1, "ab"}, {"  ab", {259, 264}, 2, " ab"},
+                 {"a<s>b", {262, 1, 261}, 3, NULL});
+    mica_token_list behind = {0};
+    assert_int_equal(mica_tokenizer_append_behind(tokenizer, "a", 1, &behind, &error), MICA_OK);
+    assert_int_equal(behind.ids[0], 260);
+    mica_token_list_release(&behind);
+    mica_tokenizer_close(tokenizer);
+    tokenizer = accept((file_parts){SCHEME("always", "true")});
+    EXPECT_TEXTS(tokenizer, {"ab", {264}, 1, NULL}, {"  ab ", {259, 264, 259}, 3, " ab "}, {"a<s>b", {262, 1, 259, 261}, 4, "a<s> b"},
+                 {"\xe2\x96\x81"
+                  "a",
+                  {262},
+                  1,
+                  "a"});
+    mica_tokenizer_close(tokenizer);
+    tokenizer = accept((file_parts){SCHEME("never", "false"), .decoder = METASPACE(", \"prepend_scheme\": \"never\""),
+                                    .kind = "\"byte_fallback\": true, \"ignore_merges\": true"});
+    EXPECT_TEXTS(tokenizer, {"ab", {263}, 1, NULL}, {" ab", {264}, 1, NULL}, {"<0x61>", {3 + 'a'}, 1, "a"});
+    expect_ids(tokenizer, "<s>", false, (const uint32_t[]){1}, 1); /* a piece that is a token, whichever */
+    mica_tokenizer_close(tokenizer);
+    tokenizer = accept(
+        (file_parts){.spaces = true, .normalizer = "null", .pre_tokenizer = METASPACE(", \"add_prefix_space\": false"), .decoder = "null"});
+    EXPECT_TEXTS(tokenizer, {"ab", {263}, 1, NULL}, {"  ab", {259, 264}, 2, NULL});
+    mica_tokenizer_close(tokenizer);
+}
+
+/* White space that added tokens take, and the order in which they are looked for. */
+static void added_tokens_of_each_kind(void **state) {
+    (void)state;
+    static const char added[] =
+        ", {\"id\": 266, \"content\": \"<l>\", \"special\": true, \"lstrip\": true},"
+        "{\"id\": 267, \"content\": \"<r>\", \"special\": false, \"rstrip\": true},"
+        "{\"id\": 268, \"content\": \"<n>\", \"special\": true, \"normalized\": true}, {\"id\": 269, \"content\": \"<s><r>\","
+        "\"special\": true}, {\"id\": 261, \"content\": \"b\", \"special\": true, \"normalized\": true}";
+    mica_tokenizer *tokenizer = accept((file_parts){.spaces = true, .added = added});
+    EXPECT_TEXTS(tokenizer, {"a \xe3\x80\x80 \t<l> a", {262, 266, 259, 262}, 4, "a<l>  a"},
+                 {"<r> \xc2\xa0\n a<r>", {267, 262, 267}, 3, "<r> a<r>"}, {"<r>  <l>", {267, 266}, 2, "<r><l>"},
+                 {"a <n>a", {262, 268, 260}, 3, NULL}, {"<n>", {268}, 1, NULL}, {"a b", {262, 261}, 2, NULL}, {"ab", {264}, 1, NULL});
+    expect_ids(tokenizer, "a<n>", true, (const uint32_t[]){262, 3 + '<', 3 + 'n', 3 + '>'}, 4); /* it has no space before it */
+    expect_ids(tokenizer, "<s><r>", false, (const uint32_t[]){259, 3 + '<', 3 + 's', 3 + '>', 3 + '<', 3 + 'r', 3 + '>'},
+               7); /* the longer hides it */
+    expect_ids(tokenizer, "<r>a", false, (const uint32_t[]){267, 262}, 2);
+    mica_tokenizer_close(tokenizer);
+    tokenizer = accept(
+        (file_parts){.added = "[{\"id\": 260, \"content\": \"<l>\", \"special\": true, \"lstrip\": true}]"}); /* byte-level too */
+    expect_ids(tokenizer, "ab \t<l>c", true, (const uint32_t[]){256, 260, 'c'}, 3);
+    mica_tokenizer_close(tokenizer);
+}
+
 static void what_is_refused(void **state) {
     (void)state;
     static const struct {
@@ -157,11 +291,42 @@ static void what_is_refused(void **state) {
     } rows[] = {
         {{.kind = "\"type\": \"Unigram\""}, 0, "model.type: expected \"BPE\", got \"Unigram\""},
         {{.kind = "\"dropout\": 0.1"}, 0, "model.dropout: expected null, got 0.1"},
-        {{.kind = "\"byte_fallback\": true"}, 0, "model.byte_fallback: expected false, as in a byte-level BPE, got true"},
-        {{.kind = "\"end_of_word_suffix\": \"</w>\""}, 0, "end_of_word_suffix: expected null, as in a byte-level BPE, got \"</w>\""},
+        {{.kind = "\"end_of_word_suffix\": \"</w>\""}, 0, "end_of_word_suffix: expected null or nothing, got \"</w>\""},
+        {{.kind = "\"byte_fallback\": true"},
+         0,
+         "pre_tokenizer: expected nothing, or one Metaspace with the replacement \"\\u2581\", got {\"type\": \"ByteLevel\", \"add_prefix_space\": "
+         "false, \"use_regex\": true}"},
+        {{.spaces = true, .normalizer = "{\"type\": \"NFC\"}"},
+         0,
+         "normalizer: expected Prepend of \"\\u2581\", and Replace of \" \" by it, got {\"type\": \"NFC\"}"},
+        {{.spaces = true, .normalizer = PREPEND},
+         0,
+         "normalizer: expected Replace of \" \" by \"\\u2581\", where the pre_tokenizer is no Metaspace, got {\"type\": \"Prepend\", \"prepend\": "
+         "\"\xe2\x96\x81\"}"},
+        {{.spaces = true, .normalizer = "{\"type\": \"Sequence\", \"normalizers\": [" PREPEND "," PREPEND "]}"}, 0, NULL},
+        {{.spaces = true, .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \" \"}, \"content\": \"\\u2581\"}"}, 0, NULL},
+        {{.spaces = true, .pre_tokenizer = METASPACE(", \"prepend_scheme\": \"sometimes\"")}, 0, NULL},
+        {{.spaces = true, .pre_tokenizer = METASPACE(", \"prepend_scheme\": \"first\", \"add_prefix_space\": false")}, 0, NULL},
+        {{.spaces = true, .pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"_\"}"},
+         0,
+         "pre_tokenizer: expected nothing, or one Metaspace with the replacement \"\\u2581\", got {\"type\": \"Metaspace\", \"replacement\": \"_\"}"},
+        {{.spaces = true, .pre_tokenizer = "{\"type\": \"Sequence\", \"pretokenizers\": [" METASPACE("") "," METASPACE("") "]}"}, 0, NULL},
+        {{.spaces = true, .decoder = "{\"type\": \"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}"},
+         0,
+         "decoder: expected Replace of \"\\u2581\" by \" \", ByteFallback, Fuse, Strip of one \" \" at the start, or Metaspace, got {\"type\": "
+         "\"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}"},
+        {{.spaces = true, .decoder = REPLACE}, 0, NULL},
+        {{.spaces = true, .kind = "\"byte_fallback\": false"}, 0, NULL},
+        {{.spaces = true, .vocab = "\"a\": 259, \"<0x00>\": 260"}, 0, NULL},
+        {{.spaces = true, .merges = "[\"a  b\"]"}, 0, "merges: number 0: expected two tokens, got \"a  b\""},
+        {{.spaces = true, .merges = "[[\"a\", \" \"]]"},
+         0,
+         "merges: number 0: expected two tokens that are one token together, got \"a  \""},
         {{.normalizer = "{\"type\": \"Lowercase\"}"}, 0, "normalizer: expected nothing or NFC, got {\"type\": \"Lowercase\"}"},
         {{.decoder = "{\"type\": \"WordPiece\"}"}, 0, "decoder: expected ByteLevel, got {\"type\": \"WordPiece\"}"},
-        {{.pre_tokenizer = "null"}, 0, "pre_tokenizer: expected one that ends in ByteLevel: only byte-level BPE is read, got null"},
+        {{.pre_tokenizer = "null"},
+         0,
+         "pre_tokenizer: expected one that ends in ByteLevel, where model.byte_fallback is not true, got null"},
         {{.pre_tokenizer = "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}"},
          0,
          "pre_tokenizer: expected Split by a Regex (Isolated), Digits, or ByteLevel without add_prefix_space, got {\"type\": \"ByteLevel\", "
@@ -181,9 +346,9 @@ static void what_is_refused(void **state) {
         {{.added = "[{\"id\": -1, \"content\": \"a\"}]"},
          0,
          "added_tokens: expected an id and a content, got {\"id\": -1, \"content\": \"a\"}"},
-        {{.added = "[{\"id\": 300, \"content\": \"a\", \"lstrip\": true}]"},
+        {{.added = "[{\"id\": 300, \"content\": \"a\", \"single_word\": true}]"},
          0,
-         "added_tokens: expected a token without lstrip, rstrip and single_word, got {\"id\": 300, \"content\": \"a\", \"lstrip\": true}"},
+         "added_tokens: expected a token without single_word, got {\"id\": 300, \"content\": \"a\", \"single_word\": true}"},
         {{.added = "[{\"id\": 300, \"content\": \"a\", \"normalized\": true}]", .normalizer = "{\"type\": \"NFC\"}"},
          0,
          "added_tokens: expected a token that is not normalized, beside NFC, got {\"id\": 300, \"content\": \"a\", \"normalized\": true}"},
@@ -233,17 +398,31 @@ static void what_is_refused(void **state) {
 
 static void memory_runs_out_anywhere(void **state) {
     (void)state;
-    const file_parts parts = {.added = "[{\"id\": 262, \"content\": \"<s>\", \"special\": true}]", .normalizer = "{\"type\": \"NFC\"}"};
+    const file_parts rows[] = {{.added = "[{\"id\": 262, \"content\": \"<s>\", \"special\": true}]", .normalizer = "{\"type\": \"NFC\"}"},
+                               {.spaces = true, .added = ", {\"id\": 266, \"content\": \"<n>\", \"special\": true, \"normalized\": true}"},
+                               {.spaces = true, .normalizer = "null", .pre_tokenizer = METASPACE("")}};
     const mica_token_settings settings = {.bos_id = MICA_TOKEN_NONE};
-    uint64_t length;
-    char *text = make(parts, &length);
-    for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
-        mica_tokenizer *tokenizer = NULL;
-        no_memory_begin(&trial);
-        no_memory_end(&trial, mica_tokenizer_from_json("t.json", text, length, &settings, &tokenizer, &error), MICA_OK, &error);
+    static const char words[] = "ab<n> \xe2\x96\x81"
+                                "e\xcc\x81";
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        uint64_t length;
+        char *text = (rows[i].spaces ? make_spaces : make)(rows[i], &length);
+        mica_tokenizer *tokenizer = accept(rows[i]);
+        for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
+            mica_tokenizer *made = NULL;
+            no_memory_begin(&trial);
+            no_memory_end(&trial, mica_tokenizer_from_json("t.json", text, length, &settings, &made, &error), MICA_OK, &error);
+            mica_tokenizer_close(made);
+        }
+        for (no_memory trial = {0}; no_memory_next(&trial);) {
+            mica_token_list ids = {0};
+            no_memory_begin(&trial);
+            no_memory_end(&trial, mica_tokenizer_append(tokenizer, words, sizeof words - 1, true, &ids, &error), MICA_OK, &error);
+            mica_token_list_release(&ids);
+        }
         mica_tokenizer_close(tokenizer);
+        mica_free(text);
     }
-    mica_free(text);
 }
 
 int main(void) {
@@ -253,6 +432,9 @@ int main(void) {
         cmocka_unit_test(added_tokens),
         cmocka_unit_test(text_is_composed_where_it_says_so),
         cmocka_unit_test(pre_types),
+        cmocka_unit_test(spaces_as_llama_2_has_them),
+        cmocka_unit_test(spaces_as_metaspace_has_them),
+        cmocka_unit_test(added_tokens_of_each_kind),
         cmocka_unit_test(what_is_refused),
         cmocka_unit_test(memory_runs_out_anywhere),
     };
