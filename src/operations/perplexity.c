@@ -67,11 +67,9 @@ static void score_token(comparing *work, uint64_t row, int64_t next) {
 /* One window, alone: in steps of the engine's batch; row i foretells token i + 1. */
 static mica_status score_window(comparing *work, const int64_t *ids, uint64_t count, mica_error *error) {
     mica_status status = MICA_OK;
-    uint64_t batch = mica_engine_batch(work->sides[0].engine);
-    for (uint32_t i = 0; i < work->count; i++) {
+    const uint64_t batch = mica_engine_batch(work->sides[0].engine); /* of both: they have one context */
+    for (uint32_t i = 0; i < work->count; i++)
         mica_engine_rewind(work->sides[i].engine, 0);
-        batch = mica_engine_batch(work->sides[i].engine) < batch ? mica_engine_batch(work->sides[i].engine) : batch;
-    }
     for (uint64_t done = 0, step; done < count; done += step) {
         step = count - done < batch ? count - done : batch;
         for (uint32_t i = 0; i < work->count && status == MICA_OK; i++)

@@ -29,6 +29,8 @@ static void test_greedy(void **state) {
     double share[COUNT];
     draw(&(mica_sampler_options){0}, 10, share);
     assert_true(fabs(share[1] - 1) < 1e-9);
+    draw(&(mica_sampler_options){.temperature = NAN}, 10, share);
+    assert_true(fabs(share[1] - 1) < 1e-9);
     draw(&(mica_sampler_options){.temperature = 1, .top_k = 1, .seed = 5}, 50, share);
     assert_true(fabs(share[1] - 1) < 1e-9); /* of equals the lower id */
 }
@@ -55,6 +57,13 @@ static void test_tail(void **state) {
     assert_true(share[1] > 0.4 && share[3] > 0.4 && share[4] <= 0);
     draw(&(mica_sampler_options){.temperature = 1, .top_p = 0.3, .seed = 2}, 100, share);
     assert_true(fabs(share[1] - 1) < 1e-9);
+    /* at the borders: one less than there are; half of two equal ones is one of them; all that are as likely as the likeliest */
+    draw(&(mica_sampler_options){.temperature = 1, .top_k = 4, .seed = 2}, 5000, share);
+    assert_true(share[0] > 0.05 && share[2] <= 0);
+    draw(&(mica_sampler_options){.temperature = 1, .top_k = 2, .top_p = 0.5, .seed = 2}, 100, share);
+    assert_true(fabs(share[1] - 1) < 1e-9);
+    draw(&(mica_sampler_options){.temperature = 1, .min_p = 1, .seed = 2}, 5000, share);
+    assert_true(share[1] > 0.4 && share[3] > 0.4 && share[4] <= 0);
 }
 
 static void test_seed(void **state) {

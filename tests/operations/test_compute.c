@@ -326,7 +326,7 @@ static float *exact_logits(const char *checkpoint, const char *ids, uint64_t cou
     snprintf(path, sizeof path, "%s/side.f32", directory);
     if (mica_logits(checkpoint, &(mica_compute_options){.exact = true}, &(mica_prompt){.ids = ids}, path, NULL, &error) != MICA_OK)
         fail_msg("%s", error.message);
-    assert_int_equal(mica_file_load(path, 1 << 22, &bytes, &length, &error), MICA_OK);
+    assert_int_equal(mica_file_load(path, 1 << 24, &bytes, &length, &error), MICA_OK);
     assert_int_equal(length, count * 4096 * sizeof(float));
     return (float *)(void *)bytes;
 }
@@ -369,25 +369,37 @@ static void assert_mean(const json_t *object, const char *mean, const char *stan
     assert_near(object, standard_error, deviation / sqrt(n));
 }
 
-/* Two windows, each with a BOS of its own: every token of the text is scored, and none across the border; what does not fill a window is left. */
+/* tiny-k2 with a context of more than a batch. */
+static void make_longer(char path[300]) {
+    char command[1400];
+    snprintf(path, 300, "%s/longer", directory);
+    snprintf(command, sizeof command,
+             "mkdir '%s' && cp " TINY_K2 "/*.* '%s' && chmod u+w '%s'/* && "
+             "sed -i 's/\"max_position_embeddings\": 512/\"max_position_embeddings\": 1024/' '%s/config.json'", path, path, path, path);
+    assert_int_equal(system(command), 0);
+}
+
+/* Two windows of more than a batch, each with a BOS of its own: every token of the text is scored, also across the border of batches, and none across that
+ * of windows; what does not fill a window is left. */
 static void test_windows(void **state) {
     (void)state;
-    enum { WINDOW = 24, BODY = WINDOW - 1 };
-    char *ids = validation_ids(2 * BODY + 5), *json = NULL, window[400];
+    enum { WINDOW = 600, BODY = WINDOW - 1 };
+    char *ids = validation_ids(2 * BODY + 5), *json = NULL, window[6 * WINDOW], longer[300];
     mica_error error;
     json_t *report;
     mica_model *model;
     sample losses = {0};
-    if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = WINDOW, .exact = true}, &(mica_prompt){.ids = ids, .bos = true}, NULL, &json,
+    make_longer(longer);
+    if (mica_perplexity(longer, NULL, &(mica_compute_options){.context = WINDOW, .exact = true}, &(mica_prompt){.ids = ids, .bos = true}, NULL, &json,
                         &error) != MICA_OK)
         fail_msg("%s", error.message);
-    assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
+    assert_int_equal(mica_model_open(longer, NULL, &model, NULL), MICA_OK);
     const char *at = ids;
     for (int i = 0; i < 2; i++) {
         int length = snprintf(window, sizeof window, "%lld,", (long long)model->config.bos_token_id);
         for (int t = 0; t < BODY; t++, at = strchr(at, ',') + 1)
             length += snprintf(window + length, sizeof window - (size_t)length, "%lu,", strtoul(at, NULL, 10));
-        float *rows = exact_logits(TINY_K2, window, WINDOW);
+        float *rows = exact_logits(longer, window, WINDOW);
         add_losses(&losses, rows, window, WINDOW);
         mica_free(rows);
     }
@@ -399,6 +411,24 @@ static void test_windows(void **state) {
     mica_model_close(model);
     mica_string_free(json);
     free(ids);
+}
+
+/* One loss has no standard error, two have. */
+static void test_few_tokens(void **state) {
+    (void)state;
+    static const char *const ids[] = {"3840,367", "3840,367,450"};
+    for (int i = 0; i < 2; i++) {
+        char *json = NULL;
+        mica_error error;
+        json_t *report;
+        if (mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.threads = 1}, &(mica_prompt){.ids = ids[i]}, NULL, &json, &error) != MICA_OK)
+            fail_msg("%s", error.message);
+        assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+        assert_int_equal(json_integer_value(json_object_get(report, "tokens_scored")), i + 1);
+        assert_int_equal(json_is_real(json_object_get(json_object_get(report, "model"), "nll_standard_error")), i == 1);
+        json_decref(report);
+        mica_string_free(json);
+    }
 }
 
 /* One window of 32, all but its first token scored: KL(other || model) by the definition, from logits files. */
@@ -559,6 +589,7 @@ int main(void) {
                                        cmocka_unit_test(test_perplexity),
                                        cmocka_unit_test(test_against),
                                        cmocka_unit_test(test_windows),
+                                       cmocka_unit_test(test_few_tokens),
                                        cmocka_unit_test(test_against_another),
                                        cmocka_unit_test(test_other_vocabulary),
                                        cmocka_unit_test(test_deepseek_v4_is_refused),
