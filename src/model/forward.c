@@ -13,12 +13,13 @@ static mica_status examine(const mica_engine *engine, const mica_weight *weight,
     return weight && matrix ? mica_weight_examine(engine->model, weight, matrix, NULL, NULL, 0, error) : MICA_OK;
 }
 
+/* All of the layer's, read once more where they are not in memory: one that was used may have made room for another since. */
 static mica_status examine_experts(mica_engine *engine, uint64_t layer, mica_error *error) {
     mica_status status = MICA_OK;
     for (uint64_t e = 0; e < engine->sizes.experts && status == MICA_OK; e++) {
         const mica_matrix *matrices;
         uint32_t expert = (uint32_t)e;
-        if (!mica_expert_cache_present(engine->cache, layer, e) || !mica_expert_cache_acquire(engine->cache, layer, e))
+        if (!mica_expert_cache_acquire(engine->cache, layer, e))
             continue;
         mica_expert_cache_wait(engine->cache, layer, &expert, 1);
         status = mica_expert_cache_get(engine->cache, layer, e, &matrices, error);

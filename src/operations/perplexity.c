@@ -90,13 +90,12 @@ static mica_status score_window(comparing *work, const int64_t *ids, uint64_t co
 
 static mica_status score_all(comparing *work, const mica_compute_options *options, const int64_t *ids, uint64_t count, int64_t bos,
                              mica_error *error) {
-    uint64_t body = work->window - (bos >= 0), windows = count >= body ? count / body : 1;
+    const uint64_t body = work->window - (bos >= 0), windows = count / body;
     int64_t *window = mica_reallocarray(NULL, work->window + 1, sizeof *window);
     mica_progress progress = {.what = "computing", .units_total = windows, .seconds_left = -1};
     double begin = mica_seconds_now();
     mica_status status = window ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "out of memory for a window");
     for (uint64_t i = 0; i < windows && status == MICA_OK; i++) {
-        uint64_t length = 0, left = count - i * body;
         progress.units_done = i;
         progress.seconds = mica_seconds_now() - begin;
         progress.seconds_left = i ? progress.seconds / (double)i * (double)(windows - i) : -1;
@@ -105,11 +104,9 @@ static mica_status score_all(comparing *work, const mica_compute_options *option
                                (unsigned long long)windows);
             break;
         }
-        if (bos >= 0)
-            window[length++] = bos;
-        memcpy(window + length, ids + i * body, (left < body ? left : body) * sizeof *window);
-        length += left < body ? left : body;
-        status = score_window(work, window, length, error);
+        window[0] = bos;
+        memcpy(window + (bos >= 0), ids + i * body, body * sizeof *window);
+        status = score_window(work, window, work->window, error);
     }
     mica_free(window);
     return status;

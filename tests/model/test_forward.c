@@ -612,8 +612,10 @@ static void test_not_finite(void **state) {
                 break;
         }
         assert_int_equal(mica_model_open(scratch_directory, NULL, &model, &error), MICA_OK);
-        mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 1});
+        mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 1, .slots = 2});
         float *logits = zeros(model->config.vocab_size, sizeof *logits);
+        for (int64_t id = 40; i == 0 && id < 60; id++) /* again and again: no failure keeps an expert's slot */
+            assert_int_equal(mica_engine_step(engine, &id, 1, &error), MICA_BAD_INPUT);
         mica_status status = mica_engine_step(engine, (const int64_t[]){5}, 1, &error);
         if (status == MICA_OK)
             status = mica_engine_logits(engine, 0, 1, logits, &error);
