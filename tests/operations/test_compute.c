@@ -200,6 +200,8 @@ static void test_refusals(void **state) {
            "memory: expected at least");
     expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, "x.txt", NULL, &error), &error, MICA_USAGE,
            "expected a file name that ends in .npy or .f32");
+    expect(mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = ""}, "x.f32", NULL, &error), &error, MICA_USAGE,
+           "expected at least one token");
     expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, NULL, NULL, &error), &error, MICA_USAGE,
            "expected at least two tokens");
     expect(mica_perplexity(TINY_K2, NULL, &(mica_compute_options){.context = 1}, &(mica_prompt){.ids = "1,2"}, NULL, NULL, &error), &error,
@@ -243,6 +245,12 @@ static ssize_t write_nothing(int fd, const void *buffer, size_t bytes, off_t off
     return -1;
 }
 
+static int sync_nothing(int fd) {
+    (void)fd;
+    errno = EIO;
+    return -1;
+}
+
 static void test_failed_write(void **state) {
     (void)state;
     char path[300], partial[320];
@@ -252,14 +260,19 @@ static void test_failed_write(void **state) {
            "logits.f32.partial");
     snprintf(path, sizeof path, "%s/full.f32", directory);
     snprintf(partial, sizeof partial, "%s.partial", path);
-    mica_io full = *mica_io_current();
-    full.pwrite = write_nothing;
-    mica_io_install(&full);
-    mica_status status = mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error);
-    mica_io_install(NULL);
-    expect(status, &error, MICA_IO, "No space left on device");
-    assert_false(mica_path_exists(path));
-    assert_false(mica_path_exists(partial));
+    for (int i = 0; i < 2; i++) {
+        mica_io faulty = *mica_io_current();
+        if (i == 0)
+            faulty.pwrite = write_nothing;
+        else
+            faulty.fsync = sync_nothing; /* what was written may not be there */
+        mica_io_install(&faulty);
+        mica_status status = mica_logits(TINY_K2, &(mica_compute_options){0}, &(mica_prompt){.ids = "1"}, path, NULL, &error);
+        mica_io_install(NULL);
+        expect(status, &error, MICA_IO, i == 0 ? "No space left on device" : "Input/output error");
+        assert_false(mica_path_exists(path));
+        assert_false(mica_path_exists(partial));
+    }
 }
 
 static char *validation_ids(uint64_t count) {
