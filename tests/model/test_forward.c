@@ -550,8 +550,22 @@ static void test_refusals(void **state) {
     expect(mica_engine_step(engine, beyond, 2, &error), &error, MICA_BAD_INPUT, "token id: expected below vocab_size (4096), got 4096");
     expect(mica_engine_step(engine, negative, 1, &error), &error, MICA_BAD_INPUT, "got -1");
     expect(mica_engine_step(engine, nine, 9, &error), &error, MICA_BAD_INPUT, "context: expected at most 8 positions, got 0 and 9 more");
-    float logits[1];
+    const uint64_t vocabulary = model->config.vocab_size;
+    float *logits = zeros(4 * vocabulary, sizeof *logits);
     expect(mica_engine_logits(engine, 0, 1, logits, &error), &error, MICA_FAILED, "expected tokens of the last step (0)");
+    /* what is left of the context, to its last position; logits of the last step's tokens, each its own, and none after a step that failed */
+    const int64_t ids[] = {1, 2, 3, 4, 5};
+    assert_int_equal(mica_engine_step(engine, ids, 5, &error), MICA_OK);
+    expect(mica_engine_step(engine, ids, 4, &error), &error, MICA_BAD_INPUT, "context: expected at most 8 positions, got 5 and 4 more");
+    assert_int_equal(mica_engine_step(engine, ids, 3, &error), MICA_OK);
+    assert_int_equal(mica_engine_logits(engine, 0, 3, logits, &error), MICA_OK);
+    assert_int_equal(mica_engine_logits(engine, 2, 1, logits + 3 * vocabulary, &error), MICA_OK);
+    assert_memory_equal(logits + 3 * vocabulary, logits + 2 * vocabulary, vocabulary * sizeof *logits);
+    expect(mica_engine_logits(engine, 2, 2, logits, &error), &error, MICA_FAILED, "expected tokens of the last step (3), got 2 to 4");
+    mica_engine_rewind(engine, 0);
+    expect(mica_engine_step(engine, beyond, 2, &error), &error, MICA_BAD_INPUT, "got 4096");
+    expect(mica_engine_logits(engine, 0, 1, logits, &error), &error, MICA_FAILED, "expected tokens of the last step (0)");
+    free(logits);
     mica_engine_close(engine);
     mica_model_close(model);
 }

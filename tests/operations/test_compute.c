@@ -13,9 +13,12 @@
 #include <mica/imatrix.h>
 
 #include "formats/gguf_write.h"
+#include "model/chat.h"
 #include "model/golden.h"
 #include "model/model.h"
 #include "operations/validate.h"
+
+#define PROMPT "3840,367,450,267,597,2439,300" /* of seven tokens */
 
 static char directory[256];
 
@@ -92,6 +95,9 @@ static void test_greedy(void **state) {
     json_decref(golden);
 }
 
+/* Draws that hang on every logit: a context that is another one is soon another text. */
+static const mica_sampling drawn = {.temperature = 1.3, .seed = 11};
+
 /* The same sequence in pieces, with a stop between: what was said is remembered. */
 static void test_goes_on(void **state) {
     (void)state;
@@ -99,7 +105,7 @@ static void test_goes_on(void **state) {
     told whole = {0}, pieces = {.stop_after = 5};
     mica_runner *runner = open_runner(&(mica_compute_options){.exact = true});
     mica_generate_options options = {
-        .prompt = {.ids = "3840,367,450,267,597,2439,300"}, .token_limit = 5, .say = tell, .say_context = &whole};
+        .prompt = {.ids = PROMPT}, .token_limit = 5, .say = tell, .say_context = &whole};
     assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
     mica_runner_reset(runner);
     options.token_limit = 9;
@@ -108,59 +114,201 @@ static void test_goes_on(void **state) {
     assert_int_equal(pieces.tokens, 5);
     assert_memory_equal(pieces.ids, whole.ids, 5 * sizeof(int64_t));
     /* a second turn: as if all had been the prompt */
-    char text[256] = "3840,367,450,267,597,2439,300";
+    char text[256] = PROMPT;
     for (int i = 0; i < 5; i++)
         snprintf(text + strlen(text), sizeof text - strlen(text), ",%ld", whole.ids[i]);
     snprintf(text + strlen(text), sizeof text - strlen(text), ",367,450");
     told second = {0}, at_once = {0};
-    options = (mica_generate_options){.prompt = {.ids = "367,450"}, .token_limit = 8, .say = tell, .say_context = &second};
-    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    mica_compute_meters meters;
+    options = (mica_generate_options){
+        .prompt = {.ids = "367,450", .bos = true}, .token_limit = 20, .ignore_end = true, .sampling = drawn, .say = tell, .say_context = &second};
+    assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
+    assert_int_equal(meters.prompt_tokens, 3); /* what was said last and not yet computed is before them, no second BOS is */
     mica_runner_reset(runner);
-    options.prompt.ids = text;
+    options.prompt = (mica_prompt){.ids = text};
     options.say_context = &at_once;
     assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
-    assert_memory_equal(second.ids, at_once.ids, 8 * sizeof(int64_t));
+    assert_memory_equal(second.ids, at_once.ids, 20 * sizeof(int64_t));
     mica_runner_close(runner);
 }
 
-/* A conversation is rendered whole at each turn: the second turn's tokens are those of a fresh runner that is given both. */
-static void test_chat(void **state) {
-    (void)state;
+typedef struct conversation {
+    mica_runner *runner;           /* that remembers */
+    mica_chat_message messages[8]; /* as they are remembered here */
+    uint64_t message_count;
+    mica_token_list computed; /* ids of the positions that it has computed */
+    char *texts[8];
+} conversation;
+
+static void add_message(conversation *talk, mica_chat_role role, const char *text) {
+    char *copy = mica_strdup(text);
+    assert_non_null(copy);
+    talk->texts[talk->message_count] = copy;
+    talk->messages[talk->message_count++] = (mica_chat_message){role, copy, strlen(copy)};
+}
+
+/* A turn by the conversation's runner, and by a fresh one that is given the whole conversation's ids: the same tokens, of which only those behind the
+ * common beginning are computed. */
+static void take_turn(conversation *talk, const mica_chat *chat, const char *checkpoint, const char *text) {
+    mica_generate_options options = {.prompt = {.text = text}, .chat = true, .system = "Be brief.", .token_limit = 6, .ignore_end = true,
+                                     .sampling = drawn, .say = tell};
+    mica_compute_meters meters;
+    mica_token_list list = {0};
+    mica_runner *fresh;
     mica_error error;
-    mica_compute_meters first, second;
-    told one = {0}, two = {0};
-    mica_runner *runner;
+    told ours = {0}, expected = {0};
+    char ids[2048] = "";
+    if (talk->message_count == 0)
+        add_message(talk, MICA_CHAT_SYSTEM, options.system);
+    add_message(talk, MICA_CHAT_USER, text);
+    assert_int_equal(mica_chat_render(chat, talk->messages, talk->message_count, true, &list, &error), MICA_OK);
+    options.say_context = &ours;
+    if (mica_runner_generate(talk->runner, &options, &meters, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    for (uint64_t i = 0; i < list.count; i++)
+        snprintf(ids + strlen(ids), sizeof ids - strlen(ids), "%u,", list.ids[i]);
+    options.chat = false;
+    options.prompt = (mica_prompt){.ids = ids};
+    options.say_context = &expected;
+    assert_int_equal(mica_runner_open(checkpoint, &(mica_compute_options){.exact = true}, &fresh, &error), MICA_OK);
+    assert_int_equal(mica_runner_generate(fresh, &options, NULL, &error), MICA_OK);
+    mica_runner_close(fresh);
+    assert_int_equal(ours.tokens, 6);
+    assert_memory_equal(ours.ids, expected.ids, 6 * sizeof(int64_t));
+    uint64_t same = 0;
+    while (same < talk->computed.count && same + 1 < list.count && talk->computed.ids[same] == list.ids[same])
+        same++;
+    assert_int_equal(meters.prompt_tokens, list.count - same);
+    mica_token_list_release(&talk->computed);
+    talk->computed = list;
+    for (uint64_t i = 0; i + 1 < ours.tokens; i++) /* the last is said, not computed */
+        mica_token_list_add(&talk->computed, (uint32_t)ours.ids[i]);
+    add_message(talk, MICA_CHAT_ASSISTANT, ours.text);
+}
+
+static void make_talking(char path[300]) {
     char command[2048];
+    snprintf(path, 300, "%s/chat", directory);
     snprintf(
         command, sizeof command,
-        "mkdir %s/chat && ln -s " TINY_K2
-        "/* %s/chat && printf '%%s' \"{%%%% for message in messages %%%%}{%%%% if message['role'] == 'system' %%%%}"
+        "mkdir %s && ln -s " TINY_K2
+        "/* %s && printf '%%s' \"{%%%% for message in messages %%%%}{%%%% if message['role'] == 'system' %%%%}"
         "<|im_system|>system<|im_middle|>{%%%% elif message['role'] == 'user' %%%%}<|im_user|>user<|im_middle|>{%%%% else %%%%}"
-        "<|im_assistant|>assistant<|im_middle|>{%%%% endif %%%%}{{ message['content'] }}<|im_end|>{%%%% endfor %%%%}\" >%s/chat/chat_template.jinja",
-        directory, directory, directory);
+        "<|im_assistant|>assistant<|im_middle|>{%%%% endif %%%%}{{ message['content'] }}<|im_end|>{%%%% endfor %%%%}\" >%s/chat_template.jinja",
+        path, path, path);
     assert_int_equal(system(command), 0);
-    snprintf(command, sizeof command, "%s/chat", directory);
-    assert_int_equal(mica_runner_open(command, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
-    mica_generate_options options = {.prompt = {.text = "The capital of France is"},
-                                     .chat = true,
-                                     .system = "Be brief.",
-                                     .token_limit = 6,
-                                     .say = tell,
-                                     .say_context = &one};
-    if (mica_runner_generate(runner, &options, &first, &error) != MICA_OK)
-        fail_msg("%s", error.message);
-    options.prompt.text = "And God said,";
-    options.say_context = &two;
-    assert_int_equal(mica_runner_generate(runner, &options, &second, &error), MICA_OK);
-    assert_true(second.prompt_tokens < first.prompt_tokens + 30); /* the first turn was remembered */
-    mica_runner_reset(runner);
-    told again = {0};
-    options.prompt.text = "The capital of France is";
-    options.say_context = &again;
+}
+
+/* A conversation is rendered whole at each turn, and each turn's tokens are those of a fresh runner that is given all of it. */
+static void test_chat(void **state) {
+    (void)state;
+    static const char *const turns[] = {"The capital of France is", "And God said,", "Once upon a time"};
+    char path[300];
+    mica_error error;
+    mica_model *model;
+    mica_tokenizer *tokenizer;
+    mica_chat *chat;
+    conversation talk = {0};
+    make_talking(path);
+    assert_int_equal(mica_model_open(path, NULL, &model, &error), MICA_OK);
+    assert_int_equal(mica_tokenizer_open_source(model->source, &tokenizer, &error), MICA_OK);
+    assert_int_equal(mica_chat_open(tokenizer, &chat, &error), MICA_OK);
+    assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &talk.runner, &error), MICA_OK);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 3; i++)
+            take_turn(&talk, chat, path, turns[i]);
+        mica_runner_reset(talk.runner);
+        for (uint64_t i = 0; i < talk.message_count; i++)
+            mica_free(talk.texts[i]);
+        talk.message_count = 0;
+        mica_token_list_release(&talk.computed);
+    }
+    mica_generate_options options = {.prompt = {.ids = "1,2"}, .chat = true};
+    expect(mica_runner_generate(talk.runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text and a tokenizer");
+    mica_runner_close(talk.runner);
+    mica_chat_close(chat);
+    mica_tokenizer_close(tokenizer);
+    mica_model_close(model);
+}
+
+/* tiny-k2 whose likeliest next token of PROMPT is `id`: its row of the head is twice that of the likeliest. `change`: a command, in its directory. */
+static void make_ending(const char *name, uint64_t likeliest, uint64_t id, const char *change, char path[300]) {
+    char command[1400];
+    uint16_t row[256];
+    mica_model *model;
+    mica_file *file;
+    mica_error error;
+    snprintf(path, 300, "%s/%s", directory, name);
+    snprintf(command, sizeof command, "mkdir '%s' && cp " TINY_K2 "/*.* '%s' && cd '%s' && chmod u+w * && %s", path, path, path, change);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(mica_model_open(path, NULL, &model, &error), MICA_OK);
+    const mica_tensor *head = model->head->data;
+    assert_true(head->dtype == MICA_BF16 && head->shape[1] == 256);
+    assert_int_equal(mica_file_open_update(mica_file_path(mica_model_file(model, head)), &file, &error), MICA_OK);
+    assert_int_equal(mica_file_read(file, head->offset + likeliest * sizeof row, row, sizeof row, &error), MICA_OK);
+    for (int i = 0; i < 256; i++)
+        row[i] += row[i] & 0x7f80 ? 0x80 : 0;
+    assert_int_equal(mica_file_write(file, head->offset + id * sizeof row, row, sizeof row, &error), MICA_OK);
+    assert_int_equal(mica_file_close(file, &error), MICA_OK);
+    mica_model_close(model);
+}
+
+/* A sequence ends at any of the configuration's tokens, also where there is no tokenizer, at what generation_config.json says ends a reply, and nowhere where
+ * that is asked for. */
+static void test_ends(void **state) {
+    (void)state;
+#define SET_EOS(ids) "rm tiktoken.model tokenizer_config.json && sed -i 's/\"eos_token_id\": 3841/\"eos_token_id\": " ids "/' config.json"
+    static const struct {
+        const char *name, *change;
+        uint64_t id;
+    } cases[] = {{"ends-first", SET_EOS("[5, 3841]"), 5},
+                 {"ends-last", SET_EOS("[3841, 5]"), 5},
+                 {"ends-reply", "echo '{\"eos_token_id\": [3841, 3842]}' >generation_config.json", 3842}};
+    mica_error error;
+    mica_compute_meters meters;
+    told likeliest = {0};
+    mica_generate_options options = {.prompt = {.ids = PROMPT}, .token_limit = 3, .say = tell, .say_context = &likeliest};
+    mica_runner *runner = open_runner(&(mica_compute_options){0});
     assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
-    assert_memory_equal(again.ids, one.ids, one.tokens * sizeof(int64_t));
-    options.prompt = (mica_prompt){.ids = "1,2"};
-    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text and a tokenizer");
+    mica_runner_close(runner);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[300];
+        make_ending(cases[i].name, (uint64_t)likeliest.ids[0], cases[i].id, cases[i].change, path);
+        assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
+        for (int ignore = 0; ignore < 2; ignore++) {
+            told got = {0};
+            options.ignore_end = ignore;
+            options.say_context = &got;
+            mica_runner_reset(runner);
+            assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
+            assert_int_equal(meters.generated_tokens, ignore ? 3 : 1);
+            assert_int_equal(got.tokens, ignore ? 3 : 0);
+            assert_true(!ignore || got.ids[0] == (int64_t)cases[i].id);
+        }
+        mica_runner_close(runner);
+    }
+}
+
+/* The tail's options arrive each where it belongs: those that leave the likeliest alone make a hot draw greedy. */
+static void test_sampling(void **state) {
+    (void)state;
+    static const mica_sampling cold[] = {{0}, {.temperature = 3, .top_p = 1e-9}, {.temperature = 3, .min_p = 1}, {.temperature = 3, .top_k = 1}};
+    static const mica_sampling hot[] = {{.temperature = 3, .seed = 1}, {.temperature = 3, .seed = 2}, {.temperature = 3, .min_p = 1e-9, .seed = 1}};
+    mica_error error;
+    told got[7] = {0};
+    mica_runner *runner = open_runner(&(mica_compute_options){0});
+    for (int i = 0; i < 7; i++) {
+        const mica_generate_options options = {.prompt = {.ids = PROMPT}, .token_limit = 6, .ignore_end = true, .sampling = i < 4 ? cold[i] : hot[i - 4],
+                                               .say = tell, .say_context = &got[i]};
+        mica_runner_reset(runner);
+        assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+        if (i < 4)
+            assert_memory_equal(got[i].ids, got[0].ids, 6 * sizeof(int64_t));
+        else
+            assert_memory_not_equal(got[i].ids, got[0].ids, 6 * sizeof(int64_t));
+    }
+    assert_memory_not_equal(got[4].ids, got[5].ids, 6 * sizeof(int64_t)); /* another seed */
+    assert_memory_equal(got[4].ids, got[6].ids, 6 * sizeof(int64_t));
     mica_runner_close(runner);
 }
 
@@ -176,6 +324,11 @@ static void test_context_ends(void **state) {
     assert_int_equal(meters.prompt_tokens + meters.generated_tokens, 13); /* the last is said, not computed */
     expect(mica_runner_generate(runner, &options, &meters, &error), &error, MICA_BAD_INPUT,
            "expected at most 0 tokens in the context that is left (of 12");
+    mica_runner_close(runner);
+    runner = open_runner(&(mica_compute_options){.context = 7});
+    options.prompt = (mica_prompt){.ids = PROMPT}; /* which fills it */
+    assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
+    assert_true(meters.prompt_tokens == 7 && meters.generated_tokens == 1);
     mica_runner_close(runner);
 }
 
@@ -601,6 +754,8 @@ int main(void) {
                                        cmocka_unit_test(test_goes_on),
                                        cmocka_unit_test(test_context_ends),
                                        cmocka_unit_test(test_chat),
+                                       cmocka_unit_test(test_ends),
+                                       cmocka_unit_test(test_sampling),
                                        cmocka_unit_test(test_refusals),
                                        cmocka_unit_test(test_logits),
                                        cmocka_unit_test(test_failed_write),
