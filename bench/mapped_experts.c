@@ -137,7 +137,7 @@ bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_
     return true;
 }
 
-bool mica_expert_cache_ready(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+bool mica_expert_cache_ready(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     (void)cache, (void)layer, (void)expert;
     return true;
 }
@@ -158,4 +158,8 @@ void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const ui
 }
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache) {
     return cache->meters;
+}
+
+void mica_expert_cache_poll(mica_expert_cache *cache) {
+    (void)cache;
 }

@@ -18,7 +18,7 @@ typedef struct mica_compute_options {
     uint64_t memory_bytes;    /* bound of the process's resident memory; 0: four fifths of what the machine has to give */
     uint64_t context;         /* positions that are remembered; 0: 4096, or what the model has; for perplexity the window, 0: 512 */
     uint32_t threads;         /* 0: all processors */
-    uint32_t reading_threads; /* 0: 8 */
+    uint32_t reading_threads; /* 0: 8; of experts, only where the kernel has no queue for direct reads */
     bool exact;               /* float32 activations and keys: for judging */
     bool no_lookahead;        /* do not read ahead what the next layer's router would choose now */
     const char *cache_policy; /* "lfu", "lru"; NULL: lfu */

@@ -8,6 +8,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -27,6 +30,24 @@ static int system_open(const char *path, int flags, mode_t mode) {
     return open(path, flags, mode);
 }
 
+#ifdef __linux__ /* the C library does not have them */
+static long system_io_setup(unsigned depth, unsigned long *queue) {
+    return syscall(SYS_io_setup, depth, queue);
+}
+
+static long system_io_submit(unsigned long queue, long count, struct iocb **controls) {
+    return syscall(SYS_io_submit, queue, count, controls);
+}
+
+static long system_io_getevents(unsigned long queue, long least, long most, struct io_event *events) {
+    return syscall(SYS_io_getevents, queue, least, most, events, NULL);
+}
+
+static long system_io_destroy(unsigned long queue) {
+    return syscall(SYS_io_destroy, queue);
+}
+#endif
+
 static const mica_io system_io = {
     .open = system_open,
     .close = close,
@@ -37,6 +58,12 @@ static const mica_io system_io = {
     .ftruncate = ftruncate,
     .rename = rename,
     .unlink = unlink,
+#ifdef __linux__
+    .io_setup = system_io_setup,
+    .io_submit = system_io_submit,
+    .io_getevents = system_io_getevents,
+    .io_destroy = system_io_destroy,
+#endif
 };
 static const mica_io *io = &system_io;
 
@@ -190,14 +217,30 @@ uint64_t mica_file_window_bytes(uint64_t bytes) {
     return mica_add_u64(bytes, 2 * WINDOW_BYTES - 2, &window) ? window & ~(uint64_t)(WINDOW_BYTES - 1) : UINT64_MAX;
 }
 
+bool mica_file_is_direct(const mica_file *file) {
+    return file->direct_fd >= 0;
+}
+
+/* Where the window around a range begins; its length. */
+static uint64_t place_window(uint64_t offset, uint64_t bytes, uint64_t *window) {
+    uint64_t start = offset & ~(uint64_t)(WINDOW_BYTES - 1);
+    *window = (offset - start + bytes + WINDOW_BYTES - 1) & ~(uint64_t)(WINDOW_BYTES - 1);
+    return start;
+}
+
+int mica_file_direct_window(const mica_file *file, uint64_t offset, uint64_t bytes, uint64_t *begin, uint64_t *window) {
+    if (bytes == 0 || check_range(file, "read", offset, bytes, NULL) != MICA_OK)
+        return -1;
+    *begin = place_window(offset, bytes, window);
+    return file->direct_fd;
+}
+
 mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, const uint8_t **data,
                                   mica_error *error) {
     mica_status status = check_range(file, "read", offset, bytes, error);
     if (status != MICA_OK)
         return status;
-    uint64_t start = offset & ~(uint64_t)(WINDOW_BYTES - 1), lead = offset - start, needed = lead + bytes;
-    uint64_t window = (needed + WINDOW_BYTES - 1) & ~(uint64_t)(WINDOW_BYTES - 1);
-    uint64_t done = 0;
+    uint64_t window, start = place_window(offset, bytes, &window), lead = offset - start, needed = lead + bytes, done = 0;
     int failure = 0;
     if (file->direct_fd >= 0 && bytes > 0)
         failure = read_range(file->direct_fd, start, buffer, window, &done);

@@ -11,6 +11,9 @@
 
 #include "base/error.h"
 
+struct iocb;
+struct io_event;
+
 /* The seam. Tests install a table that fails on purpose; the default is the operating system's. */
 typedef struct mica_io {
     int (*open)(const char *path, int flags, mode_t mode);
@@ -22,6 +25,11 @@ typedef struct mica_io {
     int (*ftruncate)(int fd, off_t bytes);
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);
+    /* The kernel's queue of reads (base/read_queue), by the system's names and with its structures. NULL: there is none. */
+    long (*io_setup)(unsigned depth, unsigned long *queue);
+    long (*io_submit)(unsigned long queue, long count, struct iocb **controls);
+    long (*io_getevents)(unsigned long queue, long least, long most, struct io_event *events); /* waits for `least` */
+    long (*io_destroy)(unsigned long queue);
 } mica_io;
 const mica_io *mica_io_install(const mica_io *table); /* NULL restores the default; returns the former one */
 const mica_io *mica_io_current(void);
@@ -52,6 +60,9 @@ mica_status mica_file_close(mica_file *file, mica_error *error); /* frees `file`
 /* Direct reading: reads the 4 KiB-aligned window around [offset, offset+bytes) into `buffer` (4096-aligned, at least
  * mica_file_window_bytes() long) and gives where in it the wanted bytes begin. */
 uint64_t mica_file_window_bytes(uint64_t bytes); /* enough for any offset */
+bool mica_file_is_direct(const mica_file *file); /* open for direct reading */
+/* For who reads such a window himself: the descriptor, and where the window begins and how long it is. -1: not direct, or no range of a file. */
+int mica_file_direct_window(const mica_file *file, uint64_t offset, uint64_t bytes, uint64_t *begin, uint64_t *window);
 mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, const uint8_t **data,
                                   mica_error *error) MICA_CHECKED;
 

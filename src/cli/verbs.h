@@ -32,7 +32,7 @@ extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
     {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the process's memory: 8GiB, 500MB, …\n(default: four fifths of what is free)", NULL}, \
     {"context", 0, MICA_OPTION_WHOLE, FIELD(context), "N", context_help, NULL},                                                               \
     THREADS_OPTION,                                                                                                                           \
-    {"reading-threads", 0, MICA_OPTION_COUNT, FIELD(reading_threads), "N", "threads that read experts (default 8)", NULL},                    \
+    {"reading-threads", 0, MICA_OPTION_COUNT, FIELD(reading_threads), "N", "threads that read weights (default 8)", NULL},                    \
     {"cache", 0, MICA_OPTION_TEXT, FIELD(cache_policy), "POLICY", "which expert goes first: lfu (least used, with aging;\ndefault) or lru", NULL}, \
     {"no-lookahead", 0, MICA_OPTION_FLAG, FIELD(no_lookahead), NULL, "do not read ahead for the next layer", NULL},                            \
     {"exact", 0, MICA_OPTION_FLAG, FIELD(exact), NULL, "compute with float32 activations", NULL}

@@ -17,7 +17,7 @@ typedef struct mica_session mica_session;
 typedef struct mica_engine_options {
     mica_precision precision;
     uint32_t threads;         /* 0: all processors */
-    uint32_t reading_threads; /* 0: 8 */
+    uint32_t reading_threads; /* 0: 8; of experts, only where the kernel has no queue for direct reads */
     uint64_t memory_bytes;    /* of the whole process; 0: four fifths of what the machine has to give */
     uint64_t context;         /* positions a session can hold; 0: 4096, or what the model has */
     uint64_t batch;           /* tokens computed at a time; 0: 512 */

@@ -1,32 +1,32 @@
-/* model/expert_cache.c: the mechanism; see the header. One mutex guards slots, queues and meters; one condition wakes readers, one the engine.
- * An expert is read in pieces, by as many readers as are free: one miss alone keeps the disk as busy as many. A slot's buffer belongs to its readers while it is
- * LOADING, to the engine while it is pinned and READY. The buffers are touched first when
- * they are first filled, by the reading threads, and never given back.
- * Judged by tests/model/test_expert_cache.c. */
+/* model/expert_cache.c: the mechanism; see the header. An expert is read in pieces, several at a time: one miss alone keeps the disk as busy as many. A slot's
+ * buffer belongs to the queue of reads while pieces are flying, to the engine while it is pinned and READY. The buffers are touched first when they are first
+ * filled, by the reads, and never given back. Judged by tests/model/test_expert_cache.c. */
 #include "model/expert_cache.h"
 
 #include <math.h>
-#include <stdatomic.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "base/threads.h"
+#include "base/read_queue.h"
 #include "model/weight_layout.h"
 
 #define EXTENTS (MICA_PROJECTION_COUNT * MICA_EXTENTS_PER_WEIGHT)
 
 #define PIECES 8 /* of an expert, about: that many reads keep a disk busy, and more cost more than they bring */
-#define AHEAD_PIECES 2 /* of prefetches in flight: a demand that comes meanwhile waits for no more */
+#define DEPTH 16 /* pieces on their way */
+/* Of these, of prefetches: a demand that comes meanwhile waits for no more; enough for the time between two calls of mica_expert_cache_poll. */
+#define AHEAD_PIECES 3
 #define PIECE_MIN (UINT64_C(64) << 10)
 #define PIECE_MAX (UINT64_C(1) << 20)
 
-/* Of a slot. WAITING: in a queue, no piece of it taken; LOADING: some are; it leaves the queue with its last piece. PAUSED: in no queue, pieces are missing. */
-enum { FREE, WAITING, LOADING, PAUSED, READY, FAILED };
+/* Of a slot. LOADING: pieces of it are missing, whether or not they are on their way. */
+enum { FREE, LOADING, READY, FAILED };
 
 typedef struct slot {
-    atomic_int state;
+    int state;
     uint32_t pins;
     bool prefetch; /* and not yet used */
+    bool expected, demanded; /* demanded: in the queue of demands */
     uint64_t owner; /* index of the expert it holds or gets */
     uint8_t *buffer;
     mica_matrix matrices[MICA_PROJECTION_COUNT];
@@ -35,15 +35,10 @@ typedef struct slot {
     const mica_weight *weights[MICA_PROJECTION_COUNT];
     mica_extent extents[EXTENTS];
     mica_layout_read reads[EXTENTS];
-    uint64_t extent_count, read_count, flying; /* flying: pieces taken and not yet read */
+    uint64_t extent_count, read_count, flying, ahead; /* flying: pieces on their way, of which `ahead` began as prefetches */
     mica_layout_cursor cursor;
     bool failed;
 } slot;
-
-typedef struct queue { /* of slots, a ring that has room for all */
-    uint32_t *slots;
-    uint64_t head, count;
-} queue;
 
 struct mica_expert_cache {
     const mica_model *model;
@@ -54,13 +49,13 @@ struct mica_expert_cache {
     int64_t *where;        /* [layer * experts_per_layer + expert]: its slot, or -1 */
     mica_expert_use *uses; /* likewise */
     double clock;          /* tokens */
-    queue demands, prefetches;
-    uint64_t ahead; /* pieces of prefetches in flight */
+    uint32_t *demands; /* of slots, a ring that has room for all: those with pieces that are not on their way */
+    uint64_t demand_head, demand_count;
+    uint64_t *expected; /* entries, the first to be read first; [slot_count] */
+    uint64_t expected_count, expected_next; /* those before `next` have no piece left to begin, or no slot */
+    uint64_t flying, ahead; /* pieces on their way; of these, prefetches */
     uint64_t free_from; /* slots from here on have never been used */
-    bool leave;
-    pthread_mutex_t mutex;
-    pthread_cond_t work, done;
-    mica_threads *readers;
+    mica_read_queue *reads;
     mica_expert_meters meters;
 };
 
@@ -92,97 +87,134 @@ uint64_t mica_expert_slot_bytes(const mica_model *model) {
 }
 
 uint64_t mica_expert_slot_overhead(void) {
-    return sizeof(slot) + 2 * sizeof(uint32_t);
+    return sizeof(slot) + sizeof(uint32_t) + sizeof(uint64_t);
 }
 
-static void push(queue *to, uint64_t capacity, uint32_t number) {
-    to->slots[(to->head + to->count++) % capacity] = number;
+static uint64_t entry_of(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    return layer * cache->experts_per_layer + expert;
 }
 
-static uint32_t pop(queue *from, uint64_t capacity) {
-    uint32_t number = from->slots[from->head];
-    from->head = (from->head + 1) % capacity;
-    from->count--;
-    return number;
+static bool pieces_left(const slot *target) {
+    return target->state == LOADING && target->cursor.read < target->read_count;
 }
 
-/* ---- reading threads */
+/* ---- slots */
 
-/* What a reader may begin now: demands first, and of prefetches only AHEAD_PIECES at a time. NULL: nothing. */
-static queue *next_queue(mica_expert_cache *cache) {
-    if (cache->demands.count)
-        return &cache->demands;
-    return cache->prefetches.count && cache->ahead < AHEAD_PIECES ? &cache->prefetches : NULL;
+/* A slot to fill: one never used, else the one of least value that is neither pinned nor being read nor, unless it must be, expected; one without a whole expert
+ * first. -1: none. Linear in the slots: a miss costs a read of megabytes. */
+static int64_t free_slot(mica_expert_cache *cache, bool even_expected) {
+    int64_t best = -1;
+    double least = INFINITY;
+    if (cache->free_from < cache->slot_count)
+        return (int64_t)cache->free_from++;
+    for (uint64_t i = 0; i < cache->slot_count; i++) {
+        const slot *candidate = &cache->slots[i];
+        if (candidate->pins || candidate->flying || candidate->demanded || (candidate->expected && !even_expected))
+            continue;
+        double value = candidate->state == READY ? cache->uses[candidate->owner].value : -INFINITY;
+        if (best < 0 || value < least) {
+            best = (int64_t)i;
+            least = value;
+        }
+    }
+    if (best >= 0 && cache->slots[best].state != FREE)
+        cache->where[cache->slots[best].owner] = -1;
+    return best;
 }
 
-/* The next piece of what is first in the queue. */
-static slot *take_piece(mica_expert_cache *cache, queue *from, mica_layout_read *piece) {
-    slot *target = &cache->slots[from->slots[from->head]];
-    (void)mica_layout_next_piece(target->reads, target->read_count, cache->piece_bytes, &target->cursor, piece);
-    if (target->cursor.read == target->read_count)
-        (void)pop(from, cache->slot_count);
-    target->flying++;
-    atomic_store(&target->state, LOADING);
+static slot *fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool prefetch) {
+    slot *target = &cache->slots[number];
+    uint64_t bytes;
+    target->owner = entry;
+    target->prefetch = target->expected = prefetch;
+    target->failed = false;
+    target->cursor = (mica_layout_cursor){0, 0};
+    gather_weights(cache->model, entry / cache->experts_per_layer, entry % cache->experts_per_layer, target->weights);
+    mica_layout_weights(target->weights, MICA_PROJECTION_COUNT, target->extents, &target->extent_count, target->reads, &target->read_count, &bytes);
+    target->state = LOADING;
+    cache->where[entry] = number;
+    cache->meters.prefetched += prefetch;
     return target;
 }
 
-/* The last piece makes the expert ready; the first failure is the one that is told. */
-static void end_piece(mica_expert_cache *cache, slot *target, mica_status status, const mica_error *error) {
-    if (status != MICA_OK && !target->failed) {
-        target->failed = true;
-        target->error = *error;
-        (void)mica_fail_context(&target->error, status, "%s", target->weights[0]->name);
+/* ---- reading */
+
+/* Of what is expected, the slot whose next piece is to be read. NULL: none, or enough is on its way. */
+static slot *next_expected(mica_expert_cache *cache) {
+    for (; cache->expected_next < cache->expected_count && cache->ahead < AHEAD_PIECES; cache->expected_next++) {
+        uint64_t entry = cache->expected[cache->expected_next];
+        int64_t number = cache->where[entry];
+        if (number < 0 && (number = free_slot(cache, false)) >= 0)
+            return fill(cache, number, entry, true);
+        if (number >= 0 && pieces_left(&cache->slots[number]))
+            return &cache->slots[number];
     }
+    return NULL;
+}
+
+static void begin_piece(mica_expert_cache *cache, slot *target, bool ahead) {
+    mica_layout_read piece;
+    (void)mica_layout_next_piece(target->reads, target->read_count, cache->piece_bytes, &target->cursor, &piece);
+    target->flying++;
+    target->ahead += ahead;
+    cache->flying++;
+    cache->ahead += ahead;
+    (void)mica_read_queue_begin(cache->reads, cache->model->source->shards[piece.shard].file, piece.offset, piece.bytes, target->buffer + piece.place, target);
+}
+
+static void begin_demands(mica_expert_cache *cache) {
+    while (cache->demand_count > 0 && cache->flying < DEPTH) {
+        slot *target = &cache->slots[cache->demands[cache->demand_head]];
+        begin_piece(cache, target, false);
+        if (pieces_left(target))
+            continue;
+        target->demanded = false;
+        cache->demand_head = (cache->demand_head + 1) % cache->slot_count;
+        cache->demand_count--;
+    }
+}
+
+static void begin_reads(mica_expert_cache *cache) {
+    slot *target;
+    begin_demands(cache);
+    while (cache->flying < DEPTH && (target = next_expected(cache)) != NULL)
+        begin_piece(cache, target, true);
+}
+
+/* The last piece makes the expert ready; the first failure is the one that is told. */
+static void end_piece(mica_expert_cache *cache, const mica_read_end *end) {
+    slot *target = end->owner;
+    if (end->status != MICA_OK && !target->failed) {
+        target->failed = true;
+        target->error = end->error;
+        (void)mica_fail_context(&target->error, end->status, "%s", target->weights[0]->name);
+    }
+    cache->meters.bytes_read += end->status == MICA_OK ? end->bytes : 0;
     target->flying--;
-    if (target->flying == 0 && atomic_load(&target->state) == PAUSED)
-        pthread_cond_broadcast(&cache->done); /* the slot can be given away */
-    if (target->flying > 0 || target->cursor.read < target->read_count)
+    cache->flying--;
+    if (target->ahead > 0) {
+        target->ahead--;
+        cache->ahead--;
+    }
+    if (target->flying > 0 || pieces_left(target))
         return;
     if (!target->failed)
         target->failed = mica_layout_matrices(cache->model, target->weights, target->extents, target->extent_count, target->buffer, target->matrices,
                                               &target->error) != MICA_OK;
     cache->meters.reads++;
-    atomic_store(&target->state, target->failed ? FAILED : READY);
-    pthread_cond_broadcast(&cache->done);
+    target->state = target->failed ? FAILED : READY;
 }
 
-static void read_experts(void *context, uint32_t index) {
-    mica_expert_cache *cache = context;
-    (void)index;
-    mica_thread_be_prompt(); /* a read that begins late is computing time lost */
-    pthread_mutex_lock(&cache->mutex);
-    for (;;) {
-        queue *from;
-        while (!(from = next_queue(cache)) && !cache->leave)
-            pthread_cond_wait(&cache->work, &cache->mutex);
-        if (cache->leave)
-            break;
-        mica_layout_read piece;
-        bool ahead = from == &cache->prefetches;
-        slot *target = take_piece(cache, from, &piece);
-        cache->ahead += ahead;
-        pthread_mutex_unlock(&cache->mutex);
-        const uint8_t *data;
-        mica_error error;
-        double begin = mica_seconds_now();
-        mica_status status =
-            mica_file_read_window(cache->model->source->shards[piece.shard].file, piece.offset, piece.bytes, target->buffer + piece.place, &data, &error);
-        double seconds = mica_seconds_now() - begin;
-        pthread_mutex_lock(&cache->mutex);
-        cache->meters.bytes_read += status == MICA_OK ? piece.bytes : 0;
-        cache->meters.seconds_reading += seconds;
-        cache->ahead -= ahead;
-        end_piece(cache, target, status, &error);
-    }
-    pthread_mutex_unlock(&cache->mutex);
+static void collect(mica_expert_cache *cache, bool wait) {
+    mica_read_end end;
+    for (; mica_read_queue_end(cache->reads, wait, &end); wait = false)
+        end_piece(cache, &end);
+    begin_reads(cache);
 }
 
-static void send_home(void *context) {
-    mica_expert_cache *cache = context;
-    pthread_mutex_lock(&cache->mutex);
-    cache->leave = true;
-    pthread_cond_broadcast(&cache->work);
-    pthread_mutex_unlock(&cache->mutex);
+void mica_expert_cache_poll(mica_expert_cache *cache) {
+    if (cache->flying > 0)
+        collect(cache, false);
 }
 
 /* ---- opening */
@@ -192,11 +224,11 @@ static mica_status allocate(mica_expert_cache *cache, mica_error *error) {
     cache->slots = mica_calloc(cache->slot_count, sizeof *cache->slots);
     cache->where = mica_calloc(cache->entry_count, sizeof *cache->where);
     cache->uses = mica_calloc(cache->entry_count, sizeof *cache->uses);
-    cache->demands.slots = mica_calloc(cache->slot_count, sizeof *cache->demands.slots);
-    cache->prefetches.slots = mica_calloc(cache->slot_count, sizeof *cache->prefetches.slots);
+    cache->demands = mica_calloc(cache->slot_count, sizeof *cache->demands);
+    cache->expected = mica_calloc(cache->slot_count, sizeof *cache->expected);
     if (mica_mul_u64(cache->slot_count, cache->slot_bytes, &bytes))
         cache->buffers = mica_alloc_aligned(bytes);
-    if (!cache->slots || !cache->where || !cache->uses || !cache->demands.slots || !cache->prefetches.slots || !cache->buffers)
+    if (!cache->slots || !cache->where || !cache->uses || !cache->demands || !cache->expected || !cache->buffers)
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for %llu experts of %llu bytes", cache->model->source->path,
                          (unsigned long long)cache->slot_count, (unsigned long long)cache->slot_bytes);
     for (uint64_t i = 0; i < cache->slot_count; i++)
@@ -206,6 +238,13 @@ static mica_status allocate(mica_expert_cache *cache, mica_error *error) {
         cache->uses[i].value = -INFINITY;
     }
     return MICA_OK;
+}
+
+static bool all_direct(const mica_model *model) {
+    bool direct = true;
+    for (uint64_t i = 0; i < model->source->shard_count; i++)
+        direct = direct && mica_file_is_direct(model->source->shards[i].file);
+    return direct;
 }
 
 mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint32_t reading_threads, const mica_cache_policy *policy,
@@ -221,12 +260,9 @@ mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint
     cache->slot_bytes = mica_expert_slot_bytes(model);
     cache->piece_bytes = cache->slot_bytes / PIECES;
     cache->piece_bytes = cache->piece_bytes < PIECE_MIN ? PIECE_MIN : cache->piece_bytes > PIECE_MAX ? PIECE_MAX : cache->piece_bytes;
-    pthread_mutex_init(&cache->mutex, NULL);
-    pthread_cond_init(&cache->work, NULL);
-    pthread_cond_init(&cache->done, NULL);
     mica_status status = allocate(cache, error);
     if (status == MICA_OK)
-        status = mica_threads_start(reading_threads, read_experts, send_home, cache, &cache->readers, error);
+        status = mica_read_queue_open(DEPTH, all_direct(model), reading_threads, &cache->reads, error);
     if (status == MICA_OK)
         *result = cache;
     else
@@ -237,15 +273,10 @@ mica_status mica_expert_cache_open(const mica_model *model, uint64_t slots, uint
 void mica_expert_cache_close(mica_expert_cache *cache) {
     if (!cache)
         return;
-    if (cache->readers)
-        send_home(cache);
-    mica_threads_join(cache->readers);
-    pthread_cond_destroy(&cache->done);
-    pthread_cond_destroy(&cache->work);
-    pthread_mutex_destroy(&cache->mutex);
+    mica_read_queue_close(cache->reads);
     mica_free_aligned(cache->buffers);
-    mica_free(cache->prefetches.slots);
-    mica_free(cache->demands.slots);
+    mica_free(cache->expected);
+    mica_free(cache->demands);
     mica_free(cache->uses);
     mica_free(cache->where);
     mica_free(cache->slots);
@@ -258,10 +289,6 @@ uint64_t mica_expert_cache_slots(const mica_expert_cache *cache) {
 
 /* ---- the engine's side */
 
-static uint64_t entry_of(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
-    return layer * cache->experts_per_layer + expert;
-}
-
 void mica_expert_cache_advance(mica_expert_cache *cache, uint64_t tokens) {
     cache->clock += (double)tokens;
 }
@@ -270,130 +297,61 @@ void mica_expert_cache_use(mica_expert_cache *cache, uint64_t layer, uint64_t ex
     cache->policy->use(&cache->uses[entry_of(cache, layer, expert)], cache->clock, (double)count, (double)span);
 }
 
-/* A slot to fill: one never used, else the one of least value that is not pinned and not being read; one without a whole expert at once. -1: none.
- * Linear in the slots: a miss costs a read of megabytes. */
-static int64_t free_slot(mica_expert_cache *cache) {
-    int64_t best = -1;
-    double least = INFINITY;
-    if (cache->free_from < cache->slot_count)
-        return (int64_t)cache->free_from++;
-    for (uint64_t i = 0; i < cache->slot_count; i++) {
-        const slot *candidate = &cache->slots[i];
-        int state = atomic_load_explicit(&candidate->state, memory_order_relaxed);
-        if (candidate->pins || state == WAITING || state == LOADING || candidate->flying)
-            continue;
-        double value = state == READY ? cache->uses[candidate->owner].value : -INFINITY;
-        if (best < 0 || value < least) {
-            best = (int64_t)i;
-            least = value;
-        }
-    }
-    if (best >= 0 && atomic_load(&cache->slots[best].state) != FREE)
-        cache->where[cache->slots[best].owner] = -1;
-    return best;
-}
-
-static void fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool prefetch) {
-    slot *target = &cache->slots[number];
-    uint64_t bytes;
-    target->owner = entry;
-    target->prefetch = prefetch;
-    target->failed = false;
-    target->cursor = (mica_layout_cursor){0, 0};
-    gather_weights(cache->model, entry / cache->experts_per_layer, entry % cache->experts_per_layer, target->weights);
-    mica_layout_weights(target->weights, MICA_PROJECTION_COUNT, target->extents, &target->extent_count, target->reads, &target->read_count, &bytes);
-    atomic_store(&target->state, WAITING);
-    cache->where[entry] = number;
-    push(prefetch ? &cache->prefetches : &cache->demands, cache->slot_count, (uint32_t)number);
-    pthread_cond_broadcast(&cache->work);
-}
-
-/* A paused slot goes on where it stopped. */
-static void go_on(mica_expert_cache *cache, queue *to, uint32_t number) {
-    atomic_store(&cache->slots[number].state, LOADING);
-    push(to, cache->slot_count, number);
-    pthread_cond_broadcast(&cache->work);
-}
-
-/* A prefetch that is demanded: its slot goes from one queue to the other; it may have left the first. */
-static void promote(mica_expert_cache *cache, uint32_t number) {
-    queue *from = &cache->prefetches;
-    if (atomic_load(&cache->slots[number].state) == PAUSED) {
-        go_on(cache, &cache->demands, number);
-        return;
-    }
-    for (uint64_t left = from->count; left > 0; left--) {
-        uint32_t next = pop(from, cache->slot_count);
-        push(next == number ? &cache->demands : from, cache->slot_count, next);
-    }
-    pthread_cond_broadcast(&cache->work); /* more of its pieces may be read at a time */
-}
-
 bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     return cache->where[entry_of(cache, layer, expert)] >= 0;
 }
 
-/* Unpinned and on its way: it will be free. */
-static bool any_prefetching(const mica_expert_cache *cache) {
-    for (uint64_t i = 0; i < cache->slot_count; i++) {
-        int state = atomic_load_explicit(&cache->slots[i].state, memory_order_relaxed);
-        if (!cache->slots[i].pins && (state == WAITING || state == LOADING || cache->slots[i].flying))
+/* Unpinned, and to be given away when what is on its way has ended. */
+static bool any_busy(const mica_expert_cache *cache) {
+    for (uint64_t i = 0; i < cache->slot_count; i++)
+        if (!cache->slots[i].pins && (cache->slots[i].flying || cache->slots[i].demanded))
             return true;
-    }
     return false;
 }
 
-/* Empties the queue of prefetches. */
-static void pause_prefetches(mica_expert_cache *cache) {
-    while (cache->prefetches.count > 0) {
-        slot *target = &cache->slots[pop(&cache->prefetches, cache->slot_count)];
-        bool begun = atomic_load(&target->state) == LOADING;
-        atomic_store(&target->state, begun ? PAUSED : FREE);
-        if (!begun)
-            cache->where[target->owner] = -1;
-    }
-}
-
+/* Of prefetches none is begun here: it would take the slot of an expert that is to be acquired next. */
 bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
     uint64_t entry = entry_of(cache, layer, expert);
-    pthread_mutex_lock(&cache->mutex);
     int64_t number = cache->where[entry];
     bool present = number >= 0;
-    while (!present && (number = free_slot(cache)) < 0 && any_prefetching(cache)) {
-        if (cache->prefetches.count > 0)
-            pause_prefetches(cache); /* who is wanted does not wait for who might be */
-        else
-            pthread_cond_wait(&cache->done, &cache->mutex);
+    while (!present && (number = free_slot(cache, false)) < 0 && (number = free_slot(cache, true)) < 0 && any_busy(cache)) {
+        cache->expected_next = cache->expected_count; /* who is wanted does not wait for who might be */
+        collect(cache, true);
     }
-    if (!present && number >= 0)
-        fill(cache, number, entry, false);
-    if (number >= 0) {
-        slot *target = &cache->slots[number];
-        int state = atomic_load(&target->state);
-        if (present && target->prefetch && (state == WAITING || state == LOADING || state == PAUSED))
-            promote(cache, (uint32_t)number);
-        target->pins++;
-        cache->meters.uses++;
-        cache->meters.hits += present && state == READY;
-        cache->meters.prefetch_used += present && target->prefetch;
-        target->prefetch = false;
+    if (number < 0)
+        return false;
+    slot *target = present ? &cache->slots[number] : fill(cache, number, entry, false);
+    cache->meters.uses++;
+    cache->meters.hits += target->state == READY;
+    cache->meters.prefetch_used += target->prefetch;
+    target->prefetch = false;
+    target->pins++;
+    if (!target->demanded && pieces_left(target)) {
+        target->demanded = true;
+        cache->demands[(cache->demand_head + cache->demand_count++) % cache->slot_count] = (uint32_t)number;
     }
-    pthread_mutex_unlock(&cache->mutex);
-    return number >= 0;
+    begin_demands(cache);
+    return true;
 }
 
 static bool is_done(const slot *target) {
-    int state = atomic_load_explicit(&target->state, memory_order_acquire);
-    return state == READY || state == FAILED;
+    return target->state == READY || target->state == FAILED;
 }
 
-bool mica_expert_cache_ready(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
-    return is_done(&cache->slots[cache->where[entry_of(cache, layer, expert)]]);
+static const slot *slot_of(const mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    return &cache->slots[cache->where[entry_of(cache, layer, expert)]];
+}
+
+bool mica_expert_cache_ready(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
+    const slot *target = slot_of(cache, layer, expert);
+    if (!is_done(target))
+        mica_expert_cache_poll(cache);
+    return is_done(target);
 }
 
 static bool any_done(const mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
     for (uint64_t i = 0; i < count; i++)
-        if (mica_expert_cache_ready(cache, layer, experts[i]))
+        if (is_done(slot_of(cache, layer, experts[i])))
             return true;
     return count == 0;
 }
@@ -402,17 +360,15 @@ void mica_expert_cache_wait(mica_expert_cache *cache, uint64_t layer, const uint
     if (any_done(cache, layer, experts, count))
         return;
     double begin = mica_seconds_now();
-    pthread_mutex_lock(&cache->mutex);
     while (!any_done(cache, layer, experts, count))
-        pthread_cond_wait(&cache->done, &cache->mutex);
+        collect(cache, true);
     cache->meters.seconds_stalled += mica_seconds_now() - begin;
-    pthread_mutex_unlock(&cache->mutex);
 }
 
 mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint64_t expert, const mica_matrix **matrices,
                                   mica_error *error) {
     slot *target = &cache->slots[cache->where[entry_of(cache, layer, expert)]];
-    if (atomic_load(&target->state) == FAILED) {
+    if (target->state == FAILED) {
         if (error)
             *error = target->error;
         return target->error.status;
@@ -422,52 +378,30 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
 }
 
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert) {
-    pthread_mutex_lock(&cache->mutex);
     uint64_t entry = entry_of(cache, layer, expert);
     slot *target = &cache->slots[cache->where[entry]];
-    if (--target->pins == 0 && atomic_load(&target->state) == FAILED) { /* the next demand tries again */
+    if (--target->pins == 0 && target->state == FAILED) { /* the next demand tries again */
         cache->where[entry] = -1;
-        atomic_store(&target->state, FREE);
-    }
-    pthread_mutex_unlock(&cache->mutex);
-}
-
-static void prefetch(mica_expert_cache *cache, uint64_t entry) {
-    int64_t number = free_slot(cache);
-    if (number >= 0) {
-        cache->meters.prefetched++;
-        fill(cache, number, entry, true);
+        target->state = FREE;
     }
 }
 
-/* While a slot is sought for one of them, the others are pinned: they do not give way to each other. */
+static void mark_expected(mica_expert_cache *cache, bool expected) {
+    for (uint64_t i = 0; i < cache->expected_count; i++)
+        if (cache->where[cache->expected[i]] >= 0)
+            cache->slots[cache->where[cache->expected[i]]].expected = expected;
+}
+
 void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count) {
-    pthread_mutex_lock(&cache->mutex);
-    const int64_t *where = cache->where + entry_of(cache, layer, 0);
-    pause_prefetches(cache);
-    for (uint64_t i = 0; i < count; i++)
-        if (where[experts[i]] >= 0)
-            cache->slots[where[experts[i]]].pins++;
-    for (uint64_t i = 0; i < count; i++) {
-        int64_t number = where[experts[i]];
-        if (number < 0) {
-            prefetch(cache, entry_of(cache, layer, experts[i]));
-            if (where[experts[i]] >= 0)
-                cache->slots[where[experts[i]]].pins++;
-        } else if (atomic_load(&cache->slots[number].state) == PAUSED) {
-            go_on(cache, &cache->prefetches, (uint32_t)number);
-        }
-    }
-    for (uint64_t i = 0; i < count; i++)
-        if (where[experts[i]] >= 0)
-            cache->slots[where[experts[i]]].pins--;
-    pthread_mutex_unlock(&cache->mutex);
+    mark_expected(cache, false);
+    cache->expected_count = count < cache->slot_count ? count : cache->slot_count;
+    cache->expected_next = 0;
+    for (uint64_t i = 0; i < cache->expected_count; i++)
+        cache->expected[i] = entry_of(cache, layer, experts[i]);
+    mark_expected(cache, true);
+    begin_reads(cache);
 }
 
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache) {
-    mica_expert_cache *shared = (mica_expert_cache *)cache;
-    pthread_mutex_lock(&shared->mutex);
-    mica_expert_meters meters = cache->meters;
-    pthread_mutex_unlock(&shared->mutex);
-    return meters;
+    return cache->meters;
 }

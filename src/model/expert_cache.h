@@ -1,9 +1,10 @@
-/* model/expert_cache.h: routed experts in a fixed number of slots, read on demand by threads of its own.
+/* model/expert_cache.h: routed experts in a fixed number of slots, read on demand while the engine computes.
  *
  * Mechanism: a slot holds one whole expert (its three projections as they are stored). A pinned slot is never given away. Demands are read before
  * prefetches; a prefetched expert that is demanded before it is there becomes a demand. Nothing is allocated after opening.
  * Policy: a number per expert, set when it is used; the unpinned slot of the smallest number is given away first.
- * One thread (the engine's) calls everything here; the reading threads are inside. Judged by tests/model/test_expert_cache.c. */
+ * One thread (the engine's) calls everything here, and what it calls begins reads and notices their ends; how they are read is base/read_queue's, by the kernel
+ * where it can, by `reading_threads` threads elsewhere. Judged by tests/model/test_expert_cache.c. */
 #ifndef MICA_MODEL_EXPERT_CACHE_H
 #define MICA_MODEL_EXPERT_CACHE_H
 
@@ -31,7 +32,6 @@ typedef struct mica_expert_meters {
     uint64_t bytes_read, reads;     /* experts read, prefetches included */
     uint64_t prefetched, prefetch_used;
     double seconds_stalled;         /* in mica_expert_cache_wait */
-    double seconds_reading;         /* busy, over all reading threads */
 } mica_expert_meters;
 
 uint64_t mica_expert_slot_bytes(const mica_model *model); /* of the largest expert, as laid out; 0 for a dense model */
@@ -51,7 +51,9 @@ void mica_expert_cache_use(mica_expert_cache *cache, uint64_t layer, uint64_t ex
 bool mica_expert_cache_present(const mica_expert_cache *cache, uint64_t layer, uint64_t expert);
 /* Pins the expert; a miss begins to be read. False: every slot is pinned; release one first. */
 bool mica_expert_cache_acquire(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
-bool mica_expert_cache_ready(const mica_expert_cache *cache, uint64_t layer, uint64_t expert); /* of a pinned one: read, or failed */
+bool mica_expert_cache_ready(mica_expert_cache *cache, uint64_t layer, uint64_t expert); /* of a pinned one: read, or failed */
+/* Reads that have ended are noticed, and the next begun: to be called while computing, each tenth of a millisecond or so. */
+void mica_expert_cache_poll(mica_expert_cache *cache);
 /* Waits until at least one of these pinned experts is ready. */
 void mica_expert_cache_wait(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count);
 /* The projections [MICA_PROJECTION_COUNT] of a pinned and ready expert; or why it could not be read. */
@@ -60,7 +62,7 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
 
 /* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for another, and those that
- * are absent are read in this order while nothing is demanded. A read that is under way and no longer expected stops behind the pieces that are; it goes on
+ * are absent are read in this order while nothing is demanded, each into a slot that it is given when its turn comes. A read that is under way and no longer expected stops behind the pieces that are; it goes on
  * when the expert is wanted after all, and until then its slot is the first to be given away. Count 0: nothing is expected. */
 void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count);
 

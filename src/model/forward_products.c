@@ -37,6 +37,8 @@ static void run_pieces(void *context, uint64_t first, uint64_t last, uint32_t th
         while (low + 1 < work->count && work->tasks[low + 1].piece <= piece)
             low++;
         run_piece(work, &work->tasks[low], piece - work->tasks[low].piece, thread);
+        if (thread == 0 && work->engine->cache) /* the thread that the cache belongs to */
+            mica_expert_cache_poll(work->engine->cache);
     }
 }
 

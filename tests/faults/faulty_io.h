@@ -121,7 +121,14 @@ static int faulty_unlink(const char *path) {
     return fails(UNLINK) ? -1 : unlink(path);
 }
 
-static const mica_io faulty = {faulty_open,  faulty_close,     faulty_fstat,  faulty_pread, faulty_pwrite,
-                               faulty_fsync, faulty_ftruncate, faulty_rename, faulty_unlink};
+static const mica_io faulty = {.open = faulty_open,
+                               .close = faulty_close,
+                               .fstat = faulty_fstat,
+                               .pread = faulty_pread,
+                               .pwrite = faulty_pwrite,
+                               .fsync = faulty_fsync,
+                               .ftruncate = faulty_ftruncate,
+                               .rename = faulty_rename,
+                               .unlink = faulty_unlink};
 
 #endif
