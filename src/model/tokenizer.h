@@ -53,27 +53,31 @@ uint32_t mica_tokenizer_special(const mica_tokenizer *tokenizer, const char *tex
 /* The text of the chat template; NULL when the files have none. */
 const char *mica_tokenizer_chat_template(const mica_tokenizer *tokenizer);
 
-/* ---- what a GGUF file says of a byte-level vocabulary, for those who write one */
+/* ---- what a GGUF file says of a vocabulary, for those who write one */
 
-/* Adds all tokenizer.* keys: tokens, their types, merges, the name of the way to cut text, ids with a role, the chat template.
+/* Adds all tokenizer.* keys: tokens, their types, merges or scores, the name of the way to cut text, ids with a role, the chat template.
  * BAD_INPUT: GGUF has no name for the way it cuts text. Without memory `metadata` may have some of the keys. */
 mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) MICA_CHECKED;
+/* Appends in what such a file is not the tokenizer, each behind "; ": nothing, mostly. */
+mica_status mica_tokenizer_gguf_note(const mica_tokenizer *tokenizer, mica_text *note, mica_error *error) MICA_CHECKED;
 
-/* The same as Hugging Face's files, tokenizer.json and tokenizer_config.json: the caller's texts (mica_free). Only where is_written says
- * so: a byte-level vocabulary that cuts text in a way with a name. `length_max`: model_max_length. */
-bool mica_tokenizer_is_written(const mica_tokenizer *tokenizer);
+/* The same as Hugging Face's files, tokenizer.json and tokenizer_config.json: the caller's texts (mica_free). The tokenizer is of a GGUF,
+ * so that it cuts text in a way with a name, or not at all. `length_max`: model_max_length. */
+/* How many of its merges are no earlier than another, as with equal scores of a GGUF: a list of merges says otherwise. */
+uint64_t mica_tokenizer_shared_ranks(const mica_tokenizer *tokenizer);
 mica_status mica_tokenizer_write(const mica_tokenizer *tokenizer, char **json, uint64_t *length, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_write_config(const mica_tokenizer *tokenizer, uint64_t length_max, char **json, uint64_t *length,
                                         mica_error *error) MICA_CHECKED;
 
 /* The parts of it. GGUF's name of the way it cuts text (tokenizer.ggml.pre); NULL: GGUF has none for it. */
 const char *mica_tokenizer_pre_type(const mica_tokenizer *tokenizer);
-/* Appends an id's text as it stands in tokenizer.ggml.tokens: bytes as characters (byte_level.h), special tokens as they are. */
+/* Appends an id's text as it stands in tokenizer.ggml.tokens: as byte_level.h writes it, special tokens as they are; and of a merge. */
 void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text);
 /* The merges, the first to be tried first: an array, the caller's (mica_free). */
 typedef struct mica_token_merge {
     uint32_t left, right, both;
 } mica_token_merge;
+void mica_tokenizer_gguf_merge(const mica_tokenizer *tokenizer, const mica_token_merge *merge, mica_text *text);
 mica_status mica_tokenizer_merges(const mica_tokenizer *tokenizer, mica_token_merge **merges, uint64_t *count,
                                   mica_error *error) MICA_CHECKED;
 

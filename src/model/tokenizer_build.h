@@ -60,6 +60,7 @@ struct mica_tokenizer {
     uint32_t special_lengths[256]; /* their lengths, each once, descending */
     uint32_t special_length_count;
     mica_pair_table merges;
+    uint64_t shared_ranks; /* merges whose rank is that of another: equal scores */
     uint32_t byte_ids[256];
     bool whole_pieces;  /* a piece that is a token is that token, whatever merging would give */
     bool compose;       /* text is brought to NFC first */
@@ -185,6 +186,10 @@ mica_status mica_tokenizer_for_tokens(const mica_gguf *gguf, const mica_gguf_ent
                                       mica_error *error) MICA_CHECKED;
 /* tokenizer.ggml.model "llama": scores instead of merges (tokenizer_scores.c). */
 mica_status mica_tokenizer_from_scores(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
+/* scores[token count] by which a vocabulary with merges gives the same ids: what is merged first has the highest. What scores cannot say is
+ * that two tokens which are a third together do not merge; how many tokens text becomes by scores alone. (docs/export.md.) */
+mica_status mica_tokenizer_scores(const mica_tokenizer *tokenizer, float *scores, mica_error *error) MICA_CHECKED;
+mica_status mica_tokenizer_scored_otherwise(const mica_tokenizer *tokenizer, uint64_t *count, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_read_roles(const mica_gguf *gguf, bool add_bos, mica_tokenizer *tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_from_gguf(const mica_gguf *gguf, mica_tokenizer **tokenizer, mica_error *error) MICA_CHECKED;
 mica_status mica_tokenizer_from_json(const char *name, const char *text, uint64_t length, const mica_token_settings *settings,

@@ -194,11 +194,20 @@ const char *mica_tokenizer_pre_type(const mica_tokenizer *tokenizer) {
     return tokenizer->pre_type;
 }
 
+/* The bytes of a token as mica_tokenizer_read_text reads them. */
+static void write_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text) {
+    const mica_token_span span = tokenizer->spans[id];
+    (tokenizer->characters ? mica_space_marks_write : mica_byte_level_write)(text, tokenizer->names.bytes + span.start, span.length);
+}
+
 void mica_tokenizer_gguf_text(const mica_tokenizer *tokenizer, uint32_t id, mica_text *text) {
     uint64_t length = 0;
     const char *bytes = mica_tokenizer_bytes(tokenizer, id, &length);
-    if (mica_tokenizer_type(tokenizer, id) == MICA_TOKEN_NORMAL)
-        mica_byte_level_write(text, bytes, length);
+    const mica_token_type type = mica_tokenizer_type(tokenizer, id);
+    if (type == MICA_TOKEN_NORMAL)
+        write_text(tokenizer, id, text);
+    else if (type == MICA_TOKEN_BYTE && tokenizer->characters)
+        mica_text_printf(text, "<0x%02X>", (unsigned char)*bytes);
     else if (bytes)
         mica_text_append(text, bytes, length);
 }
@@ -237,7 +246,7 @@ static mica_status add_tokens(const mica_tokenizer *tokenizer, mica_gguf_metadat
     if (types) {
         mica_gguf_add_strings(metadata, KEY("tokens"), tokenizer->count);
         for (uint32_t id = 0; id < tokenizer->count; id++) {
-            types[id] = tokenizer->types[id];
+            types[id] = tokenizer->characters && id == tokenizer->roles.unknown ? MICA_TOKEN_UNKNOWN : tokenizer->types[id];
             mica_text_clear(&text);
             mica_tokenizer_gguf_text(tokenizer, id, &text);
             mica_gguf_add_element(metadata, text.bytes, text.length);
@@ -250,6 +259,12 @@ static mica_status add_tokens(const mica_tokenizer *tokenizer, mica_gguf_metadat
     return failed ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the vocabulary", tokenizer->name) : MICA_OK;
 }
 
+void mica_tokenizer_gguf_merge(const mica_tokenizer *tokenizer, const mica_token_merge *merge, mica_text *text) {
+    write_text(tokenizer, merge->left, text);
+    mica_text_append(text, " ", 1);
+    write_text(tokenizer, merge->right, text);
+}
+
 static mica_status add_merges(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
     mica_token_merge *merges;
     uint64_t count;
@@ -259,11 +274,8 @@ static mica_status add_merges(const mica_tokenizer *tokenizer, mica_gguf_metadat
         return status;
     mica_gguf_add_strings(metadata, KEY("merges"), count);
     for (uint64_t i = 0; i < count; i++) {
-        mica_token_span left = tokenizer->spans[merges[i].left], right = tokenizer->spans[merges[i].right];
         mica_text_clear(&text);
-        mica_byte_level_write(&text, tokenizer->names.bytes + left.start, left.length);
-        mica_text_append(&text, " ", 1);
-        mica_byte_level_write(&text, tokenizer->names.bytes + right.start, right.length);
+        mica_tokenizer_gguf_merge(tokenizer, &merges[i], &text);
         mica_gguf_add_element(metadata, text.bytes, text.length);
     }
     mica_free(merges);
@@ -272,18 +284,56 @@ static mica_status add_merges(const mica_tokenizer *tokenizer, mica_gguf_metadat
     return failed ? mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the merges", tokenizer->name) : MICA_OK;
 }
 
+static mica_status add_scores(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
+    float *scores = mica_calloc(tokenizer->count, sizeof *scores);
+    const mica_status status = scores ? mica_tokenizer_scores(tokenizer, scores, error)
+                                      : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the scores", tokenizer->name);
+    if (status == MICA_OK)
+        mica_gguf_add_array(metadata, KEY("scores"), MICA_GGUF_FLOAT32, scores, tokenizer->count);
+    mica_free(scores);
+    return status;
+}
+
+/* By scores nothing is cut, and no piece is taken whole. */
+static mica_status check_scored(const mica_tokenizer *tokenizer, mica_error *error) {
+    if (tokenizer->whole_pieces)
+        return mica_fail(error, MICA_BAD_INPUT, "%s: model.ignore_merges: expected false, since GGUF's scores know no such thing, got true",
+                         tokenizer->name);
+    for (uint64_t i = 0; tokenizer->spaces.words && i <= tokenizer->merges.mask; i++) {
+        const mica_pair_slot *slot = &tokenizer->merges.slots[i];
+        const mica_token_span span = tokenizer->spans[slot->merge == MICA_NO_MERGE ? 0 : (uint32_t)slot->merge];
+        const char *bytes = tokenizer->names.bytes + span.start;
+        if (slot->merge != MICA_NO_MERGE && memchr(bytes + 1, ' ', span.length - 1))
+            return mica_fail(error, MICA_BAD_INPUT,
+                             "%s: pre_tokenizer: expected a Metaspace that does not split, where merges join words (GGUF's scores cut "
+                             "nothing), got one that does, and the token \"%.*s\"",
+                             tokenizer->name, (int)(span.length < 60 ? span.length : 60), bytes);
+    }
+    return MICA_OK;
+}
+
+static mica_status add_vocabulary(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
+    const mica_spaces *spaces = &tokenizer->spaces;
+    mica_status status = tokenizer->characters ? check_scored(tokenizer, error) : MICA_OK;
+    if (status == MICA_OK && !tokenizer->characters && !tokenizer->pre_type)
+        status = mica_fail(error, MICA_BAD_INPUT,
+                           "%s: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another",
+                           tokenizer->name);
+    if (status != MICA_OK)
+        return status;
+    mica_gguf_add_string(metadata, KEY("model"), tokenizer->characters ? "llama" : "gpt2");
+    mica_gguf_add_string(metadata, KEY("pre"), tokenizer->characters ? "default" : tokenizer->pre_type);
+    status = add_tokens(tokenizer, metadata, error);
+    if (status == MICA_OK)
+        status = (tokenizer->characters ? add_scores : add_merges)(tokenizer, metadata, error);
+    if (tokenizer->characters)
+        mica_gguf_add_bool(metadata, KEY("add_space_prefix"), spaces->before || spaces->word_start != MICA_WORD_START_NEVER);
+    return status;
+}
+
 mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_gguf_metadata *metadata, mica_error *error) {
     const mica_token_roles *roles = &tokenizer->roles;
-    if (!tokenizer->pre_type) {
-        return mica_fail(error, MICA_BAD_INPUT,
-                         "%s: expected a way to cut text that GGUF has a name for (tokenizer.ggml.pre), got patterns of another",
-                         tokenizer->name);
-    }
-    mica_gguf_add_string(metadata, KEY("model"), "gpt2");
-    mica_gguf_add_string(metadata, KEY("pre"), tokenizer->pre_type);
-    mica_status status = add_tokens(tokenizer, metadata, error);
-    if (status == MICA_OK)
-        status = add_merges(tokenizer, metadata, error);
+    const mica_status status = add_vocabulary(tokenizer, metadata, error);
     if (roles->bos != MICA_TOKEN_NONE)
         mica_gguf_add_u32(metadata, KEY("bos_token_id"), roles->bos);
     if (roles->eos != MICA_TOKEN_NONE)
@@ -297,5 +347,22 @@ mica_status mica_tokenizer_add_to_gguf(const mica_tokenizer *tokenizer, mica_ggu
         mica_gguf_add_bool(metadata, KEY("add_eos_token"), true);
     if (tokenizer->chat_template)
         mica_gguf_add_string(metadata, "tokenizer.chat_template", tokenizer->chat_template);
+    return status;
+}
+
+mica_status mica_tokenizer_gguf_note(const mica_tokenizer *tokenizer, mica_text *note, mica_error *error) {
+    uint64_t scored = 0, stripping = 0;
+    const mica_status status = tokenizer->characters ? mica_tokenizer_scored_otherwise(tokenizer, &scored, error) : MICA_OK;
+    for (uint32_t id = 0; id < tokenizer->count; id++) {
+        const uint8_t how = tokenizer->added[id];
+        stripping += (how & (MICA_ADDED_STRIPS_LEFT | MICA_ADDED_STRIPS_RIGHT)) ||
+                     ((how & MICA_ADDED_NORMALIZED) && tokenizer->spaces.before);
+    }
+    if (scored > 0)
+        mica_text_printf(note, "; %" PRIu64 " tokens that no merge makes come of their scores", scored);
+    if (tokenizer->spaces.word_start != MICA_WORD_START_NEVER)
+        mica_text_puts(note, "; a space is put before every text, also one that begins with a space or stands behind a special token");
+    if (stripping > 0)
+        mica_text_printf(note, "; %" PRIu64 " added tokens leave the white space beside them", stripping);
     return status;
 }

@@ -1,6 +1,6 @@
-/* model/tokenizer_write.c: tokenizer.json and tokenizer_config.json of a byte-level vocabulary, as Hugging Face's tokenizers reads them:
- * for a GGUF, which has the same facts under other names. Ids that no text gives (UNUSED) are left out, as published files leave them out.
- * Refuses ways to cut text that have no name, whose patterns are not known here. Judged by tests/operations/test_export_back.c and
+/* model/tokenizer_write.c: tokenizer.json and tokenizer_config.json, as Hugging Face's tokenizers reads them: for a GGUF, which has the same
+ * facts under other names. Ids that no text gives (UNUSED) are left out, as published files leave them out. SentencePiece's scores become
+ * merges, one for each token: no other pair ever makes it (tokenizer_build.h). Judged by tests/operations/test_export_back.c and
  * tests/interop/export_back.py (tokenizers, tiktoken). */
 #include <stdio.h>
 #include <string.h>
@@ -48,6 +48,57 @@ static void put_added_tokens(mica_json_writer *writer, const mica_tokenizer *tok
     mica_json_close_array(writer);
 }
 
+static void put_type(mica_json_writer *writer, const char *key, const char *type) {
+    mica_json_open_line(writer, key);
+    mica_json_string(writer, "type", type);
+    mica_json_close_object(writer);
+}
+
+static void put_replace(mica_json_writer *writer, const char *pattern, const char *content) {
+    mica_json_open_line(writer, NULL);
+    mica_json_string(writer, "type", "Replace");
+    mica_json_open_line(writer, "pattern");
+    mica_json_string(writer, "String", pattern);
+    mica_json_close_object(writer);
+    mica_json_string(writer, "content", content);
+    mica_json_close_object(writer);
+}
+
+/* Spaces are U+2581, with one before a text. */
+static void put_spaces(mica_json_writer *writer, const mica_tokenizer *tokenizer) {
+    mica_json_open_object(writer, "normalizer");
+    mica_json_string(writer, "type", "Sequence");
+    mica_json_open_array(writer, "normalizers");
+    if (tokenizer->spaces.before) {
+        mica_json_open_line(writer, NULL);
+        mica_json_string(writer, "type", "Prepend");
+        mica_json_string(writer, "prepend", MICA_SPACE_MARK);
+        mica_json_close_object(writer);
+    }
+    put_replace(writer, " ", MICA_SPACE_MARK);
+    mica_json_close_array(writer);
+    mica_json_close_object(writer);
+}
+
+static void put_spaces_back(mica_json_writer *writer, const mica_tokenizer *tokenizer) {
+    mica_json_open_object(writer, "decoder");
+    mica_json_string(writer, "type", "Sequence");
+    mica_json_open_array(writer, "decoders");
+    put_replace(writer, MICA_SPACE_MARK, " ");
+    put_type(writer, NULL, "ByteFallback");
+    put_type(writer, NULL, "Fuse");
+    if (tokenizer->spaces.left_out) {
+        mica_json_open_line(writer, NULL);
+        mica_json_string(writer, "type", "Strip");
+        mica_json_string(writer, "content", " ");
+        mica_json_u64(writer, "start", 1);
+        mica_json_u64(writer, "stop", 0);
+        mica_json_close_object(writer);
+    }
+    mica_json_close_array(writer);
+    mica_json_close_object(writer);
+}
+
 static void put_byte_level(mica_json_writer *writer, const char *key) {
     mica_json_open_line(writer, key);
     mica_json_string(writer, "type", "ByteLevel");
@@ -90,7 +141,10 @@ static void put_post_processor(mica_json_writer *writer, const mica_tokenizer *t
     const mica_token_roles *roles = &tokenizer->roles;
     const uint32_t ends[2] = {roles->add_bos ? roles->bos : MICA_TOKEN_NONE, roles->add_eos ? roles->eos : MICA_TOKEN_NONE};
     if (ends[0] == MICA_TOKEN_NONE && ends[1] == MICA_TOKEN_NONE) {
-        put_byte_level(writer, "post_processor");
+        if (tokenizer->characters)
+            mica_json_null(writer, "post_processor");
+        else
+            put_byte_level(writer, "post_processor");
         return;
     }
     mica_json_open_object(writer, "post_processor");
@@ -125,30 +179,37 @@ static void put_post_processor(mica_json_writer *writer, const mica_tokenizer *t
     mica_json_close_object(writer);
 }
 
+/* SentencePiece's special tokens are the first of all: tokenizers numbers them so only when they are in the vocabulary too. */
+static bool is_in_vocabulary(const mica_tokenizer *tokenizer, uint32_t id) {
+    const mica_token_type type = mica_tokenizer_type(tokenizer, id);
+    return type == MICA_TOKEN_NORMAL || (tokenizer->characters && (type == MICA_TOKEN_BYTE || is_added(tokenizer, id)));
+}
+
 static mica_status put_model(mica_json_writer *writer, const mica_tokenizer *tokenizer, mica_text *scratch, mica_error *error) {
     mica_token_merge *merges = NULL;
     uint64_t count = 0;
     mica_json_open_object(writer, "model");
     mica_json_string(writer, "type", "BPE");
     mica_json_null(writer, "dropout");
-    mica_json_null(writer, "unk_token");
+    if (tokenizer->characters && tokenizer->roles.unknown != MICA_TOKEN_NONE)
+        mica_json_string(writer, "unk_token", text_of(tokenizer, tokenizer->roles.unknown, scratch));
+    else
+        mica_json_null(writer, "unk_token");
     mica_json_null(writer, "continuing_subword_prefix");
     mica_json_null(writer, "end_of_word_suffix");
-    mica_json_bool(writer, "fuse_unk", false);
-    mica_json_bool(writer, "byte_fallback", false);
+    mica_json_bool(writer, "fuse_unk", tokenizer->characters);
+    mica_json_bool(writer, "byte_fallback", tokenizer->characters);
     mica_json_bool(writer, "ignore_merges", tokenizer->whole_pieces);
     mica_json_open_object(writer, "vocab");
     for (uint32_t id = 0; id < tokenizer->count; id++)
-        if (mica_tokenizer_type(tokenizer, id) == MICA_TOKEN_NORMAL)
+        if (is_in_vocabulary(tokenizer, id))
             mica_json_u64(writer, text_of(tokenizer, id, scratch), id);
     mica_json_close_object(writer);
     mica_json_open_array(writer, "merges");
     const mica_status status = mica_tokenizer_merges(tokenizer, &merges, &count, error);
     for (uint64_t i = 0; status == MICA_OK && i < count; i++) {
         mica_text_clear(scratch);
-        mica_tokenizer_gguf_text(tokenizer, merges[i].left, scratch);
-        mica_text_puts(scratch, " ");
-        mica_tokenizer_gguf_text(tokenizer, merges[i].right, scratch);
+        mica_tokenizer_gguf_merge(tokenizer, &merges[i], scratch);
         mica_json_string(writer, NULL, scratch->bytes ? scratch->bytes : "");
     }
     mica_free(merges);
@@ -171,8 +232,8 @@ static mica_status finish(const mica_tokenizer *tokenizer, mica_json_writer *wri
     return status;
 }
 
-bool mica_tokenizer_is_written(const mica_tokenizer *tokenizer) {
-    return !tokenizer->characters && tokenizer->pre_type && mica_split_row_find(tokenizer->pre_type);
+uint64_t mica_tokenizer_shared_ranks(const mica_tokenizer *tokenizer) {
+    return tokenizer->shared_ranks;
 }
 
 mica_status mica_tokenizer_write(const mica_tokenizer *tokenizer, char **json, uint64_t *length, mica_error *error) {
@@ -184,16 +245,21 @@ mica_status mica_tokenizer_write(const mica_tokenizer *tokenizer, char **json, u
     mica_json_null(&writer, "truncation");
     mica_json_null(&writer, "padding");
     put_added_tokens(&writer, tokenizer, &scratch);
-    if (tokenizer->compose) {
-        mica_json_open_line(&writer, "normalizer");
-        mica_json_string(&writer, "type", "NFC");
-        mica_json_close_object(&writer);
-    } else {
+    if (tokenizer->characters)
+        put_spaces(&writer, tokenizer);
+    else if (tokenizer->compose)
+        put_type(&writer, "normalizer", "NFC");
+    else
         mica_json_null(&writer, "normalizer");
-    }
-    put_pre_tokenizer(&writer, mica_split_row_find(tokenizer->pre_type));
+    if (tokenizer->characters)
+        mica_json_null(&writer, "pre_tokenizer");
+    else
+        put_pre_tokenizer(&writer, mica_split_row_find(tokenizer->pre_type));
     put_post_processor(&writer, tokenizer, &scratch);
-    put_byte_level(&writer, "decoder");
+    if (tokenizer->characters)
+        put_spaces_back(&writer, tokenizer);
+    else
+        put_byte_level(&writer, "decoder");
     const mica_status status = put_model(&writer, tokenizer, &scratch, error);
     mica_json_close_object(&writer);
     return finish(tokenizer, &writer, &scratch, status, json, length, error);

@@ -42,7 +42,7 @@ static mica_status fit_memory(mica_export_run *run, mica_error *error) {
 
 /* ---- the layout */
 
-static mica_status make_layout(mica_export_run *run, mica_error *error) {
+static mica_status make_layout(mica_export_run *run, mica_export_rules *rules, mica_error *error) {
     const mica_export_plan *plan = run->plan;
     mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
     mica_gguf_tensor *tensors = mica_calloc(plan->tensor_count + 1, sizeof *tensors);
@@ -60,7 +60,7 @@ static mica_status make_layout(mica_export_run *run, mica_error *error) {
     if (status == MICA_OK)
         mica_export_metadata_groups(plan, &metadata);
     if (status == MICA_OK && !plan->gguf)
-        status = mica_export_tokenizer(plan, &metadata, error);
+        status = mica_export_tokenizer(plan, rules, &metadata, error);
     if (status == MICA_OK)
         status = mica_gguf_layout_make(tensors, plan->tensor_count, &metadata, run->options->split_bytes, &run->layout, error);
     else
@@ -433,7 +433,7 @@ static mica_status export_plan(mica_export_plan *plan, const char *path, const m
     if (status == MICA_OK)
         status = explain_trellis(plan, &rules, error);
     if (status == MICA_OK)
-        status = make_layout(&run, error);
+        status = make_layout(&run, &rules, error);
     if (status == MICA_OK)
         status = options->dry_run || options->generate_config ? time_units(&run, &estimate, error) : run_to_file(&run, &outcome, error);
     if (status == MICA_OK)

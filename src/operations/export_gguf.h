@@ -108,8 +108,9 @@ mica_status mica_export_vision_heads(const mica_model *model, uint64_t *heads, m
 mica_status mica_export_vision_metadata(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
 /* Of a GGUF that is written again: its own keys (export_gguf_again.c). */
 void mica_export_metadata_again(const mica_export_plan *plan, mica_gguf_metadata *out);
-
-mica_status mica_export_tokenizer(const mica_export_plan *plan, mica_gguf_metadata *out, mica_error *error) MICA_CHECKED;
+/* What GGUF says otherwise than the tokenizer does becomes a note of the rules. */
+mica_status mica_export_tokenizer(const mica_export_plan *plan, struct mica_export_rules *rules, mica_gguf_metadata *out,
+                                  mica_error *error) MICA_CHECKED;
 
 /* One unit: rows of one matrix of one tensor. */
 typedef struct mica_export_unit {

@@ -63,7 +63,8 @@ static mica_status add(lister *list, const char *pattern, uint64_t layer, uint64
     if (!(plan->names[plan->name_count] = mica_strdup(name)))
         return no_memory(plan, error);
     mica_safetensors_entry *entry = &list->entries[list->count];
-    *entry = (mica_safetensors_entry){.name = plan->names[plan->name_count++], .dtype = dtype_of(plan, origin->weight), .rank = rank, .number = list->count};
+    *entry = (mica_safetensors_entry){
+        .name = plan->names[plan->name_count++], .dtype = dtype_of(plan, origin->weight), .rank = rank, .number = list->count};
     if (origin->second && dtype_of(plan, origin->second) != entry->dtype) /* halves of two plain types, or one of them plain */
         entry->dtype = plan->dtype_name ? plan->dtype : MICA_F32;
     entry->shape[0] = rank == 1 ? columns : rows;
@@ -272,10 +273,10 @@ static mica_status make_tokenizer(mica_shards_plan *plan, mica_error *error) {
         return MICA_OK;
     }
     mica_status status = mica_tokenizer_open_source(plan->source, &tokenizer, error);
-    if (status == MICA_OK && !mica_tokenizer_is_written(tokenizer)) {
-        plan->note =
-            "its vocabulary is SentencePiece's, of which no tokenizer.json is made: take the tokenizer's files from the model's own checkpoint";
-    } else if (status == MICA_OK) {
+    if (status == MICA_OK && mica_tokenizer_shared_ranks(tokenizer) > 0)
+        plan->note = "tokens of its vocabulary share a score: where several of them could merge, tokenizer.json merges the one with the "
+                     "lowest id first, not the leftmost";
+    if (status == MICA_OK) {
         mica_shards_file *file = make_file(plan, "tokenizer.json");
         status = mica_tokenizer_write(tokenizer, &file->bytes, &file->length, error);
         file = status == MICA_OK ? make_file(plan, "tokenizer_config.json") : NULL;

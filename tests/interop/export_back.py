@@ -16,13 +16,14 @@ with peers.needed():
     import numpy as np
     import tokenizers
     from safetensors import deserialize
+    import tiny
     from tokenizer_peers import tiktoken_of
 import llama
 import texts
 import truths
 
 MICA = os.path.abspath(sys.argv[1])
-TINY = os.path.join(ROOT, "models", "tiny-k2")
+TINY = tiny.TINY
 FIXTURES = os.path.join(ROOT, "..", "shared", "fixtures", "public")
 scratch = tempfile.TemporaryDirectory()
 library = llama.open_library()
@@ -196,32 +197,12 @@ def check_vocabulary(source, what, seed):
 
 
 def with_vocabulary(real):
-    """tiny-k2 with Kimi's vocabulary: other embedding and head, zeros."""
-    directory = path("kimi")
-    os.mkdir(directory)
-    config = json.load(open(os.path.join(TINY, "config.json")))
+    """tiny-k2 with Kimi's vocabulary."""
     kimi = json.load(open(os.path.join(real, "kimi-k2-config.json")))
-    for key in ("vocab_size", "bos_token_id", "eos_token_id"):
-        config[key] = kimi[key]
-    json.dump(config, open(os.path.join(directory, "config.json"), "w"))
+    tiny.with_vocabulary(path("kimi"), **{key: kimi[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")})
     for file in ("tiktoken.model", "tokenizer_config.json"):
-        shutil.copy(os.path.join(real, file), directory)
-    for file in (f for f in os.listdir(TINY) if f.endswith(".safetensors")):
-        tensors = dict(deserialize(open(os.path.join(TINY, file), "rb").read()))
-        header, data = {}, bytearray()
-        for name, tensor in tensors.items():
-            body, shape = bytes(tensor["data"]), list(tensor["shape"])
-            if name in ("model.embed_tokens.weight", "lm_head.weight"):
-                shape[0] = config["vocab_size"]
-                body = bytes(2 * shape[0] * shape[1])
-            header[name] = {"dtype": tensor["dtype"], "shape": shape, "data_offsets": [len(data), len(data) + len(body)]}
-            data += body
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        open(os.path.join(directory, file), "wb").write(len(text).to_bytes(8, "little") + text + data)
-    if os.path.exists(os.path.join(TINY, "model.safetensors.index.json")):
-        shutil.copy(os.path.join(TINY, "model.safetensors.index.json"), directory)
-    return directory
+        shutil.copy(os.path.join(real, file), path("kimi"))
+    return path("kimi")
 
 
 check_tiny()

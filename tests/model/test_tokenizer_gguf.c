@@ -31,6 +31,16 @@ static mica_status read_back(const mica_text *file, mica_tokenizer **tokenizer) 
     return status;
 }
 
+static void write_file(const mica_tokenizer *tokenizer, mica_text *file) {
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    mica_gguf_layout layout;
+    assert_int_equal(mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error), MICA_OK);
+    assert_int_equal(mica_gguf_layout_make(NULL, 0, &metadata, 0, &layout, &error), MICA_OK);
+    mica_text_append(file, layout.headers[0].bytes, layout.headers[0].length);
+    mica_gguf_layout_release(&layout);
+    mica_gguf_metadata_release(&metadata);
+}
+
 static void there_and_back(void **state) {
     (void)state;
     const mica_token_files files = {NULL, TINY_K2};
@@ -39,13 +49,7 @@ static void there_and_back(void **state) {
     assert_int_equal(mica_tokenizer_open_files(&files, &ours, &error), MICA_OK);
     assert_string_equal(mica_tokenizer_pre_type(ours), "kimi-k2");
     ours->chat_template = mica_strdup("a template");
-    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
-    mica_gguf_layout layout;
-    assert_int_equal(mica_tokenizer_add_to_gguf(ours, &metadata, &error), MICA_OK);
-    assert_int_equal(mica_gguf_layout_make(NULL, 0, &metadata, 0, &layout, &error), MICA_OK);
-    mica_text_append(&file, layout.headers[0].bytes, layout.headers[0].length);
-    mica_gguf_layout_release(&layout);
-    mica_gguf_metadata_release(&metadata);
+    write_file(ours, &file);
     assert_int_equal(read_back(&file, &theirs), MICA_OK);
     assert_int_equal(theirs->count, ours->count);
     for (uint32_t id = 0; id < ours->count; id++) {
@@ -259,6 +263,113 @@ static void scores(void **state) {
     mica_text_release(&file);
 }
 
+static mica_tokenizer *from_json(const char *json, uint64_t length) {
+    const mica_token_settings settings = {.bos_id = MICA_TOKEN_NONE};
+    mica_tokenizer *tokenizer = NULL;
+    if (mica_tokenizer_from_json("t.json", json, length, &settings, &tokenizer, &error) != MICA_OK)
+        fail_msg("%s", error.message);
+    return tokenizer;
+}
+
+static void expect_same_ids(const mica_tokenizer *left, const mica_tokenizer *right) {
+    static const char *const texts[] = {"ab a b", "  aab<s>b</s> <unk>", "", "\xff\xe6\xbc\xa2 ab",
+                                        "\xe2\x96\x81"
+                                        "ab"};
+    for (size_t i = 0; i < 2 * sizeof texts / sizeof *texts; i++) {
+        mica_token_list ids[2] = {{0}, {0}};
+        assert_int_equal(mica_tokenizer_append(left, texts[i / 2], strlen(texts[i / 2]), i % 2, &ids[0], &error), MICA_OK);
+        assert_int_equal(mica_tokenizer_append(right, texts[i / 2], strlen(texts[i / 2]), i % 2, &ids[1], &error), MICA_OK);
+        assert_int_equal(ids[0].count, ids[1].count);
+        if (ids[0].count > 0)
+            assert_memory_equal(ids[0].ids, ids[1].ids, ids[0].count * sizeof *ids[0].ids);
+        mica_token_list_release(&ids[0]);
+        mica_token_list_release(&ids[1]);
+    }
+}
+
+/* Scores as merges in a tokenizer.json, and those as scores again (tests/interop/scores_written.py: tokenizers, llama.cpp). */
+static void scores_and_merges(void **state) {
+    (void)state;
+    for (int prefix = 0; prefix < 2; prefix++) {
+        mica_text file = MICA_TEXT_INIT, again = MICA_TEXT_INIT, note = MICA_TEXT_INIT;
+        mica_tokenizer *scored, *merged, *back;
+        char *json;
+        uint64_t length;
+        put_scores(&file, NULL, NULL, prefix ? -300 : -262, 264);
+        assert_int_equal(read_back(&file, &scored), MICA_OK);
+        scored->spaces.before = scored->spaces.left_out = prefix;
+        scored->roles.unknown = 0;
+        assert_int_equal(mica_tokenizer_shared_ranks(scored), !prefix); /* "ab" has -262 too */
+        assert_int_equal(mica_tokenizer_write(scored, &json, &length, &error), MICA_OK);
+        merged = from_json(json, length);
+        assert_true(merged->characters && merged->spaces.before == prefix && merged->spaces.left_out == prefix &&
+                    merged->spaces.normalized);
+        assert_true(merged->roles.bos == 1 && merged->roles.add_bos && merged->roles.unknown == 0);
+        expect_same_ids(scored, merged);
+        assert_int_equal(mica_tokenizer_gguf_note(merged, &note, &error), MICA_OK);
+        assert_int_equal(note.length, 0);
+        write_file(merged, &again);
+        assert_int_equal(read_back(&again, &back), MICA_OK);
+        expect_same_ids(scored, back);
+        for (uint32_t id = 0; id < back->count; id++)
+            assert_int_equal(back->types[id], scored->types[id]);
+        assert_int_equal(mica_tokenizer_shared_ranks(back), 0);
+        mica_tokenizer_close(back);
+        mica_tokenizer_close(merged);
+        mica_tokenizer_close(scored);
+        mica_free(json);
+        mica_text_release(&file);
+        mica_text_release(&again);
+        mica_text_release(&note);
+    }
+}
+
+/* What scores cannot say is refused, or told. */
+static void what_scores_cannot_say(void **state) {
+    (void)state;
+    static const char found[] = "\"merges\":";
+    mica_text file = MICA_TEXT_INIT, text = MICA_TEXT_INIT, note = MICA_TEXT_INIT;
+    mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+    mica_tokenizer *tokenizer;
+    char *json;
+    uint64_t length;
+    put_scores(&file, NULL, NULL, -300, 264);
+    assert_int_equal(read_back(&file, &tokenizer), MICA_OK);
+    assert_int_equal(mica_tokenizer_write(tokenizer, &json, &length, &error), MICA_OK);
+    mica_tokenizer_close(tokenizer);
+    char *merges = strstr(json, found);
+    assert_non_null(merges);
+    mica_text_append(&text, json, (size_t)(merges - json));
+    mica_text_puts(&text, "\"merges\": [\"a b\"]}}"); /* "▁ab" is made by none */
+    tokenizer = from_json(text.bytes, text.length);
+    assert_int_equal(mica_tokenizer_gguf_note(tokenizer, &note, &error), MICA_OK);
+    assert_string_equal(note.bytes, "; 1 tokens that no merge makes come of their scores");
+    mica_tokenizer_close(tokenizer);
+    tokenizer = from_json(json, length);
+    tokenizer->spaces.word_start = MICA_WORD_START_FIRST;
+    tokenizer->added[1] |= MICA_ADDED_STRIPS_RIGHT;
+    mica_text_clear(&note);
+    assert_int_equal(mica_tokenizer_gguf_note(tokenizer, &note, &error), MICA_OK);
+    assert_string_equal(note.bytes, "; a space is put before every text, also one that begins with a space or stands behind a special token"
+                                    "; 1 added tokens leave the white space beside them");
+    tokenizer->whole_pieces = true;
+    assert_int_equal(mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error), MICA_BAD_INPUT);
+    assert_string_equal(error.message, "t.json: model.ignore_merges: expected false, since GGUF's scores know no such thing, got true");
+    tokenizer->whole_pieces = false;
+    tokenizer->spaces.words = true;
+    write_file(tokenizer, &file); /* no merge joins words */
+    tokenizer->names.bytes[tokenizer->spans[262].start + 1] = ' ';
+    assert_int_equal(mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error), MICA_BAD_INPUT);
+    assert_string_equal(error.message, "t.json: pre_tokenizer: expected a Metaspace that does not split, where merges join words (GGUF's "
+                                       "scores cut nothing), got one that does, and the token \"a \"");
+    mica_tokenizer_close(tokenizer);
+    mica_gguf_metadata_release(&metadata);
+    mica_free(json);
+    mica_text_release(&file);
+    mica_text_release(&text);
+    mica_text_release(&note);
+}
+
 /* Patterns that GGUF has no name for. */
 static void no_name_for_it(void **state) {
     (void)state;
@@ -275,31 +386,47 @@ static void no_name_for_it(void **state) {
     mica_tokenizer_close(tokenizer);
 }
 
+/* Read, written as GGUF and as tokenizer.json. */
 static void memory_runs_out_anywhere(void **state) {
     (void)state;
-    mica_text file = MICA_TEXT_INIT;
-    mica_gguf gguf;
-    put_small(&file, (small_vocabulary){.types = 258, .extra_type = MICA_TOKEN_CONTROL, .bos = 257});
-    assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
-    for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
-        mica_tokenizer *tokenizer = NULL;
-        mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
-        no_memory_begin(&trial);
-        mica_status status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
-        if (status == MICA_OK)
-            status = mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error);
-        no_memory_end(&trial, status, MICA_OK, &error);
-        mica_gguf_metadata_release(&metadata);
-        mica_tokenizer_close(tokenizer);
+    for (int scored = 0; scored < 2; scored++) {
+        mica_text file = MICA_TEXT_INIT;
+        mica_gguf gguf;
+        if (scored)
+            put_scores(&file, NULL, NULL, -300, 264);
+        else
+            put_small(&file, (small_vocabulary){.types = 258, .extra_type = MICA_TOKEN_CONTROL, .bos = 257});
+        assert_int_equal(mica_gguf_parse("x.gguf", (const uint8_t *)file.bytes, file.length, file.length, &gguf, &error), MICA_OK);
+        for (no_memory trial = {.may_do_without = true}; no_memory_next(&trial);) {
+            mica_tokenizer *tokenizer = NULL;
+            mica_gguf_metadata metadata = MICA_GGUF_METADATA_INIT;
+            mica_text note = MICA_TEXT_INIT;
+            char *json = NULL;
+            uint64_t length;
+            no_memory_begin(&trial);
+            mica_status status = mica_tokenizer_from_gguf(&gguf, &tokenizer, &error);
+            if (status == MICA_OK)
+                status = mica_tokenizer_add_to_gguf(tokenizer, &metadata, &error);
+            if (status == MICA_OK)
+                status = mica_tokenizer_gguf_note(tokenizer, &note, &error);
+            if (status == MICA_OK)
+                status = mica_tokenizer_write(tokenizer, &json, &length, &error);
+            no_memory_end(&trial, status, MICA_OK, &error);
+            mica_gguf_metadata_release(&metadata);
+            mica_text_release(&note);
+            mica_free(json);
+            mica_tokenizer_close(tokenizer);
+        }
+        mica_gguf_release(&gguf);
+        mica_text_release(&file);
     }
-    mica_gguf_release(&gguf);
-    mica_text_release(&file);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back), cmocka_unit_test(small_vocabularies), cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(scores),         cmocka_unit_test(no_name_for_it),     cmocka_unit_test(memory_runs_out_anywhere),
+        cmocka_unit_test(there_and_back), cmocka_unit_test(small_vocabularies),       cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(scores),         cmocka_unit_test(scores_and_merges),        cmocka_unit_test(what_scores_cannot_say),
+        cmocka_unit_test(no_name_for_it), cmocka_unit_test(memory_runs_out_anywhere),
     };
     return cmocka_run_group_tests_name("tokenizer_gguf", tests, NULL, NULL);
 }
