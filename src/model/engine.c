@@ -127,7 +127,8 @@ static mica_status read_resident(mica_engine *engine, mica_error *error) {
     return status;
 }
 
-/* Norms and biases to float32: they are small, and every use wants them so. */
+/* Norms and biases to float32: they are small, and every use wants them so. Each is looked at here: a router's bias that is NaN would only keep
+ * its expert from ever being chosen, and no later number would show it. */
 static mica_status decode_vectors(mica_engine *engine, mica_error *error) {
     const mica_model *model = engine->model;
     uint64_t total = 0;
@@ -140,6 +141,9 @@ static mica_status decode_vectors(mica_engine *engine, mica_error *error) {
         const mica_weight *weight = engine->resident.weights[i];
         if (weight->rows != 1)
             continue;
+        mica_status status = mica_weight_examine(model, weight, &engine->resident.matrices[i], NULL, NULL, 0, error);
+        if (status != MICA_OK)
+            return status;
         mica_matrix_decode(&engine->resident.matrices[i], 0, 0, 1, next, weight->columns);
         if (weight == model->final_norm)
             engine->final_norm = next;

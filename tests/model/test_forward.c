@@ -583,7 +583,8 @@ static void test_not_run(void **state) {
     mica_model_close(model);
 }
 
-/* A NaN in the scale of an expert, in a norm, in an embedding: the message names the tensor. */
+/* A NaN in the scale of an expert, in a norm, in an embedding: the message names the tensor. In a router's bias it would show nowhere else: a
+ * choice is made all the same. */
 static void damage(const char *directory, const char *tensor, uint64_t element, uint32_t bits, uint64_t width) {
     mica_model *model;
     mica_file *file;
@@ -609,6 +610,10 @@ static void test_not_finite(void **state) {
         {"model.layers.2.mlp.experts.%d.down_proj.weight_scale_inv", 1, 0x7fc00000, 4, "expected finite, got nan at [1,0]"},
         {"model.layers.1.self_attn.kv_a_layernorm.weight", 3, 0x7fc0, 2,
          "model.layers.1.self_attn.kv_a_layernorm.weight: expected finite, got nan at [3]"},
+        {"model.layers.1.mlp.gate.e_score_correction_bias", 5, 0x7fc00000, 4,
+         "model.layers.1.mlp.gate.e_score_correction_bias: expected finite, got nan at [5]"},
+        {"model.layers.4.mlp.gate.e_score_correction_bias", 23, 0xff800000, 4,
+         "model.layers.4.mlp.gate.e_score_correction_bias: expected finite, got -inf at [23]"},
         {"model.layers.3.mlp.gate.weight", 7, 0x7f80, 2, "model.layers.3.mlp.gate.weight: expected finite, got inf at [0,7]"},
         {"model.embed_tokens.weight", 5 * 256 + 2, 0x7fc0, 2, "model.embed_tokens.weight: expected finite, got nan at [5,2]"},
         {"lm_head.weight", 256, 0x7fc0, 2, "lm_head.weight: expected finite, got nan at [1,0]"},
@@ -626,11 +631,13 @@ static void test_not_finite(void **state) {
                 break;
         }
         assert_int_equal(mica_model_open(scratch_directory, NULL, &model, &error), MICA_OK);
-        mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 1, .slots = 2});
+        mica_engine *engine = NULL;
         float *logits = zeros(model->config.vocab_size, sizeof *logits);
+        mica_status status = mica_engine_open(model, &(mica_engine_options){.threads = 1, .slots = 2}, &engine, &error);
         for (int64_t id = 40; i == 0 && id < 60; id++) /* again and again: no failure keeps an expert's slot */
             assert_int_equal(mica_engine_step(engine, &id, 1, &error), MICA_BAD_INPUT);
-        mica_status status = mica_engine_step(engine, (const int64_t[]){5}, 1, &error);
+        if (status == MICA_OK)
+            status = mica_engine_step(engine, (const int64_t[]){5}, 1, &error);
         if (status == MICA_OK)
             status = mica_engine_logits(engine, 0, 1, logits, &error);
         if (status == MICA_OK)
