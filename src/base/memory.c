@@ -143,11 +143,6 @@ bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result) {
     return true;
 }
 
-uint64_t mica_memory_peak_bytes(void) {
-    struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
-}
-
 /* ---- what the kernel says of memory. Its files are no input of the library's: they pass by the seam of base/file. */
 
 static bool read_kernel_file(const char *path, char *text, size_t bytes) {
@@ -164,6 +159,16 @@ uint64_t mica_memory_resident_bytes(void) {
     if (!read_kernel_file("/proc/self/statm", text, sizeof text) || !(second = strchr(text, ' ')))
         return 0;
     return strtoull(second, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Not getrusage's: its ru_maxrss is at least what the process that called this program had in memory when it did. */
+uint64_t mica_memory_peak_bytes(void) {
+    char text[4096];
+    const char *found = read_kernel_file("/proc/self/status", text, sizeof text) ? strstr(text, "\nVmHWM:") : NULL;
+    struct rusage usage;
+    if (found)
+        return strtoull(found + strlen("\nVmHWM:"), NULL, 10) * 1024;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
 }
 
 /* The limit of the control group that the process is in, less what is used there. */

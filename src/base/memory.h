@@ -35,7 +35,7 @@ uint64_t mica_memory_fail_only(uint64_t allocation_count);
 uint64_t mica_memory_resident_bytes(void);
 uint64_t mica_memory_available_bytes(void);
 
-/* Peak resident set of the process in bytes (getrusage). */
+/* The most that the process had in memory, in bytes (VmHWM of /proc/self/status). */
 uint64_t mica_memory_peak_bytes(void);
 
 #endif

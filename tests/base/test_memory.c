@@ -1,6 +1,9 @@
 /* Allocation: alignment, zeroing, checked products, and the fault seam. */
 #include "base/memory.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "base/scratch.h"
 
 static void nothing_is_still_something(void **state) {
@@ -98,11 +101,33 @@ static void the_peak_is_known(void **state) {
     mica_free_aligned(block);
 }
 
-int main(void) {
+/* The program is started by one that has much in memory: that is not its own peak. */
+static void the_peak_is_our_own(void **state) {
+    (void)state;
+    size_t bytes = (size_t)192 << 20;
+    char *block = mica_alloc_aligned(bytes);
+    assert_non_null(block);
+    memset(block, 1, bytes);
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/proc/self/exe", "test_memory", "peak", (char *)NULL);
+        _exit(2);
+    }
+    assert_true(child > 0 && waitpid(child, &status, 0) == child);
+    mica_free_aligned(block);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+int main(int count, char **arguments) {
+    if (count > 1) /* the child above */
+        return strcmp(arguments[1], "peak") != 0 || mica_memory_peak_bytes() == 0 || mica_memory_peak_bytes() > (uint64_t)160 << 20;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_is_still_something), cmocka_unit_test(products_are_checked),
         cmocka_unit_test(aligned_memory_is_aligned_and_zero), cmocka_unit_test(copies_of_text),
         cmocka_unit_test(the_nth_and_all_after_fail), cmocka_unit_test(the_peak_is_known),
+        cmocka_unit_test(the_peak_is_our_own),
     };
     return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 }
