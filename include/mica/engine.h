@@ -73,9 +73,14 @@ typedef struct mica_generate_options {
 mica_status mica_runner_open(const char *checkpoint, const mica_compute_options *options, mica_runner **runner, mica_error *error);
 void mica_runner_close(mica_runner *runner); /* NULL is fine */
 
-/* Computes the prompt behind what the runner remembers, then generates. What was said is remembered, also after a stop (which is no
- * failure). Errors: USAGE (no tokenizer for text), BAD_INPUT (no chat format that is known, ids, a
- * full context, weights), IO, NO_MEMORY. */
+/* Whether the model can be talked to: BAD_INPUT (no chat template, or none whose format is known), USAGE (no tokenizer). What a first turn would
+ * be refused for. */
+mica_status mica_runner_chat(mica_runner *runner, mica_error *error);
+
+/* Computes the prompt behind what the runner remembers, then generates. `say` is first called, without bytes, when the prompt is known to fit.
+ * What was said is remembered, also after a stop (which is no failure); a stop before the first token is INTERRUPTED. A turn of a conversation
+ * that fails is not part of it. Errors: USAGE (no tokenizer for text), BAD_INPUT (no chat format that is known, ids, a full context,
+ * weights), IO, NO_MEMORY. */
 mica_status mica_runner_generate(mica_runner *runner, const mica_generate_options *options, mica_compute_meters *meters, mica_error *error);
 void mica_runner_reset(mica_runner *runner); /* forgets */
 

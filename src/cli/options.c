@@ -52,8 +52,9 @@ static mica_status parse_count(const mica_option *option, const char *text, uint
 static mica_status parse_whole(const mica_option *option, const char *text, uint64_t *number, mica_error *error) {
     const char *rest;
     uint64_t value;
-    if (!parse_digits(text, &value, &rest) || *rest)
-        return refuse_value(error, option, "a whole number", text);
+    const bool amount = option->kind == MICA_OPTION_AMOUNT;
+    if (!parse_digits(text, &value, &rest) || *rest || (amount && value == 0))
+        return refuse_value(error, option, amount ? "a whole number from 1 on" : "a whole number", text);
     *number = value;
     return MICA_OK;
 }
@@ -124,7 +125,8 @@ static mica_status set_value(const mica_option *option, const char *text, mica_o
         *(const char **)field = text;
         return MICA_OK;
     case MICA_OPTION_COUNT: return parse_count(option, text, field, error);
-    case MICA_OPTION_WHOLE: return parse_whole(option, text, field, error);
+    case MICA_OPTION_WHOLE:
+    case MICA_OPTION_AMOUNT: return parse_whole(option, text, field, error);
     case MICA_OPTION_NUMBER: return parse_number(option, text, field, error);
     case MICA_OPTION_SIZE: return parse_size(option, text, field, error);
     case MICA_OPTION_PROJECTIONS: return parse_projections(option, text, field, error);
@@ -208,7 +210,7 @@ static mica_status take_operands(const mica_option_table *table, char **words, i
 }
 
 mica_status mica_options_parse(const mica_option_table *table, int count, char **arguments, mica_option_values *values, mica_error *error) {
-    *values = (mica_option_values){0};
+    *values = (mica_option_values){.temperature = -1, .top_p = -1};
     getopt_view view;
     make_view(table, &view);
     uint32_t given = 0;

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What any verb can be told; what was not given is 0, false or NULL. */
+/* What any verb can be told; what was not given is 0, false or NULL, temperature and top_p less than 0: a zero means something there. */
 typedef struct mica_option_values {
     bool help, json, csv, strict, resume, force, hash_source, dry_run, special, pieces, exact, bos, no_lookahead, ignore_end, chat;
     bool covariance, sensitivity; /* of imatrix */
@@ -34,6 +34,7 @@ typedef enum mica_option_kind {
     MICA_OPTION_TEXT,        /* const char * */
     MICA_OPTION_COUNT,       /* uint32_t, 1 to 65536 */
     MICA_OPTION_WHOLE,       /* uint64_t, any */
+    MICA_OPTION_AMOUNT,      /* uint64_t, 1 or more */
     MICA_OPTION_NUMBER,      /* double, finite, not negative */
     MICA_OPTION_SIZE,        /* uint64_t: 4096, 500MB, 2GiB */
     MICA_OPTION_PROJECTIONS, /* uint32_t: gate,up,down */

@@ -2,7 +2,9 @@
  * where stderr is no terminal. Judged by tests/cli/progress.sh and tests/cli/interrupt.sh. */
 #include "progress.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,8 +15,9 @@
 #define SECONDS_BETWEEN 0.1
 #define WIDTH_DEFAULT 80
 #define SECONDS_OF_ONE_WISH 0.5
+#define AWAIT_MILLISECONDS 100 /* a signal may be taken by another thread: then no wait is cut short */
 
-static volatile sig_atomic_t stop_asked;
+static volatile sig_atomic_t interrupted, terminated;
 static double shown_at = -1; /* mica_progress.seconds of the last line; < 0: none yet */
 static int shown_width;      /* columns to wipe */
 
@@ -27,12 +30,14 @@ static double seconds_now(void) {
 /* Only what a handler may call. timeout(1) and shells may send a signal twice at once: that is one wish, not two. */
 static void ask_to_stop(int signal_number) {
     static double first_at;
-    if (!stop_asked) {
+    if (!mica_progress_stopped()) {
         first_at = seconds_now();
-        stop_asked = 1;
+        *(signal_number == SIGTERM ? &terminated : &interrupted) = 1;
     } else if (seconds_now() - first_at > SECONDS_OF_ONE_WISH) {
         signal(signal_number, SIG_DFL);
         raise(signal_number); /* arrives when this function returns */
+    } else if (signal_number == SIGTERM) {
+        terminated = 1;
     }
 }
 
@@ -51,11 +56,25 @@ void mica_progress_begin(void) {
 }
 
 bool mica_progress_stopped(void) {
-    return stop_asked;
+    return interrupted || terminated;
+}
+
+bool mica_progress_terminated(void) {
+    return terminated;
 }
 
 void mica_progress_forget(void) {
-    stop_asked = 0;
+    interrupted = 0;
+}
+
+bool mica_progress_await(int fd) {
+    while (!mica_progress_stopped()) {
+        struct pollfd waiting = {.fd = fd, .events = POLLIN};
+        int ready = poll(&waiting, 1, AWAIT_MILLISECONDS);
+        if (ready > 0 || (ready < 0 && errno != EINTR))
+            return true;
+    }
+    return false;
 }
 
 static int terminal_width(void) {
@@ -101,7 +120,7 @@ bool mica_progress_show(void *context, const mica_progress *progress) {
         show_line(progress);
         shown_at = progress->seconds;
     }
-    return !stop_asked;
+    return !mica_progress_stopped();
 }
 
 void mica_progress_end(void) {

@@ -49,7 +49,8 @@ static const mica_option imatrix_options[] = {
      NULL},
     {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace what is there", NULL},
-    COMPUTE_OPTIONS("tokens of a window (default 512)"),
+    CONTEXT_OPTION("tokens of a window (default 512)"),
+    COMPUTE_OPTIONS,
     JSON_OPTION(NULL),
     {0},
 };

@@ -22,7 +22,7 @@ static const mica_option logits_options[] = {
     {"output", 'o', MICA_OPTION_TEXT, FIELD(output), "FILE", "FILE.npy (NumPy) or FILE.f32 (the numbers alone)", NULL},
     {"prompt", 'p', MICA_OPTION_TEXT, FIELD(prompt), "TEXT", "the sequence, as text", "ids"},
     PROMPT_OPTIONS,
-    COMPUTE_OPTIONS("not used: as long as the sequence"),
+    COMPUTE_OPTIONS,
     {0},
 };
 

@@ -35,7 +35,8 @@ static const mica_option perplexity_options[] = {
     PROMPT_OPTIONS,
     {"against", 0, MICA_OPTION_TEXT, FIELD(against), "OTHER",
      "another checkpoint with the same vocabulary: KL(OTHER ||\nCHECKPOINT), and how often both have the same likeliest token", NULL},
-    COMPUTE_OPTIONS("tokens of a window (default 512)"),
+    CONTEXT_OPTION("tokens of a window (default 512)"),
+    COMPUTE_OPTIONS,
     JSON_OPTION(NULL),
     {0},
 };

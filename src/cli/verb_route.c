@@ -25,7 +25,8 @@ static const mica_option route_options[] = {
     PROMPT_OPTIONS,
     {"resume", 0, MICA_OPTION_FLAG, FIELD(resume), NULL, "go on where an interrupted run ended", "force"},
     {"force", 0, MICA_OPTION_FLAG, FIELD(force), NULL, "replace the statistics that are there", NULL},
-    COMPUTE_OPTIONS("tokens at which a prompt is cut (default 512)"),
+    CONTEXT_OPTION("tokens at which a prompt is cut (default 512)"),
+    COMPUTE_OPTIONS,
     {0},
 };
 

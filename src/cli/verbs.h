@@ -27,10 +27,10 @@ extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
 #define JSON_OPTION(excluded) {"json", 0, MICA_OPTION_FLAG, FIELD(json), NULL, "print JSON instead of text", excluded}
 #define THREADS_OPTION {"threads", 0, MICA_OPTION_COUNT, FIELD(threads), "N", "compute threads (default: all processors)", NULL}
 
-/* What verbs that compute have in common; the context's help differs. */
-#define COMPUTE_OPTIONS(context_help)                                                                                                         \
+/* What verbs that compute have in common. */
+#define CONTEXT_OPTION(context_help) {"context", 0, MICA_OPTION_AMOUNT, FIELD(context), "N", context_help, NULL}
+#define COMPUTE_OPTIONS                                                                                                         \
     {"memory", 0, MICA_OPTION_SIZE, FIELD(memory_bytes), "SIZE", "bound of the process's memory: 8GiB, 500MB, …\n(default: four fifths of what is free)", NULL}, \
-    {"context", 0, MICA_OPTION_WHOLE, FIELD(context), "N", context_help, NULL},                                                               \
     THREADS_OPTION,                                                                                                                           \
     {"reading-threads", 0, MICA_OPTION_COUNT, FIELD(reading_threads), "N", "threads that read weights (default 8)", NULL},                    \
     {"cache", 0, MICA_OPTION_TEXT, FIELD(cache_policy), "POLICY", "which expert goes first: lfu (least used, with aging;\ndefault) or lru", NULL}, \
@@ -38,7 +38,7 @@ extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
     {"exact", 0, MICA_OPTION_FLAG, FIELD(exact), NULL, "compute with float32 activations", NULL}
 #define PROMPT_OPTIONS                                                                                                                        \
     {"ids", 0, MICA_OPTION_TEXT, FIELD(ids), "LIST|@FILE", "token ids instead of text: 1,2,3", NULL},                                         \
-    {"bos", 0, MICA_OPTION_FLAG, FIELD(bos), NULL, "begin with the model's BOS token, whatever its configuration\nsays", NULL}
+    {"bos", 0, MICA_OPTION_FLAG, FIELD(bos), NULL, "begin with the model's BOS token, whatever its configuration\nsays", "chat"}
 
 void mica_verb_compute_options(const mica_option_values *values, mica_compute_options *options);
 /* A file's bytes, with a NUL behind them; "-": standard input. The caller's (free). */

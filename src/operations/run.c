@@ -23,6 +23,11 @@ struct mica_runner {
     mica_text reply;
 };
 
+static void forget_messages(mica_runner *runner, uint64_t count) {
+    while (runner->message_count > count)
+        mica_free((char *)runner->messages[--runner->message_count].content);
+}
+
 mica_status mica_runner_open(const char *checkpoint, const mica_compute_options *options, mica_runner **result, mica_error *error) {
     mica_runner *runner = mica_calloc(1, sizeof *runner);
     if (!runner)
@@ -59,11 +64,9 @@ void mica_runner_reset(mica_runner *runner) {
     if (runner->compute.engine)
         mica_engine_rewind(runner->compute.engine, 0);
     runner->pending = -1;
-    for (uint64_t i = 0; i < runner->message_count; i++)
-        mica_free((char *)runner->messages[i].content);
+    forget_messages(runner, 0);
     mica_free(runner->messages);
     runner->messages = NULL;
-    runner->message_count = 0;
 }
 
 static bool ends_sequence(const mica_runner *runner, int64_t id) {
@@ -120,13 +123,19 @@ static mica_status add_message(mica_runner *runner, mica_chat_role role, const c
     return MICA_OK;
 }
 
+mica_status mica_runner_chat(mica_runner *runner, mica_error *error) {
+    const mica_compute *compute = &runner->compute;
+    if (compute->tokenizer_error.status != MICA_OK)
+        return mica_fail(error, compute->tokenizer_error.status, "%s", compute->tokenizer_error.message);
+    if (!compute->tokenizer)
+        return mica_fail(error, MICA_USAGE, "%s: a conversation: expected a tokenizer beside the model", compute->model->source->path);
+    return runner->chat ? MICA_OK : mica_chat_open(compute->tokenizer, &runner->chat, error);
+}
+
 static mica_status add_turn(mica_runner *runner, const mica_generate_options *options, mica_error *error) {
-    mica_status status = MICA_OK;
-    if (!options->prompt.text || !runner->compute.tokenizer)
-        return mica_fail(error, MICA_USAGE, "%s: a conversation: expected text and a tokenizer beside the model",
-                         runner->compute.model->source->path);
-    if (!runner->chat)
-        status = mica_chat_open(runner->compute.tokenizer, &runner->chat, error);
+    mica_status status = mica_runner_chat(runner, error);
+    if (status == MICA_OK && !options->prompt.text)
+        status = mica_fail(error, MICA_USAGE, "%s: a conversation: expected text, got ids", runner->compute.model->source->path);
     if (status == MICA_OK && runner->message_count == 0 && options->system)
         status = add_message(runner, MICA_CHAT_SYSTEM, options->system, error);
     return status == MICA_OK ? add_message(runner, MICA_CHAT_USER, options->prompt.text, error) : status;
@@ -242,7 +251,7 @@ mica_status mica_runner_generate(mica_runner *runner, const mica_generate_option
                                  mica_error *error) {
     mica_compute_meters own = {0};
     const char *bytes;
-    uint64_t length;
+    uint64_t length, messages = runner->message_count;
     mica_token_stream_flush(&runner->stream, &bytes, &length); /* what an earlier stop left */
     mica_status status = compute_prompt(runner, options, &own, error);
     mica_engine_meters before = mica_engine_meters_get(runner->compute.engine);
@@ -256,6 +265,8 @@ mica_status mica_runner_generate(mica_runner *runner, const mica_generate_option
         status = mica_text_failed(&runner->reply)
                      ? mica_fail(error, MICA_NO_MEMORY, "out of memory for the reply")
                      : add_message(runner, MICA_CHAT_ASSISTANT, runner->reply.bytes ? runner->reply.bytes : "", error);
+    if (status != MICA_OK && options->chat)
+        forget_messages(runner, messages);
     mica_engine_meters after = mica_engine_meters_get(runner->compute.engine);
     own.opening_seconds = runner->compute.opening_seconds;
     own.resident_bytes = after.resident_bytes;

@@ -34,6 +34,17 @@ for form in "" --json; do
     expect "mica inspect $form on a full device" 3 "mica inspect: $full"
 done
 
+for prompt in "-p The capital of France is" "--ids 1,2"; do # one line: not also that it was interrupted, nor what it would have measured
+    "$program" run "$model" "${prompt%% *}" "${prompt#* }" -n 3 >/dev/full 2>stderr
+    status=$?
+    expect "mica run $prompt on a full device" 3 "mica run: $full"
+done
+# What fails after something was said begins on a line of its own.
+"$program" run "$model" -p "The capital" --context 1 >out 2>stderr
+status=$?
+expect "a prompt that does not fit" 3 "mica run: expected at most 1 tokens in the context that is left (of 1; --context), got 2"
+[ ! -s out ] || { echo "a prompt that does not fit: was printed: $(cat out)"; failures=$((failures + 1)); }
+
 "$program" inspect "$model" 2>stderr >&-
 status=$?
 expect "stdout closed" 3 "mica inspect: cannot write to the standard output: Bad file descriptor"

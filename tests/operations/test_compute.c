@@ -199,6 +199,23 @@ static void make_talking(char path[300]) {
     assert_int_equal(system(command), 0);
 }
 
+static bool refuse(void *context, const char *bytes, uint64_t length, int64_t id) {
+    (void)context, (void)bytes, (void)length, (void)id;
+    return false;
+}
+
+/* A turn that was stopped before its reply, and one that does not fit: as if they had not been. */
+static void fail_turns(mica_runner *runner) {
+    mica_error error;
+    char longer[8001] = "";
+    for (int i = 0; i < 8000; i += 5)
+        memcpy(longer + i, "word ", 5);
+    mica_generate_options options = {.prompt = {.text = "Whom should I have asked?"}, .chat = true, .system = "Be brief.", .say = refuse};
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_INTERRUPTED);
+    options.prompt.text = longer;
+    expect(mica_runner_generate(runner, &options, NULL, &error), &error, MICA_BAD_INPUT, "tokens in the context that is left (of 512");
+}
+
 /* A conversation is rendered whole at each turn, and each turn's tokens are those of a fresh runner that is given all of it. */
 static void test_chat(void **state) {
     (void)state;
@@ -215,8 +232,11 @@ static void test_chat(void **state) {
     assert_int_equal(mica_chat_open(tokenizer, &chat, &error), MICA_OK);
     assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &talk.runner, &error), MICA_OK);
     for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++) {
+            if (i == 2)
+                fail_turns(talk.runner);
             take_turn(&talk, chat, path, turns[i]);
+        }
         mica_runner_reset(talk.runner);
         for (uint64_t i = 0; i < talk.message_count; i++)
             mica_free(talk.texts[i]);
@@ -224,7 +244,7 @@ static void test_chat(void **state) {
         mica_token_list_release(&talk.computed);
     }
     mica_generate_options options = {.prompt = {.ids = "1,2"}, .chat = true};
-    expect(mica_runner_generate(talk.runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text and a tokenizer");
+    expect(mica_runner_generate(talk.runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text, got ids");
     mica_runner_close(talk.runner);
     mica_chat_close(chat);
     mica_tokenizer_close(tokenizer);
