@@ -35,14 +35,15 @@ typedef struct mica_prompt {
 
 typedef struct mica_compute_meters {
     uint64_t prompt_tokens, generated_tokens;
-    double prompt_seconds, generated_seconds;
+    uint64_t decoded_tokens;         /* computed one by one while generating; the first that is said comes of the prompt, the last is not computed */
+    double prompt_seconds, generated_seconds; /* until the first token is known, and from then on */
     double opening_seconds;          /* until everything resident was in memory */
     uint64_t resident_bytes, resident_read;
     double resident_seconds;         /* of reading them */
-    uint64_t expert_uses, expert_hits; /* while generating: experts used, and of these in memory when they were wanted */
-    uint64_t bytes_read;             /* while generating: experts */
-    double stalled_seconds;          /* while generating: waiting for experts */
-    uint64_t weight_bytes;           /* read from memory or disk by generating one token: resident weights and chosen experts */
+    uint64_t expert_uses, expert_hits; /* while decoding: experts used, and of these in memory when they were wanted */
+    uint64_t bytes_read;             /* while decoding: experts */
+    double stalled_seconds;          /* while decoding: waiting for experts */
+    uint64_t weight_bytes;           /* read from memory or disk by decoding one token: resident weights and chosen experts */
     uint64_t peak_bytes;             /* of the process */
     uint64_t slots, experts, working_set; /* experts that the cache holds, that there are, that one token uses */
 } mica_compute_meters;

@@ -219,6 +219,7 @@ static mica_status generate(mica_runner *runner, const mica_generate_options *op
                 break;
             runner->history[mica_engine_position(engine)] = runner->pending;
             status = mica_engine_step(engine, &runner->pending, 1, error);
+            meters->decoded_tokens += status == MICA_OK;
             row = 0;
         }
         if (status == MICA_OK)
@@ -226,7 +227,10 @@ static mica_status generate(mica_runner *runner, const mica_generate_options *op
         if (status != MICA_OK)
             break;
         runner->pending = mica_sampler_next(&runner->sampler, runner->compute.logits);
-        meters->generated_tokens++;
+        if (meters->generated_tokens++ == 0) { /* the prompt's last logits */
+            meters->prompt_seconds += mica_seconds_now() - begin;
+            begin = mica_seconds_now();
+        }
         if (!options->ignore_end && ends_sequence(runner, runner->pending))
             break;
         status = say(runner, options, runner->pending, &more, error);
@@ -289,16 +293,20 @@ mica_status mica_runner_generate(mica_runner *runner, const mica_generate_option
 char *mica_meters_show(const mica_compute_meters *meters) {
     mica_text line = MICA_TEXT_INIT;
     char read[MICA_QUANTITY_BYTES], peak[MICA_QUANTITY_BYTES];
-    double seconds = meters->generated_seconds, tokens = (double)meters->generated_tokens;
-    mica_text_printf(&line, "prefill %llu tokens, %.1f tok/s; decode %llu tokens, %.2f tok/s", (unsigned long long)meters->prompt_tokens,
+    const uint64_t decoded = meters->decoded_tokens;
+    const double seconds = meters->generated_seconds, rate = seconds > 0 ? (double)decoded / seconds : 0;
+    mica_text_printf(&line, "prefill %llu tokens, %.1f tok/s; decode %llu tokens", (unsigned long long)meters->prompt_tokens,
                      meters->prompt_seconds > 0 ? (double)meters->prompt_tokens / meters->prompt_seconds : 0,
-                     (unsigned long long)meters->generated_tokens, seconds > 0 ? tokens / seconds : 0);
+                     (unsigned long long)decoded);
+    if (decoded)
+        mica_text_printf(&line, ", %.2f tok/s", rate);
     if (meters->experts && meters->expert_uses)
         mica_text_printf(&line, ", %.1f%% of experts in memory, %s read a token",
                          100 * (double)meters->expert_hits / (double)meters->expert_uses,
-                         mica_bytes_show(tokens > 0 ? meters->bytes_read / meters->generated_tokens : 0, read));
-    mica_text_printf(&line, ", %.2f GB/s of weights; peak %s", seconds > 0 ? (double)meters->weight_bytes * tokens / seconds / 1e9 : 0,
-                     mica_bytes_show(meters->peak_bytes, peak));
+                         mica_bytes_show(decoded ? meters->bytes_read / decoded : 0, read));
+    if (decoded)
+        mica_text_printf(&line, ", %.2f GB/s of weights", (double)meters->weight_bytes * rate / 1e9);
+    mica_text_printf(&line, "; peak %s", mica_bytes_show(meters->peak_bytes, peak));
     if (meters->slots < meters->working_set)
         mica_text_printf(&line, "; the budget holds %llu experts, one token uses %llu: most are read again for every token",
                          (unsigned long long)meters->slots, (unsigned long long)meters->working_set);

@@ -85,9 +85,11 @@ static void test_greedy(void **state) {
         assert_int_equal(meters.prompt_tokens + 20, count);
         assert_memory_equal(got.ids, ids + meters.prompt_tokens, 20 * sizeof *ids);
         assert_string_equal(got.text, json_string_value(json_object_get(one, "text")) + strlen(prompt));
-        assert_true(meters.expert_uses >= 4 * 4 * 19 && meters.peak_bytes > 0 && meters.weight_bytes > 0);
+        assert_true(meters.peak_bytes > 0 && meters.weight_bytes > 0);
         char *line = mica_meters_show(&meters);
-        assert_non_null(strstr(line, "decode 20 tokens"));
+        assert_int_equal(meters.decoded_tokens, 19); /* the first comes of the prompt */
+        assert_int_equal(meters.expert_uses, 4 * 4 * 19);
+        assert_non_null(strstr(line, "decode 19 tokens"));
         mica_string_free(line);
         free(ids);
     }
