@@ -12,6 +12,7 @@
 #include "model/engine_internal.h"
 
 #define MARGIN (UINT64_C(8) << 20) /* stacks, page tables, the caller's own */
+#define SLACK (MARGIN / 4)         /* of it: what a process has differs from what was foreseen, and from run to run */
 #define SLOTS_MIN 2                /* one is computed while one is read */
 #define CONTEXT_DEFAULT 4096
 #define BATCH_DEFAULT 512
@@ -97,34 +98,6 @@ static uint64_t stored_bytes(const mica_weight *const *list, uint64_t count) {
     for (uint64_t i = 0; i < count; i++)
         bytes += list[i] ? list[i]->data->bytes + (list[i]->scale ? list[i]->scale->bytes : 0) : 0;
     return bytes;
-}
-
-static mica_status refuse_budget(const mica_engine *engine, uint64_t needed, mica_error *error) {
-    char expected[MICA_QUANTITY_BYTES], got[MICA_QUANTITY_BYTES];
-    return mica_fail(
-        error, MICA_USAGE,
-        "%s: memory: expected at least %s, for the weights that every token needs, the context of %llu positions and room for two experts, "
-        "got %s",
-        engine->model->source->path, mica_bytes_show(needed, expected), (unsigned long long)engine->options.context,
-        mica_bytes_show(engine->options.memory_bytes, got));
-}
-
-static mica_status read_resident(mica_engine *engine, mica_error *error) {
-    const mica_model *model = engine->model;
-    uint64_t room = 8 + model->config.num_hidden_layers * (MICA_PART_COUNT + 2 + 2 * MICA_PROJECTION_COUNT);
-    const mica_weight **list = mica_calloc(room, sizeof *list);
-    if (!list)
-        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the list of resident weights", model->source->path);
-    uint64_t count = list_resident(model, list);
-    uint64_t needed = stored_bytes(list, count) + mica_workspace_bytes(engine) + engine->session.layers * engine->session.layer_bytes +
-                      mica_memory_resident_bytes() + MARGIN + SLOTS_MIN * mica_expert_slot_bytes(model);
-    mica_status status = MICA_OK;
-    if (needed > engine->options.memory_bytes)
-        status = refuse_budget(engine, needed, error);
-    if (status == MICA_OK)
-        status = mica_resident_read(model, list, count, engine->options.reading_threads, &engine->resident, error);
-    mica_free(list);
-    return status;
 }
 
 /* Norms and biases to float32: they are small, and every use wants them so. Each is looked at here: a router's bias that is NaN would only keep
@@ -305,6 +278,54 @@ static mica_status absorb_keys(mica_engine *engine, mica_error *error) {
     return made ? MICA_OK : mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the absorbed keys", engine->model->source->path);
 }
 
+/* ---- the weights */
+
+/* What opening makes of the resident weights: absorbed keys, vectors in float32. */
+static uint64_t derived_bytes(const mica_engine *engine, const mica_weight *const *list, uint64_t count) {
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        const mica_weight *weight = list[i];
+        mica_matrix matrix;
+        if (weight && weight->rows == 1)
+            bytes += weight->columns * sizeof(float);
+        if (!weight || !engine->sizes.rank || weight->part != MICA_PART_KV_B || weight->role != MICA_ROLE_ATTENTION ||
+            mica_weight_matrix(engine->model, weight, NULL, NULL, NULL, &matrix, NULL) != MICA_OK)
+            continue;
+        transposition plan = plan_transposition(engine, &matrix);
+        bytes += transposed_bytes(&plan);
+    }
+    return bytes;
+}
+
+/* What is told is a little more: neither its rounding nor what differs from run to run may make it too little. */
+static mica_status refuse_budget(const mica_engine *engine, uint64_t needed, mica_error *error) {
+    char expected[MICA_QUANTITY_BYTES], got[MICA_QUANTITY_BYTES];
+    return mica_fail(
+        error, MICA_USAGE,
+        "%s: memory: expected at least %s, for the weights that every token needs, the context of %llu positions and room for two experts, "
+        "got %s",
+        engine->model->source->path, mica_bytes_show(needed + needed / 200 + SLACK / 2, expected), (unsigned long long)engine->options.context,
+        mica_bytes_show(engine->options.memory_bytes, got));
+}
+
+static mica_status read_resident(mica_engine *engine, mica_error *error) {
+    const mica_model *model = engine->model;
+    uint64_t room = 8 + model->config.num_hidden_layers * (MICA_PART_COUNT + 2 + 2 * MICA_PROJECTION_COUNT);
+    const mica_weight **list = mica_calloc(room, sizeof *list);
+    if (!list)
+        return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the list of resident weights", model->source->path);
+    uint64_t count = list_resident(model, list);
+    uint64_t needed = stored_bytes(list, count) + derived_bytes(engine, list, count) + mica_workspace_bytes(engine) +
+                      engine->session.layers * engine->session.layer_bytes + mica_memory_resident_bytes() + MARGIN + SLOTS_MIN * (mica_expert_slot_bytes(model) + mica_expert_slot_overhead());
+    mica_status status = MICA_OK;
+    if (needed > engine->options.memory_bytes)
+        status = refuse_budget(engine, needed, error);
+    if (status == MICA_OK)
+        status = mica_resident_read(model, list, count, engine->options.reading_threads, &engine->resident, error);
+    mica_free(list);
+    return status;
+}
+
 static mica_status load_weights(mica_engine *engine, mica_error *error) {
     engine->layers = mica_calloc(engine->model->config.num_hidden_layers, sizeof *engine->layers);
     if (!engine->layers)
@@ -339,8 +360,12 @@ static mica_status open_cache(mica_engine *engine, uint64_t resident, mica_error
         slots = experts;
     if (engine->options.slots && slots > engine->options.slots)
         slots = engine->options.slots;
-    if (slots < SLOTS_MIN && slots < experts)
-        return refuse_budget(engine, used + SLOTS_MIN * slot_bytes, error);
+    const uint64_t least = used + SLOTS_MIN * (slot_bytes + mica_expert_slot_overhead());
+    if (slots < SLOTS_MIN && slots < experts) {
+        if (budget + SLACK < least)
+            return refuse_budget(engine, least, error);
+        slots = SLOTS_MIN;
+    }
     engine->options.no_lookahead |= slots == experts; /* all will be there soon */
     return mica_expert_cache_open(model, slots, engine->options.reading_threads, policy, &engine->cache, error);
 }

@@ -174,6 +174,13 @@ static mica_status check_pair(const comparing *work, mica_error *error) {
                      work->sides[0].model->source->path, (unsigned long long)sizes[0], (unsigned long long)sizes[1]);
 }
 
+/* Behind a budget that was refused, which is not the one that was given. */
+static void tell_halves(mica_error *error) {
+    const size_t length = strlen(error->message);
+    if (strstr(error->message, ": memory: "))
+        snprintf(error->message + length, sizeof error->message - length, ", a half of the budget: the other checkpoint has as much");
+}
+
 static mica_status run(comparing *work, const mica_compute_options *options, const mica_prompt *prompt, mica_error *error) {
     mica_compute_options settings = *options;
     int64_t *ids = NULL, bos = -1;
@@ -196,6 +203,8 @@ static mica_status run(comparing *work, const mica_compute_options *options, con
     }
     for (uint32_t i = 0; i < work->count && status == MICA_OK; i++) {
         status = mica_compute_open_engine(&work->sides[i], &settings, ROWS, 0, error);
+        if (status == MICA_USAGE && work->count == 2)
+            tell_halves(error);
         settings.memory_bytes *= 2; /* the first has its half already */
     }
     if (status == MICA_OK)
