@@ -2,13 +2,10 @@
  * libcrypto's digest contexts are the exception: it has its own allocator. Judged by tests/base/test_memory.c. */
 #include "base/memory.h"
 
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #define PAGE_BYTES ((size_t)4096)
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
@@ -141,61 +138,4 @@ bool mica_add_u64(uint64_t a, uint64_t b, uint64_t *result) {
         return false;
     *result = sum;
     return true;
-}
-
-/* ---- what the kernel says of memory. Its files are no input of the library's: they pass by the seam of base/file. */
-
-static bool read_kernel_file(const char *path, char *text, size_t bytes) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd >= 0 ? read(fd, text, bytes - 1) : -1;
-    if (fd >= 0)
-        close(fd);
-    text[got > 0 ? got : 0] = 0;
-    return got > 0;
-}
-
-uint64_t mica_memory_resident_bytes(void) {
-    char text[256], *second = NULL;
-    if (!read_kernel_file("/proc/self/statm", text, sizeof text) || !(second = strchr(text, ' ')))
-        return 0;
-    return strtoull(second, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-/* Not getrusage's: its ru_maxrss is at least what the process that called this program had in memory when it did. */
-uint64_t mica_memory_peak_bytes(void) {
-    char text[4096];
-    const char *found = read_kernel_file("/proc/self/status", text, sizeof text) ? strstr(text, "\nVmHWM:") : NULL;
-    struct rusage usage;
-    if (found)
-        return strtoull(found + strlen("\nVmHWM:"), NULL, 10) * 1024;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
-}
-
-/* The limit of the control group that the process is in, less what is used there. */
-static uint64_t control_group_bytes(void) {
-    char line[512], path[640], text[64];
-    if (!read_kernel_file("/proc/self/cgroup", line, sizeof line) || strncmp(line, "0::", 3) != 0)
-        return UINT64_MAX;
-    line[strcspn(line, "\n")] = 0;
-    static const char *const names[] = {"memory.max", "memory.current"};
-    uint64_t values[2] = {UINT64_MAX, 0};
-    for (int i = 0; i < 2; i++) {
-        strcpy(path, "/sys/fs/cgroup");
-        strcat(path, line + 3);
-        strcat(path, "/");
-        strcat(path, names[i]);
-        if (!read_kernel_file(path, text, sizeof text) || strncmp(text, "max", 3) == 0)
-            return UINT64_MAX;
-        values[i] = strtoull(text, NULL, 10);
-    }
-    return values[0] > values[1] ? values[0] - values[1] : 0;
-}
-
-uint64_t mica_memory_available_bytes(void) {
-    char text[1024];
-    const char *found = read_kernel_file("/proc/meminfo", text, sizeof text) ? strstr(text, "MemAvailable:") : NULL;
-    if (!found)
-        return 0;
-    uint64_t machine = strtoull(found + strlen("MemAvailable:"), NULL, 10) * 1024, group = control_group_bytes();
-    return machine < group ? machine : group;
 }

@@ -34,6 +34,9 @@ uint64_t mica_memory_fail_only(uint64_t allocation_count);
  * give without swapping, within the limit of its control group. 0: not known. */
 uint64_t mica_memory_resident_bytes(void);
 uint64_t mica_memory_available_bytes(void);
+/* What the process's control groups leave it, of both versions, with all that they are in; UINT64_MAX: they set no limit. `groups` is
+ * /proc/self/cgroup, `root` where they are mounted, /sys/fs/cgroup; for tests. */
+uint64_t mica_control_group_bytes(const char *groups, const char *root);
 
 /* The most that the process had in memory, in bytes (VmHWM of /proc/self/status). */
 uint64_t mica_memory_peak_bytes(void);

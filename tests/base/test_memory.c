@@ -120,6 +120,46 @@ static void the_peak_is_our_own(void **state) {
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static void put_file(const char *name, const char *text) {
+    char command[1024];
+    snprintf(command, sizeof command, "mkdir -p '%s/%.*s' && printf '%s' >'%s/%s'", scratch_directory, (int)(strrchr(name, '/') - name), name,
+             text, scratch_directory, name);
+    assert_int_equal(system(command), 0);
+}
+
+/* The limits of control groups, as the kernel shows them: both versions, those around, cached files that would go. */
+static void control_groups_are_asked(void **state) {
+    (void)state;
+    char groups[512], root[512];
+    snprintf(groups, sizeof groups, "%s/proc/cgroup", scratch_directory);
+    snprintf(root, sizeof root, "%s/fs", scratch_directory);
+    assert_true(mica_control_group_bytes(groups, root) == UINT64_MAX); /* there are none */
+    /* version 2: a group without a limit in one with */
+    put_file("proc/cgroup", "0::/slice/unit\\n");
+    put_file("fs/slice/unit/memory.max", "max\\n");
+    put_file("fs/slice/unit/memory.current", "700\\n");
+    put_file("fs/slice/unit/memory.stat", "anon 1\\n");
+    assert_true(mica_control_group_bytes(groups, root) == UINT64_MAX);
+    put_file("fs/slice/memory.max", "5000\\n");
+    put_file("fs/slice/memory.current", "4500\\n");
+    put_file("fs/slice/memory.stat", "anon 1500\\ninactive_anon 9\\ninactive_file 2000\\nactive_file 1000\\n");
+    assert_int_equal(mica_control_group_bytes(groups, root), 5000 - (4500 - 3000));
+    put_file("fs/slice/unit/memory.max", "800\\n");
+    assert_int_equal(mica_control_group_bytes(groups, root), 100);
+    put_file("fs/slice/unit/memory.max", "600\\n");
+    assert_int_equal(mica_control_group_bytes(groups, root), 0);
+    /* version 1, beside version 2 without memory; in a container the path is the host's and cannot be seen: the root is meant */
+    put_file("proc/cgroup", "9:name=systemd:/\\n4:cpu,memory:/docker/abc\\n0::/\\n");
+    put_file("fs/memory/memory.limit_in_bytes", "9000\\n");
+    put_file("fs/memory/memory.usage_in_bytes", "8000\\n");
+    put_file("fs/memory/memory.stat", "inactive_file 1\\ntotal_inactive_file 500\\ntotal_active_file 250\\n");
+    assert_int_equal(mica_control_group_bytes(groups, root), 9000 - (8000 - 750));
+    put_file("fs/memory/docker/abc/memory.limit_in_bytes", "1000\\n");
+    put_file("fs/memory/docker/abc/memory.usage_in_bytes", "400\\n");
+    put_file("fs/memory/docker/abc/memory.stat", "total_inactive_file 0\\n");
+    assert_int_equal(mica_control_group_bytes(groups, root), 600);
+}
+
 int main(int count, char **arguments) {
     if (count > 1) /* the child above */
         return strcmp(arguments[1], "peak") != 0 || mica_memory_peak_bytes() == 0 || mica_memory_peak_bytes() > (uint64_t)160 << 20;
@@ -127,7 +167,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test(nothing_is_still_something), cmocka_unit_test(products_are_checked),
         cmocka_unit_test(aligned_memory_is_aligned_and_zero), cmocka_unit_test(copies_of_text),
         cmocka_unit_test(the_nth_and_all_after_fail), cmocka_unit_test(the_peak_is_known),
-        cmocka_unit_test(the_peak_is_our_own),
+        cmocka_unit_test(the_peak_is_our_own), cmocka_unit_test(control_groups_are_asked),
     };
-    return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("memory", tests, scratch_make, scratch_remove);
 }
