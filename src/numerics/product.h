@@ -37,13 +37,13 @@ typedef struct mica_operand {
     uint16_t *bf16;  /* of more than few tokens: [rows][padded] */
     /* of up to MICA_PRODUCT_SOME: */
     int8_t *digits;     /* AVX-512: [rows][padded / 64][2][64]: value = (256 first + second) * scale; the order is product_unpack_avx512.h's */
-    int8_t *quads;      /* [rows][padded / 256][4][2][64]: the same in the order of product_quads.h */
-    int16_t *words;     /* AVX2, in the same place: [rows][padded / 32][2][16]: even columns, odd columns */
+    int8_t *quads;      /* the same, [rows][padded / 256][512], in the order of product_quads.h; AVX2: of product_quads_256.h */
+    int16_t *words;     /* AVX2, in the place of digits: [rows][padded / 32][2][16]: even columns, odd columns */
     int32_t *sums;      /* AVX-512: [rows][padded / 4]: -128 * the sum of four of these integers */
     int32_t *pair_sums; /* AVX-512: [rows][padded / 8]: two of these, of a pair of registers */
-    float *block_sums;  /* AVX2, in the place of sums: [rows][padded / 32]: the same of thirty-two */
-    float *wide_sums;   /* [rows][padded / 16]: the same of sixteen */
-    float *quad_sums;   /* [rows][padded / 16]: wide_sums in the order of quads */
+    float *block_sums;  /* AVX2, in the place of sums: [rows][padded / 32]: -1 * the sum of thirty-two */
+    float *wide_sums;   /* [rows][padded / 16]: of sixteen: AVX-512 -128 * their sum, AVX2 -1 * */
+    float *quad_sums;   /* AVX-512: [rows][padded / 16]: wide_sums in the order of quads */
     float *wide_pair_sums; /* AVX-512: [rows][padded / 256][2][8]: zeros; the same of thirty-two */
     float *scales;   /* [rows][padded / 256] */
 } mica_operand;

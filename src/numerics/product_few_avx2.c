@@ -1,14 +1,13 @@
 /* numerics/product_few_avx2.c: rows of few tokens from the bytes as they are, in linear streams that are fetched 4 KiB ahead, each decoded
  * once for up to four tokens. Two families:
  *   plain and fp8   to float32, 32 columns at a time; float32 activations: the same for both precisions
- *   grouped         product_grouped_256.h. FAST only.
+ *   grouped         product_grouped_256.h, product_quads_256.h. FAST only.
  * A token's sums are taken in the same order whatever the other tokens are. Judged by tests/numerics/test_product.c. */
 #if defined(__x86_64__)
 #include <math.h>
 
 #include "numerics/product_avx2.h"
 #include "numerics/product_grouped_256.h"
-#include "numerics/product_quads.h"
 
 /* ---- plain and fp8: 32 elements to float32, exactly but for a power of two; `seen` gathers what tells a NaN that the conversion does not make */
 
@@ -227,14 +226,12 @@ static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, 
             __m256i wide = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
             __m128i both = _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1)); /* at most 32 * 32512 */
             wide = _mm256_permutevar8x32_epi32(wide, order);
-            _mm256_store_ps(wide_sums + g / 4 * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(wide), _mm256_set1_ps(-128)));
-            _mm_store_ps(block_sums + g / 4 * 4, _mm_mul_ps(_mm_cvtepi32_ps(both), _mm_set1_ps(-128)));
+            _mm256_store_ps(wide_sums + g / 4 * 8, _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_setzero_si256(), wide)));
+            _mm_store_ps(block_sums + g / 4 * 4, _mm_cvtepi32_ps(_mm_sub_epi32(_mm_setzero_si128(), both)));
         }
     }
-    store_quads(upper, x->quads + 2 * at);
-    store_quads(lower, x->quads + 2 * at + 64);
-    for (int group = 0; group < 16; group++)
-        x->quad_sums[at / 16 + (uint64_t)quad_of(group)] = wide_sums[group];
+    store_even_odd(upper, x->quads + 2 * at);
+    store_even_odd(lower, x->quads + 2 * at + 128);
 }
 
 void mica_prepare_avx2(mica_operand *x, uint64_t row) {

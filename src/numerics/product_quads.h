@@ -1,4 +1,4 @@
-/* numerics/product_quads.h: inside the product kernels only. The order of quads, for blocks of sixteen groups of 16 columns whose codes lie
+/* numerics/product_quads.h: inside the AVX-512 product kernels only. The order of quads, for blocks of sixteen groups of 16 columns whose codes lie
  * as Q2_K's and Q3_K's do (column 128 g + 32 f + i is field f of byte 32 g + i): vector r of four has columns 4 r ... 4 r + 3 of each group,
  * and the group of field f in half h of those bytes has quad 8 g + 4 h + f. A shuffle within lanes then brings the codes into their places,
  * and one factor for each quad serves all four vectors, whose products add up in integers. Judged by tests/numerics/test_product.c. */

@@ -1,7 +1,7 @@
 /* numerics/product_unpack_avx2.h: inside the AVX2 product kernels only. The encodings with scales for small groups of columns, seen alike: of a
  * chunk of 256 columns the i-th 32 come out as 16 words of even columns and 16 of odd ones; the chunk's head has the factors, and what is
- * subtracted, / 128:
- *   w = code (unsigned, but Q8_0's) * factor * the encoding's power of two - 128 * least
+ * subtracted:
+ *   w = code (unsigned, but Q8_0's) * factor * the encoding's power of two - least
  * An encoding around zero counts from its lowest code: what that is below zero is its least. Nothing is read beyond the 32 columns' bytes, and
  * the head's. Layouts: numerics/decode, and ggml's block types in docs/formats.md. Judged by tests/numerics/test_product.c. */
 #ifndef MICA_NUMERICS_PRODUCT_UNPACK_AVX2_H
@@ -13,12 +13,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* What a chunk's groups of columns have of their own: a factor and least for each 32 columns, or for each 16; CENTRED: no least, codes are signed. */
-typedef enum groups_of { OF_32, OF_32_CENTRED, OF_16 } groups_of;
+/* What a chunk's 32 columns have of their own: a factor, and what is subtracted; CENTRED: nothing is, codes are signed. */
+typedef enum groups_of { OF_32, OF_32_CENTRED } groups_of;
 
 typedef struct head256 {
-    float factors[16];
-    __m256 least[2]; /* of OF_32 the first only */
+    float factors[8];
+    __m256 least;
 } head256;
 
 typedef struct columns32 {
@@ -29,21 +29,17 @@ typedef struct columns32 {
 typedef void read_head(const uint8_t *codes, const uint8_t *scales, const int groups, head256 *to);
 typedef columns32 read_codes(const uint8_t *codes, const int group);
 
-/* 128 columns in the order of quads: w = code * factor - 128 * least. Half `g` of a block. */
-typedef struct quads128 {
-    __m256i codes[4];
-    __m256 factors, least;
-} quads128;
-
-typedef void read_quads(const uint8_t *codes, const int g, quads128 *to);
-
 /* ---- parts */
 
 enum { TOGETHER = 4 /* tokens */, AHEAD = 4096 };
 
+INLINE void fetch_from(const uint8_t *p, uint64_t count) {
+    for (uint64_t i = 0; i < count; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+}
+
 INLINE void fetch(const uint8_t *p, uint64_t bytes_ahead) {
-    for (uint64_t i = 0; i < bytes_ahead; i += 64)
-        _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T1);
+    fetch_from(p + AHEAD, bytes_ahead);
 }
 
 INLINE float sum_of(__m256 v) {
@@ -68,6 +64,12 @@ INLINE __m256i bytes(int value) {
 
 INLINE uint16_t u16_at(const uint8_t *p) {
     uint16_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+INLINE uint32_t u32_at(const uint8_t *p) {
+    uint32_t value;
     memcpy(&value, p, sizeof value);
     return value;
 }
@@ -109,19 +111,13 @@ INLINE __m256i mask_of_bits(const uint8_t *p) {
     return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread), each), each);
 }
 
-/* Bits [bit, bit + count) of each byte, shifted to start at bit `to`. */
-INLINE __m256i bits_of(__m256i v, const int bit, const int count, const int to) {
-    __m256i moved = bit > to ? _mm256_srli_epi16(v, bit - to) : bit < to ? _mm256_slli_epi16(v, to - bit) : v;
-    return _mm256_and_si256(moved, bytes(((1 << count) - 1) << to));
-}
-
 #define E2M1_CODES _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0) /* 12 + 2 v */
 #define IQ4_CODES _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15) /* 128 + v */
 
 /* Factors of 32 columns, of which `lowest` (times a factor) is subtracted. */
 INLINE void head_of_32(__m256 factors, float lowest, head256 *to) {
     _mm256_storeu_ps(to->factors, factors);
-    to->least[0] = _mm256_mul_ps(factors, _mm256_set1_ps(lowest / 128));
+    to->least = _mm256_mul_ps(factors, _mm256_set1_ps(lowest));
 }
 
 /* ---- planes: codes and scales apart; scales of 32 columns */
@@ -182,7 +178,7 @@ DEFINE_HEAD_OF_HALVES(iq4_nl, 18, 128)
     INLINE void head_##name(const uint8_t *codes, const uint8_t *scales, const int groups, head256 *to) {        \
         (void)scales;                                                                                            \
         _mm256_storeu_ps(to->factors, halves_at(codes, block_bytes, groups));                                    \
-        to->least[0] = _mm256_mul_ps(halves_at(codes + 2, block_bytes, groups), _mm256_set1_ps(-0x1p-7f));       \
+        to->least = _mm256_mul_ps(halves_at(codes + 2, block_bytes, groups), _mm256_set1_ps(-1));       \
     }
 DEFINE_HEAD_OF_PAIRS(q4_1, 20)
 DEFINE_HEAD_OF_PAIRS(q5_1, 24)
@@ -231,115 +227,7 @@ INLINE columns32 codes_mxfp4_blocks(const uint8_t *p, const int group) {
     return of_bytes(lookup16(nibbles32(p + 17 * group + 1), E2M1_CODES));
 }
 
-/* ---- ggml's blocks of 256 */
-
-/* Sixteen bytes (signed) times a number: the first eight, the others. */
-INLINE __m256 first_floats(__m128i values, float number) {
-    return _mm256_mul_ps(_mm256_set1_ps(number), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values)));
-}
-
-INLINE __m256 last_floats(__m128i values, float number) {
-    return first_floats(_mm_srli_si128(values, 8), number);
-}
-
-/* Sixteen scales of 16 columns (signed), of which `lowest` (times a scale) is subtracted. */
-INLINE void head_of_16(__m128i scales, float number, float lowest, head256 *to) {
-    __m256 factors[2] = {first_floats(scales, number), last_floats(scales, number)};
-    for (int i = 0; i < 2; i++) {
-        _mm256_storeu_ps(to->factors + 8 * i, factors[i]);
-        to->least[i] = _mm256_mul_ps(factors[i], _mm256_set1_ps(lowest / 128));
-    }
-}
-
-/* Eight bytes to floats times a number. */
-INLINE __m256 eight_floats(uint64_t values, __m256 number) {
-    return _mm256_mul_ps(number, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)values))));
-}
-
-/* Eight scales, eight minima, of six bits: bytes 4 … 15 of the block's head (Q4_K, Q5_K). */
-INLINE void head_q4_k(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
-    (void)scales;
-    (void)groups;
-    uint32_t three[3], d_and_m;
-    memcpy(three, p + 4, sizeof three);
-    memcpy(&d_and_m, p, sizeof d_and_m);
-    uint64_t upper = (uint64_t)((three[0] >> 2 & 0x30303030u) | (three[2] & 0x0f0f0f0fu)) << 32;
-    uint64_t upper_minima = (uint64_t)((three[1] >> 2 & 0x30303030u) | (three[2] >> 4 & 0x0f0f0f0fu)) << 32;
-    __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128((int)d_and_m));
-    __m256 least = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm_mul_ps(both, _mm_set1_ps(0x1p-7f))));
-    _mm256_storeu_ps(to->factors, eight_floats(upper | (three[0] & 0x3f3f3f3fu), _mm256_broadcastss_ps(both)));
-    to->least[0] = eight_floats(upper_minima | (three[1] & 0x3f3f3f3fu), least);
-}
-
-INLINE columns32 codes_q4_k(const uint8_t *p, const int group) {
-    const __m256i v = load32(p + 16 + 32 * (group / 2)), nibble = _mm256_set1_epi16(0x0f);
-    if (group % 2)
-        return (columns32){_mm256_and_si256(_mm256_srli_epi16(v, 4), nibble), _mm256_srli_epi16(v, 12)};
-    return (columns32){_mm256_and_si256(v, nibble), _mm256_and_si256(_mm256_srli_epi16(v, 8), nibble)};
-}
-
-INLINE columns32 codes_q5_k(const uint8_t *p, const int group) {
-    return of_bytes(_mm256_or_si256(bits_of(load32(p + 48 + 32 * (group / 2)), group % 2 * 4, 4, 0), bits_of(load32(p + 16), group, 1, 4)));
-}
-
-INLINE void head_q6_k(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
-    (void)scales;
-    (void)groups;
-    head_of_16(load16(p + 192), half_at(p + 208), 32, to);
-}
-
-INLINE columns32 codes_q6_k(const uint8_t *p, const int group) {
-    const int half = group / 4, quarter = group % 4;
-    __m256i low = bits_of(load32(p + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4, 0);
-    return of_bytes(_mm256_or_si256(low, bits_of(load32(p + 128 + 32 * half), 2 * quarter, 2, 4)));
-}
-
-/* Each four bytes' first field, and so on, of the four sources' r-th words: two of each. */
-INLINE void quads_of(__m256i first, __m256i last, const int a, const int b, __m256i codes[4]) {
-    const __m256i fields = _mm256_set1_epi64x((int64_t)b * 0x0101010100000000 + a * 0x01010101);
-    __m256 x = _mm256_castsi256_ps(first), y = _mm256_castsi256_ps(last);
-    codes[0] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x00)), fields);
-    codes[1] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x55)), fields);
-    codes[2] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xaa)), fields);
-    codes[3] = _mm256_and_si256(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xff)), fields);
-}
-
-/* Half g's bytes of sixteen, in the order of quads. */
-INLINE __m128i of_half(__m128i sixteen, const int g) {
-    return _mm_shuffle_epi8(sixteen, g ? _mm_setr_epi8(8, 10, 12, 14, 9, 11, 13, 15, -1, -1, -1, -1, -1, -1, -1, -1)
-                                       : _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1));
-}
-
-/* Codes of three bits from 0 to 7; those of odd fields times 8. */
-INLINE void quads_q3_k(const uint8_t *p, const int g, quads128 *to) {
-    const __m256i spread = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)); /* two bits, two 3 up */
-    const __m256i first_high = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36));
-    const __m256i last_high = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 32, 32, 32, 32, 36, 36, 36, 36));
-    __m256i bits = load32(p + 32 + 32 * g), high = bits_of(load32(p), 4 * g, 4, 0);
-    __m256i first = _mm256_shuffle_epi8(spread, bits_of(bits, 0, 4, 0)), last = _mm256_shuffle_epi8(spread, bits_of(bits, 4, 4, 0));
-    quads_of(_mm256_or_si256(first, _mm256_shuffle_epi8(first_high, high)), _mm256_or_si256(last, _mm256_shuffle_epi8(last_high, high)), 0x07, 0x38, to->codes);
-    __m128i packed = load16(p + 94); /* two bytes before the twelve, and two behind: the block's F16 */
-    __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    __m128i upper = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
-    low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 4, 4)), _mm_set1_epi8(0x0f));
-    upper = _mm_slli_epi32(_mm_and_si128(_mm_srlv_epi32(upper, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(0x03)), 4);
-    __m128i scales = of_half(_mm_sub_epi8(_mm_or_si128(low, upper), _mm_set1_epi8(32)), g);
-    __m256 each = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scales)), _mm256_set1_ps(half_at(p + 108)));
-    to->factors = _mm256_mul_ps(each, _mm256_setr_ps(1, 0.125f, 1, 0.125f, 1, 0.125f, 1, 0.125f));
-    to->least = _mm256_mul_ps(each, _mm256_set1_ps(4.0f / 128));
-}
-
-/* Codes of two bits; those of odd fields times 4. */
-INLINE void quads_q2_k(const uint8_t *p, const int g, quads128 *to) {
-    __m256i bits = load32(p + 16 + 32 * g), both = _mm256_cvtepu8_epi32(of_half(load16(p), g));
-    int32_t halves;
-    memcpy(&halves, p + 80, sizeof halves);
-    __m128 d_and_m = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(halves)), _mm_setr_ps(1, 0x1p-7f, 0, 0));
-    __m256 powers = _mm256_mul_ps(_mm256_broadcastss_ps(d_and_m), _mm256_setr_ps(1, 0.25f, 1, 0.25f, 1, 0.25f, 1, 0.25f));
-    quads_of(bits, _mm256_srli_epi16(bits, 4), 0x03, 0x0c, to->codes);
-    to->factors = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15))), powers);
-    to->least = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4)), _mm256_broadcastss_ps(_mm_movehdup_ps(d_and_m)));
-}
+/* ---- a block of 256 columns with codes as those of blocks of 32 have (others: product_quads_256.h) */
 
 INLINE void head_iq4_xs(const uint8_t *p, const uint8_t *scales, const int groups, head256 *to) {
     (void)scales;
@@ -358,31 +246,19 @@ INLINE columns32 codes_iq4_xs(const uint8_t *p, const int group) {
     return of_bytes(lookup16(nibbles32(p + 8 + 16 * group), IQ4_CODES));
 }
 
-/* name, codes, head, what the groups are; or quads, and their largest code; bytes of codes and of scales of 256 columns, power of two */
-#define GROUPED_LIST(X) \
-    X(mxfp4_planes, codes_mxfp4_planes, head_mxfp4_planes, OF_32, NULL, 0, 128, 8, 0.5f)     \
-    X(int4_bf16, codes_int4, head_int4_bf16, OF_32, NULL, 0, 128, 16, 1)                     \
-    X(int4_f16, codes_int4, head_int4_f16, OF_32, NULL, 0, 128, 16, 1)                       \
-    X(int4_f32, codes_int4, head_int4_f32, OF_32, NULL, 0, 128, 32, 1)                       \
-    X(q8_0, codes_q8_0, head_q8_0, OF_32_CENTRED, NULL, 0, 272, 0, 1)                        \
-    X(q4_0, codes_q4_0, head_q4_0, OF_32, NULL, 0, 144, 0, 1)                                \
-    X(q4_1, codes_q4_1, head_q4_1, OF_32, NULL, 0, 160, 0, 1)                                \
-    X(q5_0, codes_q5_0, head_q5_0, OF_32, NULL, 0, 176, 0, 1)                                \
-    X(q5_1, codes_q5_1, head_q5_1, OF_32, NULL, 0, 192, 0, 1)                                \
-    X(iq4_nl, codes_iq4_nl, head_iq4_nl, OF_32, NULL, 0, 144, 0, 1)                          \
-    X(mxfp4_blocks, codes_mxfp4_blocks, head_mxfp4_blocks, OF_32, NULL, 0, 136, 0, 0.5f)     \
-    X(q2_k, NULL, NULL, OF_16, quads_q2_k, 12, 84, 0, 1)                                     \
-    X(q3_k, NULL, NULL, OF_16, quads_q3_k, 56, 110, 0, 1)                                    \
-    X(q4_k, codes_q4_k, head_q4_k, OF_32, NULL, 0, 144, 0, 1)                                \
-    X(q5_k, codes_q5_k, head_q4_k, OF_32, NULL, 0, 176, 0, 1)                                \
-    X(q6_k, codes_q6_k, head_q6_k, OF_16, NULL, 0, 210, 0, 1)                                \
-    X(iq4_xs, codes_iq4_xs, head_iq4_xs, OF_32, NULL, 0, 136, 0, 1)
-
-enum {
-#define X(name, codes, head, groups, quads, most, code_bytes, scale_bytes, power) GROUPED_##name,
-    GROUPED_LIST(X)
-#undef X
-    GROUPED_COUNT
-};
+/* name, codes, head, what the groups are, bytes of codes and of scales of 256 columns, power of two */
+#define WORDS_LIST(X)                                                                \
+    X(mxfp4_planes, codes_mxfp4_planes, head_mxfp4_planes, OF_32, 128, 8, 0.5f)      \
+    X(int4_bf16, codes_int4, head_int4_bf16, OF_32, 128, 16, 1)                      \
+    X(int4_f16, codes_int4, head_int4_f16, OF_32, 128, 16, 1)                        \
+    X(int4_f32, codes_int4, head_int4_f32, OF_32, 128, 32, 1)                        \
+    X(q8_0, codes_q8_0, head_q8_0, OF_32_CENTRED, 272, 0, 1)                         \
+    X(q4_0, codes_q4_0, head_q4_0, OF_32, 144, 0, 1)                                 \
+    X(q4_1, codes_q4_1, head_q4_1, OF_32, 160, 0, 1)                                 \
+    X(q5_0, codes_q5_0, head_q5_0, OF_32, 176, 0, 1)                                 \
+    X(q5_1, codes_q5_1, head_q5_1, OF_32, 192, 0, 1)                                 \
+    X(iq4_nl, codes_iq4_nl, head_iq4_nl, OF_32, 144, 0, 1)                           \
+    X(mxfp4_blocks, codes_mxfp4_blocks, head_mxfp4_blocks, OF_32, 136, 0, 0.5f)      \
+    X(iq4_xs, codes_iq4_xs, head_iq4_xs, OF_32, 136, 0, 1)
 
 #endif
