@@ -14,17 +14,20 @@ static uint64_t round_up(uint64_t value, uint64_t step) {
 static const mica_product_kernels *current(void) {
 #if defined(__x86_64__)
     if (mica_cpu_current() == MICA_CPU_AVX512)
-        return mica_cpu_has_amx() ? &mica_product_kernels_amx : mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16 : &mica_product_kernels_avx512;
+        return mica_cpu_has_amx()    ? &mica_product_kernels_amx
+               : mica_cpu_has_bf16() ? &mica_product_kernels_avx512_bf16
+                                     : &mica_product_kernels_avx512;
     if (mica_cpu_current() == MICA_CPU_AVX2)
         return mica_cpu_has_vnni() ? &mica_product_kernels_avxvnni : &mica_product_kernels_avx2;
 #endif
     return &mica_product_kernels_portable;
 }
 
-/* What kernels of few tokens want; one form of all rows after the other, each on a multiple of 64 bytes, since padded is a multiple of 256. */
+/* What kernels of few tokens want; one form of all rows after the other, each on a multiple of 64 bytes: padded is a multiple of 256. */
 static uint64_t few_bytes(uint64_t tokens, uint64_t padded) {
     const uint64_t columns = tokens * padded;
-    return 4 * columns + (columns / 4 + columns / 8) * sizeof(int32_t) + 3 * (columns / 16) * sizeof(float) + round_up(columns / 256 * sizeof(float), 64);
+    const uint64_t sums = (columns / 4 + columns / 8) * sizeof(int32_t) + 3 * (columns / 16) * sizeof(float);
+    return 4 * columns + sums + round_up(columns / 256 * sizeof(float), 64);
 }
 
 static uint64_t bf16_bytes(uint64_t tokens, uint64_t padded) {
@@ -38,10 +41,11 @@ uint64_t mica_operand_bytes(mica_precision precision, uint64_t tokens, uint64_t 
     return bf16_bytes(tokens, padded) + few_bytes(tokens < MICA_PRODUCT_SOME ? tokens : MICA_PRODUCT_SOME, padded);
 }
 
-void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens, uint64_t columns,
-                       void *storage) {
+void mica_operand_init(mica_operand *operand, mica_precision precision, const float *values, uint64_t stride, uint64_t tokens,
+                       uint64_t columns, void *storage) {
     uint64_t padded = round_up(columns, 256), bf16 = bf16_bytes(tokens, padded);
-    *operand = (mica_operand){.precision = precision, .tokens = tokens, .columns = columns, .values = values, .stride = stride, .padded = padded};
+    *operand = (mica_operand){
+        .precision = precision, .tokens = tokens, .columns = columns, .values = values, .stride = stride, .padded = padded};
     if (precision == MICA_PRECISION_EXACT || !current()->prepare)
         return;
     if (bf16)
@@ -90,8 +94,8 @@ static double dot(const float *a, const float *b, uint64_t count) {
     return sum;
 }
 
-static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
-                         uint64_t stride) {
+static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                         float *out, uint64_t stride) {
     for (uint64_t r = 0; r < rows; r++)
         for (uint64_t t = 0; t < x->tokens; t++) {
             double sum = dot(strip + r * strip_stride, x->values + mica_operand_row(x, t) * x->stride + column, width);
@@ -103,14 +107,15 @@ const mica_product_kernels mica_product_kernels_portable = {.multiply_f32 = mult
 
 /* ---- a strip at a time */
 
-static void decode_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride) {
+static void decode_strip(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip,
+                         uint64_t stride) {
     mica_matrix_decode_block(matrix, 0, row, count, column, width, strip, stride);
 }
 
 enum { FEW_ROWS = 4 }; /* of a strip that few tokens use: it stays in the first-level cache */
 
-static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out,
-                        uint64_t stride, float *strip) {
+static void product_f32(const mica_product_kernels *kernels, const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x,
+                        float *out, uint64_t stride, float *strip) {
     mica_strip_f32 *decode = kernels->strip_f32 ? kernels->strip_f32(matrix) : NULL;
     uint64_t most = x->tokens <= MICA_PRODUCT_FEW ? FEW_ROWS : MICA_STRIP_ROWS;
     decode = decode ? decode : decode_strip;
@@ -125,8 +130,8 @@ static void product_f32(const mica_product_kernels *kernels, const mica_matrix *
     }
 }
 
-static void product_bf16(const mica_product_kernels *kernels, mica_strip_bf16 *decode, const mica_matrix *matrix, uint64_t row, uint64_t count,
-                         const mica_operand *x, float *out, uint64_t stride, void *scratch) {
+static void product_bf16(const mica_product_kernels *kernels, mica_strip_bf16 *decode, const mica_matrix *matrix, uint64_t row,
+                         uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
     for (uint64_t first = 0, rows; first < count; first += rows) {
         rows = count - first < kernels->strip_rows ? count - first : kernels->strip_rows;
         for (uint64_t column = 0, width; column < matrix->columns; column += width) {
@@ -157,7 +162,8 @@ static choice choose(const mica_matrix *matrix, mica_precision precision, uint64
     return c;
 }
 
-void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride, void *scratch) {
+void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride,
+                  void *scratch) {
     choice c = choose(matrix, x->precision, x->tokens, x->bf16, x->digits);
     if (c.few)
         c.few(matrix, row, count, x, out, stride);
@@ -169,7 +175,11 @@ void mica_product(const mica_matrix *matrix, uint64_t row, uint64_t count, const
 
 const char *mica_product_method(const mica_matrix *matrix, mica_precision precision, uint64_t tokens) {
     bool fast = precision == MICA_PRECISION_FAST;
-    choice c = choose(matrix, precision, tokens, fast && tokens > MICA_PRODUCT_FEW && current()->multiply_bf16, fast && tokens <= MICA_PRODUCT_SOME);
+    bool bf16 = fast && tokens > MICA_PRODUCT_FEW && current()->multiply_bf16;
+    choice c = choose(matrix, precision, tokens, bf16, fast && tokens <= MICA_PRODUCT_SOME);
     bool exact = c.kernels->few && c.few == c.kernels->few(matrix, MICA_PRECISION_EXACT);
-    return c.few ? (exact ? "float32" : "int16") : c.bf16 ? "bf16 strips" : c.kernels == &mica_product_kernels_portable ? "float64 strips" : "float32 strips";
+    return c.few                                         ? (exact ? "float32" : "int16")
+           : c.bf16                                      ? "bf16 strips"
+           : c.kernels == &mica_product_kernels_portable ? "float64 strips"
+                                                         : "float32 strips";
 }

@@ -27,8 +27,8 @@ INLINE void tile_step(const float *const w[TILE_ROWS], const float *const x[TILE
     }
 }
 
-INLINE void tile(const float *const w[TILE_ROWS], const float *const x[TILE_TOKENS], const int tokens, uint64_t width, uint64_t rows, bool add,
-                 float *out, uint64_t stride) {
+INLINE void tile(const float *const w[TILE_ROWS], const float *const x[TILE_TOKENS], const int tokens, uint64_t width, uint64_t rows,
+                 bool add, float *out, uint64_t stride) {
     __m256 sums[TILE_TOKENS][TILE_ROWS];
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < TILE_ROWS; r++)
@@ -48,8 +48,8 @@ INLINE void tile(const float *const w[TILE_ROWS], const float *const x[TILE_TOKE
     }
 }
 
-static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
-                         uint64_t stride) {
+static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                         float *out, uint64_t stride) {
     for (uint64_t t = 0, some; t < x->tokens; t += some) {
         const float *values[TILE_TOKENS];
         some = x->tokens - t < TILE_TOKENS ? x->tokens - t : TILE_TOKENS;
@@ -70,7 +70,8 @@ static void multiply_f32(const float *strip, uint64_t strip_stride, uint64_t row
     }
 }
 
-/* Four tokens at a time come to 100 to 130 GFLOP/s of grouped encodings, of others to 80 of eight and 60 of sixteen; strips to 54 to 78 of sixteen. */
+/* Four tokens at a time come to 100 to 130 GFLOP/s of grouped encodings, of others to 80 of eight and 60 of sixteen; strips to 54 to 78 of
+ * sixteen. */
 static uint64_t few_tokens(const mica_matrix *matrix) {
     return matrix->encoding == MICA_ENCODING_PLAIN || matrix->encoding == MICA_ENCODING_FP8_BLOCK ? 8 : MICA_PRODUCT_SOME;
 }

@@ -9,7 +9,7 @@
 #include "numerics/product_avx2.h"
 #include "numerics/product_grouped_256.h"
 
-/* ---- plain and fp8: 32 elements to float32, exactly but for a power of two; `seen` gathers what tells a NaN that the conversion does not make */
+/* ---- plain and fp8: 32 elements to float32, exactly but for a power of two; `seen` gathers what tells a NaN that no conversion makes */
 
 typedef void load_columns(const uint8_t *codes, __m256 values[4], __m256i *seen);
 
@@ -67,9 +67,9 @@ INLINE void add_plain(const uint8_t *codes, const float *const values[], uint64_
             parts[t][i % 2] = _mm256_fmadd_ps(w[i], _mm256_loadu_ps(values[t] + at + 8 * i), parts[t][i % 2]);
 }
 
-INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t columns, uint64_t block_columns, const mica_operand *x, uint64_t token,
-                      const int tokens, float *out, uint64_t stride, load_columns *load, const uint64_t bytes_each, scale_at *scale,
-                      const float power) {
+INLINE void plain_row(const uint8_t *codes, const uint8_t *scales, uint64_t columns, uint64_t block_columns, const mica_operand *x,
+                      uint64_t token, const int tokens, float *out, uint64_t stride, load_columns *load, const uint64_t bytes_each,
+                      scale_at *scale, const float power) {
     const float *values[TOGETHER];
     __m256 totals[TOGETHER], parts[TOGETHER][2];
     __m256i seen = _mm256_setzero_si256();
@@ -118,7 +118,8 @@ INLINE void plain_rows(const mica_matrix *matrix, uint64_t row, uint64_t count, 
         const uint8_t *codes = (const uint8_t *)matrix->codes + (row + r) * columns * bytes_each, *scales = NULL;
         if (scale != scale_none)
             scales = (const uint8_t *)matrix->scales + (row + r) / matrix->block_rows * scales_in_row;
-#define TOKENS(t, tokens) plain_row(codes, scales, columns, block_columns, x, t, tokens, out + t * stride + r, stride, load, bytes_each, scale, power)
+#define TOKENS(t, tokens) \
+    plain_row(codes, scales, columns, block_columns, x, t, tokens, out + t * stride + r, stride, load, bytes_each, scale, power)
         FEW_AT_A_TIME(x->tokens, TOKENS);
 #undef TOKENS
     }
@@ -203,8 +204,10 @@ static void prepare_chunk(const float *values, uint64_t count, mica_operand *x, 
         values = padded;
     }
     __m256i largest = _mm256_setzero_si256();
-    for (int i = 0; i < 32; i++)
-        largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(values + 8 * i)), _mm256_set1_epi32(0x7fffffff)));
+    for (int i = 0; i < 32; i++) {
+        __m256i bits_of_eight = _mm256_loadu_si256((const __m256i *)(const void *)(values + 8 * i));
+        largest = _mm256_max_epu32(largest, _mm256_and_si256(bits_of_eight, _mm256_set1_epi32(0x7fffffff)));
+    }
     _mm256_storeu_si256((__m256i *)(void *)all, largest);
     for (int i = 0; i < 8; i++)
         bits = all[i] > bits ? all[i] : bits;

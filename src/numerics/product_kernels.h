@@ -13,8 +13,10 @@
 /* Rows [row, row + count) of few tokens, from the bytes as they are. */
 typedef void mica_product_few(const mica_matrix *matrix, uint64_t row, uint64_t count, const mica_operand *x, float *out, uint64_t stride);
 /* Rows and columns of a weight to float32 or bf16; up to a multiple of 256 columns may be written. */
-typedef void mica_strip_f32(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip, uint64_t stride);
-typedef void mica_strip_bf16(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip, uint64_t stride);
+typedef void mica_strip_f32(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, float *strip,
+                            uint64_t stride);
+typedef void mica_strip_bf16(const mica_matrix *matrix, uint64_t row, uint64_t count, uint64_t column, uint64_t width, uint16_t *strip,
+                             uint64_t stride);
 
 /* A part of a weight that becomes bf16. */
 typedef struct mica_strip {
@@ -27,21 +29,21 @@ typedef struct mica_product_kernels {
     void (*prepare)(mica_operand *operand, uint64_t row); /* NULL: float32 is all that is used */
     /* NULL where the layout is not one it knows */
     mica_product_few *(*few)(const mica_matrix *matrix, mica_precision precision);
-    /* up to how many tokens that is the quickest FAST product, as measured, from MICA_PRODUCT_FEW to MICA_PRODUCT_SOME; NULL: MICA_PRODUCT_FEW */
+    /* up to how many tokens that is the quickest FAST product, as measured: MICA_PRODUCT_FEW (as if NULL) to MICA_PRODUCT_SOME */
     uint64_t (*few_tokens)(const mica_matrix *matrix);
     mica_strip_f32 *(*strip_f32)(const mica_matrix *matrix);
     mica_strip_bf16 *(*strip_bf16)(const mica_matrix *matrix);
     /* out[t][r] (+)= strip[r] . x[t] over columns [column, column + width) */
-    void (*multiply_f32)(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width, float *out,
-                         uint64_t stride);
+    void (*multiply_f32)(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,
+                         float *out, uint64_t stride);
     uint64_t strip_rows; /* of multiply_bf16 */
     void (*multiply_bf16)(const mica_strip *strip, const mica_operand *x, float *out, uint64_t stride, void *scratch);
 } mica_product_kernels;
 
 extern const mica_product_kernels mica_product_kernels_portable;
 #if defined(__x86_64__)
-extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avxvnni, mica_product_kernels_avx512, mica_product_kernels_avx512_bf16,
-    mica_product_kernels_amx;
+extern const mica_product_kernels mica_product_kernels_avx2, mica_product_kernels_avxvnni, mica_product_kernels_avx512,
+    mica_product_kernels_avx512_bf16, mica_product_kernels_amx;
 #endif
 
 /* DO(t, count) for tokens t and on, with a count of four, two or one that is a constant, until all of `tokens` are done. */

@@ -2,8 +2,8 @@
  * Codes of 8 bits times activations in two digits, exact in integers; so are the products with the blocks' integer scales.
  *
  * The order: blocks of 32 columns with even numbers, then odd ones; of four blocks, vector r of four has columns 4 r ... 4 r + 3 of the
- * first 16 of each in its lower lane, of the second 16 in its upper one. What has one scale thus lies in one 32-bit word of all four vectors,
- * whose products are added up before they meet it. Heads (scales, and F16 factors) are read for up to eight blocks at once.
+ * first 16 of each in its lower lane, of the second 16 in its upper one. What has one scale thus lies in one 32-bit word of all four
+ * vectors, whose products are added up before they meet it. Heads (scales, and F16 factors) are read for up to eight blocks at once.
  * Layouts: numerics/decode, and ggml's block types in docs/formats.md. Judged by tests/numerics/test_product.c. */
 #ifndef MICA_NUMERICS_PRODUCT_QUADS_256_H
 #define MICA_NUMERICS_PRODUCT_QUADS_256_H

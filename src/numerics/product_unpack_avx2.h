@@ -1,9 +1,9 @@
-/* numerics/product_unpack_avx2.h: inside the AVX2 product kernels only. The encodings with scales for small groups of columns, seen alike: of a
- * chunk of 256 columns the i-th 32 come out as 16 words of even columns and 16 of odd ones; the chunk's head has the factors, and what is
+/* numerics/product_unpack_avx2.h: inside the AVX2 product kernels only. The encodings with a factor for 32 columns, seen alike: of a chunk
+ * of 256 columns the i-th 32 come out as 16 words of even columns and 16 of odd ones; the chunk's head has the factors, and what is
  * subtracted:
  *   w = code (unsigned, but Q8_0's) * factor * the encoding's power of two - least
- * An encoding around zero counts from its lowest code: what that is below zero is its least. Nothing is read beyond the 32 columns' bytes, and
- * the head's. Layouts: numerics/decode, and ggml's block types in docs/formats.md. Judged by tests/numerics/test_product.c. */
+ * An encoding around zero counts from its lowest code: what that is below zero is its least. Nothing is read beyond the 32 columns' bytes,
+ * and the head's. Layouts: numerics/decode, and ggml's block types in docs/formats.md. Judged by tests/numerics/test_product.c. */
 #ifndef MICA_NUMERICS_PRODUCT_UNPACK_AVX2_H
 #define MICA_NUMERICS_PRODUCT_UNPACK_AVX2_H
 
