@@ -348,7 +348,7 @@ static uint64_t columns_for(const kind *k, uint64_t columns) {
 
 static void test_bounds(void **state) {
     (void)state;
-    static const uint64_t shapes[][2] = {{1, 1}, {3, 5}, {7, 33}, {5, 97}, {6, 256}, {9, 1090}, {69, 257}, {130, 64}, {5, 4200}, {301, 300}};
+    static const uint64_t shapes[][2] = {{1, 1}, {3, 5}, {7, 33}, {5, 97}, {6, 256}, {9, 1090}, {69, 257}, {130, 64}, {38, 128}, {5, 4200}, {301, 300}};
     for (int i = 0; i < KINDS; i++) {
         for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
             uint64_t rows = shapes[j][0], columns = columns_for(&kinds[i], shapes[j][1]);
@@ -377,8 +377,8 @@ static void same_bits(const float *a, const float *b, uint64_t count, const kind
         fail_msg("%s under %s: results depend on %s", name_of(k), mica_cpu_name(mica_cpu_current()), what);
 }
 
-static void check_splits(const kind *k, mica_precision precision, uint64_t rows, uint64_t tokens, uint64_t fewer) {
-    uint64_t columns = columns_for(k, 2600);
+static void check_splits(const kind *k, mica_precision precision, uint64_t rows, uint64_t wanted, uint64_t tokens, uint64_t fewer) {
+    uint64_t columns = columns_for(k, wanted);
     sample s = sample_of(k, rows, columns);
     float *values = random_values(tokens * columns), *whole = malloc(tokens * rows * sizeof *whole), *split = malloc(tokens * rows * sizeof *split);
     float *other = malloc(tokens * rows * sizeof *other);
@@ -417,11 +417,12 @@ static void test_splits(void **state) {
     EACH_CPU(cpu) {
         for (int i = 0; i < KINDS; i++) {
             for (int precision = 0; precision < 2; precision++) {
-                check_splits(&kinds[i], (mica_precision)precision, 301, 1, 1); /* so many that one token takes rows in twos */
-                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
-                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
-                check_splits(&kinds[i], (mica_precision)precision, 77, 30, 1 + random_below(30));
-                check_splits(&kinds[i], (mica_precision)precision, 77, MICA_PRODUCT_SOME + 1, 1 + random_below(MICA_PRODUCT_FEW)); /* no longer prepared for few */
+                check_splits(&kinds[i], (mica_precision)precision, 301, 2600, 1, 1); /* so many that one token takes rows in twos */
+                check_splits(&kinds[i], (mica_precision)precision, 77, 2600, MICA_PRODUCT_FEW, 1 + random_below(MICA_PRODUCT_FEW));
+                check_splits(&kinds[i], (mica_precision)precision, 79, 128, MICA_PRODUCT_FEW, 1); /* a head's absorbed keys */
+                check_splits(&kinds[i], (mica_precision)precision, 77, 2600, MICA_PRODUCT_SOME, 1 + random_below(MICA_PRODUCT_SOME));
+                check_splits(&kinds[i], (mica_precision)precision, 77, 2600, 30, 1 + random_below(30));
+                check_splits(&kinds[i], (mica_precision)precision, 77, 2600, MICA_PRODUCT_SOME + 1, 1 + random_below(MICA_PRODUCT_FEW)); /* no longer prepared for few */
             }
         }
     }
