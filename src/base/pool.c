@@ -14,6 +14,7 @@
 
 #define CLOSED INT_MIN
 #define SPINS 4000u
+#define FETCH_BYTES 512u /* at a time, between looks at whether there is work */
 #define YIELDS 64u /* a sleeping thread takes some 50 us to wake: not worth it between the phases of a layer, but while input is awaited */
 
 struct mica_pool {
@@ -27,6 +28,7 @@ struct mica_pool {
     _Alignas(64) atomic_int inside; /* the workers in the phase; CLOSED */
     _Alignas(64) atomic_uint missing; /* of an `all` phase: workers that have not run it */
     _Alignas(64) atomic_uint sleepers;
+    _Alignas(64) atomic_uintptr_t fetched, expected; /* what is expected: from where on it was not asked for yet, and its end */
     atomic_bool leave;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -40,13 +42,31 @@ static void pause_briefly(void) {
 #endif
 }
 
+void mica_pool_expect(mica_pool *pool, const void *memory, uint64_t bytes) {
+    atomic_store_explicit(&pool->expected, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->fetched, (uintptr_t)memory, memory_order_relaxed);
+    atomic_store_explicit(&pool->expected, (uintptr_t)memory + bytes, memory_order_relaxed);
+}
+
+/* A moment of waiting. (Ends that belong to other beginnings are harmless: what is asked for in vain is not even a fault.) */
+static void pass_moment(mica_pool *pool) {
+    const uintptr_t end = atomic_load_explicit(&pool->expected, memory_order_relaxed);
+    if (atomic_load_explicit(&pool->fetched, memory_order_relaxed) >= end) {
+        pause_briefly();
+        return;
+    }
+    const uintptr_t from = atomic_fetch_add_explicit(&pool->fetched, FETCH_BYTES, memory_order_relaxed);
+    for (uintptr_t at = from; at < from + FETCH_BYTES && at < end; at += 64)
+        __builtin_prefetch((const void *)at, 0, 2);
+}
+
 /* Waits for another generation than the one seen, and returns it. */
 static unsigned await_generation(mica_pool *pool, unsigned seen) {
     unsigned now;
     for (unsigned i = 0; i < SPINS; i++) {
         if ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) != seen)
             return now;
-        pause_briefly();
+        pass_moment(pool);
     }
     for (unsigned i = 0; i < YIELDS; i++) {
         if ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) != seen)
@@ -138,8 +158,8 @@ uint32_t mica_pool_threads(const mica_pool *pool) {
     return pool->threads;
 }
 
-static void wait_briefly(unsigned *spins) {
-    pause_briefly();
+static void wait_briefly(mica_pool *pool, unsigned *spins) {
+    pass_moment(pool);
     if (++*spins > SPINS)
         sched_yield(); /* a thread that lost its processor must be let in */
 }
@@ -159,10 +179,10 @@ static void run_phase(mica_pool *pool, void (*body)(void *context, uint32_t inde
     next_generation(pool);
     body(context, 0);
     while (atomic_load_explicit(&pool->missing, memory_order_acquire) > 0)
-        wait_briefly(&spins);
+        wait_briefly(pool, &spins);
     for (int nobody = 0; !atomic_compare_exchange_weak_explicit(&pool->inside, &nobody, CLOSED, memory_order_acquire, memory_order_relaxed);
          nobody = 0)
-        wait_briefly(&spins);
+        wait_briefly(pool, &spins);
 }
 
 void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index), void *context) {

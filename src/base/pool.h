@@ -24,6 +24,10 @@ void mica_pool_run(mica_pool *pool, void (*body)(void *context, uint32_t index),
 void mica_pool_each(mica_pool *pool, uint64_t count, uint64_t grain,
                     void (*body)(void *context, uint64_t first, uint64_t last, uint32_t index), void *context);
 
+/* What the next phases will read first: threads that wait, for others to end their part or for work, bring it to the caches meanwhile. A hint, of memory
+ * that need not even be there; the last one counts. By the thread that gives work. */
+void mica_pool_expect(mica_pool *pool, const void *memory, uint64_t bytes);
+
 /* Work that others may take part in when they have none of their own: mica_pool_each's promise, but by whoever there is. `each` NULL:
  * nobody. */
 typedef struct mica_share {

@@ -35,7 +35,7 @@ typedef struct product_task {
     float *out; /* [tokens][stride] */
     uint64_t stride;
     const float *bias; /* [rows] from the first; NULL: none */
-    uint64_t piece, piece_rows; /* the phase's own: the number of its first piece, and their rows */
+    uint64_t before;   /* the phase's own: rows of the tasks before it */
 } product_task;
 
 /* A feed-forward block over some tokens: the dense one, the shared experts, or a routed expert. */
@@ -79,7 +79,6 @@ typedef struct engine_workspace {
     float *final_values;
     product_task *tasks;
     feed_member *members;
-    mica_operand *head_operands; /* [heads]: of absorbed queries, of weighted latents */
     uint8_t *scratch; /* [threads][scratch_bytes] */
     uint64_t scratch_bytes;
     /* in each thread's scratch from expanded_offset on: expanded attention's rows of keys and values, outputs and sums, rows as bf16, queries for them; or grouped
@@ -121,6 +120,8 @@ uint64_t mica_workspace_bytes(mica_engine *engine); /* what init will need */
 
 /* Runs a phase of products; tasks are engine->work.tasks [count]. */
 void mica_products_run(mica_engine *engine, uint64_t count);
+/* What the next phase of products reads first: before a phase is run, or other work that does not use all threads. */
+void mica_products_expect(mica_engine *engine, const mica_matrix *matrix, uint64_t row);
 /* Prepares all tokens of an operand. */
 void mica_operand_prepare_all(mica_engine *engine, mica_operand *operand);
 static inline void *mica_engine_scratch(mica_engine *engine, uint32_t thread) {

@@ -44,7 +44,6 @@ static void lay_out_attention(mica_engine *engine, cursor *from) {
     work->head_storage = take(from, sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->nope), 1);
     work->latent_storage = take(from, larger(sizes->heads * mica_operand_bytes(precision, MICA_ABSORBED_TOKENS, sizes->rank),
                                              mica_operand_bytes(precision, MICA_EXPANDED_POSITIONS, sizes->rank)), 1);
-    work->head_operands = take(from, sizes->heads, sizeof(mica_operand));
     work->latents = take(from, MICA_EXPANDED_POSITIONS * sizes->rank, sizeof(float));
 }
 

@@ -150,7 +150,7 @@ mica_status mica_engine_logits(mica_engine *engine, uint64_t first, uint64_t cou
     mica_hidden_operand(engine, work->x + first * sizes->hidden, engine->final_norm, count, work->normed, &operand);
     if (engine->observer.input)
         engine->observer.input(engine->observer.context, engine->model->head, work->normed, sizes->hidden, NULL, count);
-    work->tasks[0] = (product_task){engine->head, 0, vocabulary, &operand, logits, vocabulary, NULL, 0, 0};
+    work->tasks[0] = (product_task){engine->head, 0, vocabulary, &operand, logits, vocabulary, NULL, 0};
     mica_products_run(engine, 1);
     return mica_engine_check_finite(engine, -1, logits, count, vocabulary, error);
 }

@@ -38,7 +38,7 @@ typedef struct attention_job {
 static product_task *add_task(mica_engine *engine, uint64_t *count, const mica_matrix *matrix, const mica_operand *x, float *out, uint64_t stride,
                               const float *bias) {
     product_task *task = &engine->work.tasks[(*count)++];
-    *task = (product_task){matrix, 0, matrix->rows, x, out, stride, bias, 0, 0};
+    *task = (product_task){matrix, 0, matrix->rows, x, out, stride, bias, 0};
     return task;
 }
 
@@ -223,56 +223,64 @@ static void rotate_queries(void *context, uint64_t first, uint64_t last, uint32_
         rotate(job->engine, job->engine->work.query + i * sizes->width + sizes->nope, i / sizes->heads);
 }
 
-static void copy_rotated(void *context, uint64_t first, uint64_t last, uint32_t thread) {
-    const attention_job *job = context;
-    const engine_sizes *sizes = &job->engine->sizes;
-    (void)thread;
-    for (uint64_t i = first; i < last; i++)
-        repeat_rotated(sizes, job->engine->work.query + (job->first_token * sizes->heads + i) * sizes->width + sizes->nope,
-                       job->engine->work.absorbed_query + i * (sizes->rank + sizes->rope_kept) + sizes->rank);
-}
+/* Products of each head's values with its own rows of a matrix. */
+typedef struct heads_job {
+    const attention_job *job;
+    const mica_matrix *matrix;
+    uint64_t first, step, rows; /* head h's are [h * step + first, + rows) */
+    const float *values;        /* [tokens][heads][width], of which the matrix takes its columns */
+    uint64_t width, out_step;
+    uint8_t *storage; /* of operands */
+    float *out;       /* [tokens][heads][out_step] */
+    bool rotated;     /* a query's rotated part is behind its columns, and goes behind what comes out */
+} heads_job;
 
-static void prepare_heads(void *context, uint64_t first, uint64_t last, uint32_t thread) {
-    mica_operand *heads = context;
-    (void)thread;
-    for (uint64_t h = first; h < last; h++)
-        mica_operand_prepare(&heads[h], 0, heads[h].tokens);
-}
-
-/* A product for each head, of its rows of `matrix` with its columns of values [tokens][heads][width]. A head's operand is one of `tokens` tokens,
- * not of all heads' rows: a single token takes the kernels of few. */
-static void multiply_heads(const attention_job *job, const mica_matrix *matrix, uint64_t first, uint64_t step, uint64_t rows, const float *values,
-                           uint64_t width, uint8_t *storage, float *out, uint64_t out_step) {
-    mica_engine *engine = job->engine;
-    mica_operand *operands = engine->work.head_operands;
-    uint64_t heads = engine->sizes.heads, bytes = mica_operand_bytes(engine->options.precision, job->tokens, matrix->columns);
-    for (uint64_t h = 0; h < heads; h++) {
-        mica_operand_init(&operands[h], engine->options.precision, values + h * width, heads * width, job->tokens, matrix->columns, storage + h * bytes);
-        engine->work.tasks[h] = (product_task){matrix, h * step + first, rows, &operands[h], out + h * out_step, heads * out_step, NULL, 0, 0};
+/* A head's operand is one of its own tokens, not of all heads' rows: a single token takes the kernels of few. It is prepared where it is used. */
+static void multiply_heads(void *context, uint64_t head, uint64_t last, uint32_t thread) {
+    const heads_job *work = context;
+    mica_engine *engine = work->job->engine;
+    const engine_sizes *sizes = &engine->sizes;
+    const mica_precision precision = engine->options.precision;
+    const uint64_t tokens = work->job->tokens, columns = work->matrix->columns;
+    for (; head < last; head++) {
+        const float *values = work->values + head * work->width;
+        float *out = work->out + head * work->out_step;
+        mica_operand operand;
+        mica_operand_init(&operand, precision, values, sizes->heads * work->width, tokens, columns,
+                          work->storage + head * mica_operand_bytes(precision, tokens, columns));
+        mica_operand_prepare(&operand, 0, tokens);
+        mica_product(work->matrix, head * work->step + work->first, work->rows, &operand, out, sizes->heads * work->out_step,
+                     mica_engine_scratch(engine, thread));
+        for (uint64_t t = 0; work->rotated && t < tokens; t++)
+            repeat_rotated(sizes, values + t * sizes->heads * work->width + columns, out + t * sizes->heads * work->out_step + work->rows);
     }
-    mica_pool_each(engine->pool, heads, heads * job->tokens * matrix->columns > 65536 ? 1 : heads, prepare_heads, operands);
-    mica_products_run(engine, heads);
 }
 
 static void attend_absorbed(attention_job *job) {
     mica_engine *engine = job->engine;
     const engine_sizes *sizes = &engine->sizes;
+    const engine_layer *layer = job->layer;
     engine_workspace *work = &engine->work;
     uint64_t row = sizes->rank + sizes->rope_kept;
     for (job->first_token = 0; job->first_token < job->count; job->first_token += job->tokens) {
-        uint64_t left = job->count - job->first_token, queries;
+        uint64_t left = job->count - job->first_token;
         job->tokens = left < MICA_ABSORBED_TOKENS ? left : MICA_ABSORBED_TOKENS;
-        queries = job->tokens * sizes->heads;
-        multiply_heads(job, &job->layer->absorbed, 0, sizes->rank, sizes->rank, work->query + job->first_token * sizes->heads * sizes->width, sizes->width,
-                       work->head_storage, work->absorbed_query, row);
-        mica_pool_each(engine->pool, queries, 512, copy_rotated, job);
+        heads_job keys = {.job = job, .matrix = &layer->absorbed, .step = sizes->rank, .rows = sizes->rank, .width = sizes->width, .out_step = row,
+                                .values = work->query + job->first_token * sizes->heads * sizes->width, .storage = work->head_storage,
+                                .out = work->absorbed_query, .rotated = true};
+        heads_job values = {.job = job, .matrix = layer->value_rows, .first = layer->value_first, .step = layer->value_step,
+                                  .rows = sizes->value_width, .width = sizes->rank, .out_step = sizes->value_width, .values = work->latent_out,
+                                  .storage = work->latent_storage,
+                                  .out = work->joined + job->first_token * sizes->heads * sizes->value_width};
+        mica_products_expect(engine, layer->value_rows, layer->value_first);
+        mica_pool_each(engine->pool, sizes->heads, 1, multiply_heads, &keys);
         job->queries = work->absorbed_query;
         job->query_stride = row;
         job->out = work->latent_out;
         job->out_stride = sizes->rank;
         attend(job);
-        multiply_heads(job, job->layer->value_rows, job->layer->value_first, job->layer->value_step, sizes->value_width, work->latent_out, sizes->rank,
-                       work->latent_storage, work->joined + job->first_token * sizes->heads * sizes->value_width, sizes->value_width);
+        mica_products_expect(engine, layer->parts[MICA_PART_O], 0);
+        mica_pool_each(engine->pool, sizes->heads, 1, multiply_heads, &values);
     }
 }
 
@@ -432,6 +440,7 @@ static void attend_latent(attention_job *job, const mica_operand *x, const mica_
         observe(engine, weights->parts[MICA_PART_Q], work->normed, sizes->hidden, job->count);
         add_task(engine, &tasks, layer->parts[MICA_PART_Q], x, work->query, sizes->heads * sizes->width, layer->vectors[MICA_PART_Q_BIAS]);
     }
+    mica_products_expect(engine, sizes->query_rank ? layer->parts[MICA_PART_Q_B] : &layer->absorbed, 0);
     mica_products_run(engine, tasks);
     mica_pool_each(engine->pool, job->count, 8, finish_latent_rows, job);
     if (sizes->query_rank) {
@@ -440,6 +449,7 @@ static void attend_latent(attention_job *job, const mica_operand *x, const mica_
         mica_operand_prepare_all(engine, &query);
         tasks = 0;
         add_task(engine, &tasks, layer->parts[MICA_PART_Q_B], &query, work->query, sizes->heads * sizes->width, NULL);
+        mica_products_expect(engine, &layer->absorbed, 0);
         mica_products_run(engine, tasks);
     }
     if (engine->observer.input && weights->parts[MICA_PART_KV_B])
@@ -489,6 +499,7 @@ static void attend_grouped(attention_job *job, const mica_operand *x, const mica
         observe(engine, weights->parts[parts[i]], work->normed, sizes->hidden, job->count);
         add_task(engine, &tasks, job->layer->parts[parts[i]], x, outs[i], i ? sizes->kv_row : queries, job->layer->vectors[biases[i]]);
     }
+    mica_products_expect(engine, job->layer->parts[MICA_PART_O], 0);
     mica_products_run(engine, tasks);
     mica_pool_each(engine->pool, job->count, 8, finish_grouped_rows, job);
     job->tokens = job->count;
@@ -521,6 +532,7 @@ mica_status mica_engine_attention(mica_engine *engine, uint64_t number, uint64_t
     mica_operand_init(&operand, engine->options.precision, work->joined, joined, count, joined, work->joined_storage);
     mica_operand_prepare_all(engine, &operand);
     add_task(engine, &tasks, layer->parts[MICA_PART_O], &operand, work->normed, sizes->hidden, layer->vectors[MICA_PART_O_BIAS]);
+    mica_products_expect(engine, layer->router ? layer->router : layer->dense[MICA_GATE], 0);
     mica_products_run(engine, tasks);
     mica_add(x, work->normed, count * sizes->hidden, x);
     return MICA_OK;

@@ -93,6 +93,12 @@ static void observe_inputs(const feed_job *job, const feed_member *member, bool 
         observer->input(observer->context, member->weights[MICA_DOWN], member->gate_out, member->gate->rows, NULL, member->count);
 }
 
+static const mica_matrix *first_of_next_layer(const feed_job *job) {
+    const mica_engine *engine = job->engine;
+    const mica_matrix *const *parts = engine->layers[(job->layer + 1) % engine->model->config.num_hidden_layers].parts;
+    return job->layer + 1 == engine->model->config.num_hidden_layers ? engine->head : engine->sizes.rank ? parts[MICA_PART_KV_A] : parts[MICA_PART_Q];
+}
+
 static void run_wave(feed_job *job) {
     mica_engine *engine = job->engine;
     const mica_observer *observer = &engine->observer;
@@ -102,16 +108,18 @@ static void run_wave(feed_job *job) {
         feed_member *member = &job->wave[i];
         uint64_t width = member->gate->rows;
         observe_inputs(job, member, false);
-        tasks[count++] = (product_task){member->gate, 0, width, &member->x, member->gate_out, width, member->bias[MICA_GATE], 0, 0};
-        tasks[count++] = (product_task){member->up, 0, width, &member->x, member->up_out, width, member->bias[MICA_UP], 0, 0};
+        tasks[count++] = (product_task){member->gate, 0, width, &member->x, member->gate_out, width, member->bias[MICA_GATE], 0};
+        tasks[count++] = (product_task){member->up, 0, width, &member->x, member->up_out, width, member->bias[MICA_UP], 0};
     }
+    mica_products_expect(engine, job->wave[0].down, 0);
     mica_products_run(engine, count);
     mica_pool_each(engine->pool, job->wave_rows, job->wave_rows * job->wave[0].gate->rows < 4096 ? job->wave_rows : 1, gate_rows, job);
     for (count = 0; count < job->wave_count; count++) {
         feed_member *member = &job->wave[count];
         observe_inputs(job, member, true);
-        tasks[count] = (product_task){member->down, 0, hidden, &member->gated, member->out, hidden, member->bias[MICA_DOWN], 0, 0};
+        tasks[count] = (product_task){member->down, 0, hidden, &member->gated, member->out, hidden, member->bias[MICA_DOWN], 0};
     }
+    mica_products_expect(engine, first_of_next_layer(job), 0);
     mica_products_run(engine, count);
     for (uint64_t i = 0; observer->expert && i < job->wave_count; i++) {
         const feed_member *member = &job->wave[i];
@@ -184,7 +192,9 @@ static mica_status choose_experts(mica_engine *engine, uint64_t layer, const flo
     mica_operand_prepare_all(engine, &exact);
     if (engine->observer.input)
         engine->observer.input(engine->observer.context, engine->model->layers[layer].router, normed, sizes->hidden, NULL, count);
-    work->tasks[0] = (product_task){engine->layers[layer].router, 0, sizes->experts, &exact, work->router_logits, sizes->experts, NULL, 0, 0};
+    work->tasks[0] = (product_task){engine->layers[layer].router, 0, sizes->experts, &exact, work->router_logits, sizes->experts, NULL, 0};
+    if (engine->layers[layer].shared[MICA_GATE])
+        mica_products_expect(engine, engine->layers[layer].shared[MICA_GATE], 0);
     mica_products_run(engine, 1);
     mica_status status = mica_engine_check_finite(engine, (int64_t)layer, work->router_logits, count, sizes->experts, error);
     if (status != MICA_OK) /* a sigmoid would hide it */
@@ -357,7 +367,7 @@ static void look_ahead(feed_job *job, const float *x) {
     mica_rms_norm(x, engine->layers[next].vectors[MICA_PART_POST_NORM], sizes->hidden, (float)engine->model->config.rms_norm_eps, normed);
     mica_operand_init(&exact, MICA_PRECISION_EXACT, normed, sizes->hidden, 1, sizes->hidden, NULL);
     mica_operand_prepare(&exact, 0, 1);
-    work->tasks[0] = (product_task){engine->layers[next].router, 0, sizes->experts, &exact, logits, sizes->experts, NULL, 0, 0};
+    work->tasks[0] = (product_task){engine->layers[next].router, 0, sizes->experts, &exact, logits, sizes->experts, NULL, 0};
     mica_products_run(engine, 1);
     mica_router_choose(&engine->router, logits, bias, work->router_scratch, scores, ids, work->gates + sizes->top_k);
     rank_experts(ids, sizes->top_k, scores, bias);

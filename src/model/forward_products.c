@@ -1,73 +1,77 @@
-/* model/forward_products.c: a phase of products: the rows of all its matrices are cut into pieces that the threads take. What comes out
- * does not depend on the cut (numerics/product.h promises it). Judged by tests/model/test_forward.c. */
+/* model/forward_products.c: a phase of products: threads take pieces of the rows of all its matrices. What comes out does not depend on the cut
+ * (numerics/product.h promises it). Judged by tests/model/test_forward.c. */
+#include <stdatomic.h>
+
 #include "model/engine_internal.h"
 #include "numerics/elementwise.h"
 
 #define PIECE_ROWS 128 /* one or two strips of the many-token kernels */
 #define PIECE_ROWS_SMALL 16
-/* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So
- * what is left of a phase is cut for this many pieces a thread: the last matrix into as many, those before into fewer. */
-#define PIECES_LEFT 3
+/* Of few tokens the weights are streams that start anew with each piece: large pieces are faster, until others wait for the last one. So a piece
+ * is a thread's share of what is left of the phase, over this. */
+#define SHARE_PIECES 2
+#define PIECE_ROWS_LEAST 64
+#define EXPECTED_BYTES (UINT64_C(512) << 10) /* half of a core's second-level cache */
 
 typedef struct phase {
     mica_engine *engine;
     const product_task *tasks;
-    uint64_t count;
+    uint64_t rows; /* of all tasks */
+    atomic_uint_fast64_t taken; /* rows */
 } phase;
 
-static void run_piece(const phase *work, const product_task *task, uint64_t piece, uint32_t thread) {
-    uint64_t first = piece * task->piece_rows, count = task->rows - first < task->piece_rows ? task->rows - first : task->piece_rows;
+static void run_piece(const phase *work, const product_task *task, uint64_t first, uint64_t count, uint32_t thread) {
     float *out = task->out + first;
     mica_product(task->matrix, task->row + first, count, task->x, out, task->stride, mica_engine_scratch(work->engine, thread));
     for (uint64_t t = 0; task->bias && t < task->x->tokens; t++)
         mica_add(out + t * task->stride, task->bias + first, count, out + t * task->stride);
 }
 
-static void run_pieces(void *context, uint64_t first, uint64_t last, uint32_t thread) {
-    const phase *work = context;
-    uint64_t low = 0, high = work->count - 1;
-    while (low < high) { /* the last task whose first piece is not beyond `first` */
-        uint64_t middle = (low + high + 1) / 2;
-        if (work->tasks[middle].piece <= first)
-            low = middle;
-        else
-            high = middle - 1;
+/* Rows of the next piece of a task that has `rest` of them, of whose phase `left` are not taken yet. */
+static uint64_t piece_rows(const phase *work, const product_task *task, uint64_t rest, uint64_t left) {
+    const uint64_t threads = work->engine->options.threads;
+    uint64_t rows = PIECE_ROWS;
+    if (work->rows < PIECE_ROWS * 4 * threads)
+        rows = PIECE_ROWS_SMALL;
+    else if (task->x->tokens <= MICA_PRODUCT_SOME) {
+        const uint64_t share = threads == 1 ? rest : left / (SHARE_PIECES * threads) / PIECE_ROWS_SMALL * PIECE_ROWS_SMALL;
+        rows = share > PIECE_ROWS_LEAST ? share : PIECE_ROWS_LEAST;
+        if (rest < rows + rows / 2)
+            return rest;
     }
-    for (uint64_t piece = first; piece < last; piece++) {
-        while (low + 1 < work->count && work->tasks[low + 1].piece <= piece)
-            low++;
-        run_piece(work, &work->tasks[low], piece - work->tasks[low].piece, thread);
-        if (thread == 0 && work->engine->cache) /* the thread that the cache belongs to */
-            mica_expert_cache_poll(work->engine->cache);
-    }
+    return rest < rows ? rest : rows;
 }
 
-/* Rows of a piece of a task, of whose phase `left` are still to be cut, its own among them. */
-static uint64_t piece_rows(const product_task *task, uint64_t total, uint64_t left, uint64_t threads) {
-    if (total < PIECE_ROWS * 4 * threads)
-        return PIECE_ROWS_SMALL;
-    if (task->x->tokens > MICA_PRODUCT_SOME)
-        return PIECE_ROWS;
-    if (threads == 1)
-        return task->rows;
-    uint64_t share = left / (PIECES_LEFT * threads), pieces = task->rows / (share > PIECE_ROWS ? share : PIECE_ROWS);
-    pieces = (pieces + threads) / threads * threads;
-    return left >= PIECES_LEFT * threads * task->rows ? task->rows : (task->rows + pieces - 1) / pieces;
+static void take_pieces(void *context, uint64_t first, uint64_t last, uint32_t thread) {
+    phase *work = context;
+    const product_task *task = work->tasks;
+    uint64_t at = atomic_load_explicit(&work->taken, memory_order_relaxed), rows;
+    (void)first;
+    (void)last;
+    while (at < work->rows) {
+        while (at >= task->before + task->rows)
+            task++;
+        rows = piece_rows(work, task, task->before + task->rows - at, work->rows - at);
+        if (!atomic_compare_exchange_weak_explicit(&work->taken, &at, at + rows, memory_order_relaxed, memory_order_relaxed))
+            continue;
+        run_piece(work, task, at - task->before, rows, thread);
+        if (thread == 0 && work->engine->cache) /* the thread that the cache belongs to */
+            mica_expert_cache_poll(work->engine->cache);
+        at = atomic_load_explicit(&work->taken, memory_order_relaxed);
+    }
 }
 
 void mica_products_run(mica_engine *engine, uint64_t count) {
     product_task *tasks = engine->work.tasks;
-    uint64_t pieces = 0, total = 0, left;
-    phase work = {engine, tasks, count};
-    for (uint64_t i = 0; i < count; i++)
-        total += tasks[i].rows;
-    left = total;
-    for (uint64_t i = 0; i < count; left -= tasks[i++].rows) {
-        tasks[i].piece = pieces;
-        tasks[i].piece_rows = piece_rows(&tasks[i], total, left, engine->options.threads);
-        pieces += (tasks[i].rows + tasks[i].piece_rows - 1) / tasks[i].piece_rows;
-    }
-    mica_pool_each(engine->pool, pieces, 1, run_pieces, &work);
+    phase work = {.engine = engine, .tasks = tasks};
+    for (uint64_t i = 0; i < count; work.rows += tasks[i++].rows)
+        tasks[i].before = work.rows;
+    mica_pool_each(engine->pool, engine->options.threads, 1, take_pieces, &work);
+}
+
+void mica_products_expect(mica_engine *engine, const mica_matrix *matrix, uint64_t row) {
+    uint64_t row_bytes = mica_matrix_row_bytes(matrix), bytes = (matrix->rows - row) * row_bytes;
+    mica_pool_expect(engine->pool, (const uint8_t *)matrix->codes + row * row_bytes, bytes < EXPECTED_BYTES ? bytes : EXPECTED_BYTES);
 }
 
 static void prepare_rows(void *context, uint64_t first, uint64_t last, uint32_t thread) {

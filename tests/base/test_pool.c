@@ -47,6 +47,25 @@ static void test_phases(void **state) {
     mica_pool_free(NULL);
 }
 
+/* A hint changes nothing, also of memory that is not there, and beside work. */
+static void test_expected(void **state) {
+    (void)state;
+    static uint8_t memory[1 << 16];
+    counts seen = {0};
+    mica_pool *pool;
+    assert_int_equal(mica_pool_create(4, &pool, NULL), MICA_OK);
+    for (seen.phase = 1; seen.phase <= 400; seen.phase++) {
+        if (seen.phase % 2)
+            mica_pool_expect(pool, memory, sizeof memory);
+        else
+            mica_pool_expect(pool, (const void *)(uintptr_t)4096, seen.phase % 4 ? 0 : 1 << 20);
+        mica_pool_run(pool, count_call, &seen);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(atomic_load(&seen.calls[i]), seen.phase);
+    }
+    mica_pool_free(pool);
+}
+
 static void touch(void *context, uint64_t first, uint64_t last, uint32_t index) {
     counts *seen = context;
     (void)index;
@@ -102,7 +121,7 @@ static void test_no_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_phases), cmocka_unit_test(test_pieces), cmocka_unit_test(test_mixed),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_phases), cmocka_unit_test(test_expected), cmocka_unit_test(test_pieces), cmocka_unit_test(test_mixed),
                                        cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
