@@ -14,7 +14,7 @@ const mica_product_kernels mica_product_kernels_avx512 = {.prepare = mica_prepar
                                                           .multiply_f32 = mica_multiply_f32_avx512};
 
 const mica_product_kernels mica_product_kernels_avx512_bf16 = {.prepare = mica_prepare_avx512,
-                                                               .few = mica_product_few_avx512,
+                                                               .few = mica_product_few_past_avx512, /* processors with quick bf16 are AMD's */
                                                                .strip_f32 = mica_product_strip_f32_avx512,
                                                                .strip_bf16 = mica_product_strip_bf16_avx512,
                                                                .multiply_f32 = mica_multiply_f32_avx512,

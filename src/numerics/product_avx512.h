@@ -8,8 +8,9 @@
 int mica_grouped_avx512(const mica_matrix *matrix);
 int mica_plain_avx512(const mica_matrix *matrix);
 
-/* product_few_avx512.c */
+/* product_few_avx512.c, product_few_past_avx512.c */
 mica_product_few *mica_product_few_avx512(const mica_matrix *matrix, mica_precision precision);
+mica_product_few *mica_product_few_past_avx512(const mica_matrix *matrix, mica_precision precision);
 /* product_strip_avx512.c */
 mica_strip_f32 *mica_product_strip_f32_avx512(const mica_matrix *matrix);
 void mica_multiply_f32_avx512(const float *strip, uint64_t strip_stride, uint64_t rows, const mica_operand *x, uint64_t column, uint64_t width,

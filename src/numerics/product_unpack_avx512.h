@@ -28,10 +28,13 @@ typedef void unpack256(const uint8_t *codes, const uint8_t *scales, columns256 *
 /* ---- parts */
 
 enum { AHEAD = 4096 };
+#ifndef FETCH_HINT
+#define FETCH_HINT _MM_HINT_T1
+#endif
 
 INLINE void fetch(const uint8_t *p, uint64_t bytes_ahead) {
     for (uint64_t i = 0; i < bytes_ahead; i += 64)
-        _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)p + AHEAD + i, FETCH_HINT);
 }
 
 INLINE __m512i bytes(int value) {
