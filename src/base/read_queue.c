@@ -13,6 +13,7 @@
 #include "base/threads.h"
 
 #define EVENTS 16 /* collected at a time */
+#define TOGETHER 4 /* given to the kernel at once: telling the disk takes as long as the rest of a read's beginning, and the first should not wait for long */
 
 typedef struct flight {
     const mica_file *file;
@@ -21,6 +22,9 @@ typedef struct flight {
     mica_status status;
     mica_error error;
     struct flight *next;
+#ifdef __linux__
+    struct iocb control;
+#endif
 } flight;
 
 typedef struct list { /* first in, first out */
@@ -30,6 +34,8 @@ typedef struct list { /* first in, first out */
 struct mica_read_queue {
     flight *flights;
     list idle, ended;           /* ended: their end is still to be told */
+    struct iocb *together[TOGETHER]; /* still to be given to the kernel */
+    long together_count;
     uint64_t in_kernel, in_threads;
     bool has_kernel;
     unsigned long kernel;
@@ -61,51 +67,6 @@ static void read_now(flight *one) {
     const uint8_t *data;
     one->status = mica_file_read_window(one->file, one->offset, one->bytes, one->buffer, &data, &one->error);
 }
-
-/* ---- the kernel's queue */
-
-#ifdef __linux__
-static bool give_to_kernel(mica_read_queue *queue, flight *one) {
-    uint64_t begin, bytes;
-    const int descriptor = mica_file_direct_window(one->file, one->offset, one->bytes, &begin, &bytes);
-    if (!queue->has_kernel || descriptor < 0)
-        return false;
-    struct iocb control = {.aio_data = (uint64_t)(uintptr_t)one,
-                           .aio_lio_opcode = IOCB_CMD_PREAD,
-                           .aio_fildes = (uint32_t)descriptor,
-                           .aio_buf = (uint64_t)(uintptr_t)one->buffer,
-                           .aio_nbytes = bytes,
-                           .aio_offset = (int64_t)begin};
-    struct iocb *controls[] = {&control};
-    if (mica_io_current()->io_submit(queue->kernel, 1, controls) != 1)
-        return false;
-    one->needed = one->offset - begin + one->bytes;
-    queue->in_kernel++;
-    return true;
-}
-
-/* A failure is an interruption, or nothing that could be told of a read: then it is asked for again. */
-static void collect_from_kernel(mica_read_queue *queue, bool wait) {
-    struct io_event events[EVENTS];
-    const long count = mica_io_current()->io_getevents(queue->kernel, wait, EVENTS, events);
-    for (long i = 0; i < count; i++) {
-        flight *one = (flight *)(uintptr_t)events[i].data;
-        if (events[i].res < 0 || (uint64_t)events[i].res < one->needed)
-            read_now(one);
-        append(&queue->ended, one);
-        queue->in_kernel--;
-    }
-}
-#else
-static bool give_to_kernel(mica_read_queue *queue, flight *one) {
-    (void)queue, (void)one;
-    return false;
-}
-
-static void collect_from_kernel(mica_read_queue *queue, bool wait) {
-    (void)queue, (void)wait;
-}
-#endif
 
 /* ---- threads */
 
@@ -157,6 +118,84 @@ static void collect_from_threads(mica_read_queue *queue, bool wait) {
     atomic_store(&queue->any_done, false);
     pthread_mutex_unlock(&queue->mutex);
 }
+
+/* What the kernel does not take. Without threads it was to take all. */
+static void read_elsewhere(mica_read_queue *queue, flight *one) {
+    if (queue->readers) {
+        give_to_threads(queue, one);
+        return;
+    }
+    read_now(one);
+    append(&queue->ended, one);
+}
+
+/* ---- the kernel's queue */
+
+#ifdef __linux__
+static bool prepare_for_kernel(const mica_read_queue *queue, flight *one) {
+    uint64_t begin, bytes;
+    const int descriptor = mica_file_direct_window(one->file, one->offset, one->bytes, &begin, &bytes);
+    if (!queue->has_kernel || descriptor < 0)
+        return false;
+    one->control = (struct iocb){.aio_data = (uint64_t)(uintptr_t)one,
+                                 .aio_lio_opcode = IOCB_CMD_PREAD,
+                                 .aio_fildes = (uint32_t)descriptor,
+                                 .aio_buf = (uint64_t)(uintptr_t)one->buffer,
+                                 .aio_nbytes = bytes,
+                                 .aio_offset = (int64_t)begin};
+    one->needed = one->offset - begin + one->bytes;
+    return true;
+}
+
+/* The kernel takes the first few, or refuses the first. */
+void mica_read_queue_flush(mica_read_queue *queue) {
+    for (long given = 0, taken; given < queue->together_count; given += taken) {
+        taken = mica_io_current()->io_submit(queue->kernel, queue->together_count - given, queue->together + given);
+        if (taken > 0) {
+            queue->in_kernel += (uint64_t)taken;
+        } else {
+            read_elsewhere(queue, (flight *)(uintptr_t)queue->together[given]->aio_data);
+            taken = 1;
+        }
+    }
+    queue->together_count = 0;
+}
+
+static bool give_to_kernel(mica_read_queue *queue, flight *one) {
+    if (!prepare_for_kernel(queue, one))
+        return false;
+    queue->together[queue->together_count++] = &one->control;
+    if (queue->together_count == TOGETHER)
+        mica_read_queue_flush(queue);
+    return true;
+}
+
+/* A failure is an interruption, or nothing that could be told of a read: then it is asked for again. */
+static void collect_from_kernel(mica_read_queue *queue, bool wait) {
+    struct io_event events[EVENTS];
+    const long count = mica_io_current()->io_getevents(queue->kernel, wait, EVENTS, events);
+    for (long i = 0; i < count; i++) {
+        flight *one = (flight *)(uintptr_t)events[i].data;
+        if (events[i].res < 0 || (uint64_t)events[i].res < one->needed)
+            read_now(one);
+        append(&queue->ended, one);
+        queue->in_kernel--;
+    }
+}
+#else
+void mica_read_queue_flush(mica_read_queue *queue) {
+    (void)queue;
+}
+
+static bool give_to_kernel(mica_read_queue *queue, flight *one) {
+    (void)queue, (void)one;
+    return false;
+}
+
+static void collect_from_kernel(mica_read_queue *queue, bool wait) {
+    (void)queue, (void)wait;
+}
+#endif
 
 /* ---- the queue */
 
@@ -211,18 +250,13 @@ bool mica_read_queue_begin(mica_read_queue *queue, const mica_file *file, uint64
     one->buffer = buffer;
     one->owner = owner;
     one->status = MICA_OK;
-    if (give_to_kernel(queue, one))
-        return true;
-    if (queue->readers) {
-        give_to_threads(queue, one);
-    } else { /* the kernel was to take them all */
-        read_now(one);
-        append(&queue->ended, one);
-    }
+    if (!give_to_kernel(queue, one))
+        read_elsewhere(queue, one);
     return true;
 }
 
 bool mica_read_queue_end(mica_read_queue *queue, bool wait, mica_read_end *end) {
+    mica_read_queue_flush(queue);
     do {
         if (!queue->ended.first && queue->in_threads)
             collect_from_threads(queue, wait);

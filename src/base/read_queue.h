@@ -20,11 +20,13 @@ typedef struct mica_read_end {
 mica_status mica_read_queue_open(uint32_t depth, bool direct, uint32_t threads, mica_read_queue **queue, mica_error *error) MICA_CHECKED;
 void mica_read_queue_close(mica_read_queue *queue); /* waits for what is on its way; NULL is fine */
 
-/* Begins mica_file_read_window(file, offset, bytes, buffer). File and buffer are the queue's until mica_read_queue_end has told the end. False: `depth` are on
- * their way. What is begun first is read first, as far as the disk and the threads keep to it. */
+/* Begins mica_file_read_window(file, offset, bytes, buffer), at the latest when mica_read_queue_flush is called: the kernel takes several at once for little more
+ * than one. File and buffer are the queue's until mica_read_queue_end has told the end. False: `depth` are on their way. What is begun first is read first, as
+ * far as the disk and the threads keep to it. */
 bool mica_read_queue_begin(mica_read_queue *queue, const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, void *owner);
+void mica_read_queue_flush(mica_read_queue *queue);
 
-/* One that has ended; with `wait` the next that does. False: none has, or none is on its way. */
+/* One that has ended; with `wait` the next that does, of all that were begun. False: none has, or none is on its way. */
 bool mica_read_queue_end(mica_read_queue *queue, bool wait, mica_read_end *end);
 
 #endif

@@ -13,7 +13,7 @@
 #define EXTENTS (MICA_PROJECTION_COUNT * MICA_EXTENTS_PER_WEIGHT)
 
 #define PIECES 8 /* of an expert, about: that many reads keep a disk busy, and more cost more than they bring */
-#define DEPTH 16 /* pieces on their way */
+#define DEPTH 64 /* pieces on their way: who computes for long before it looks again finds them read */
 /* Of these, of prefetches: a demand that comes meanwhile waits for no more; enough for the time between two calls of mica_expert_cache_poll. */
 #define AHEAD_PIECES 3
 #define PIECE_MIN (UINT64_C(64) << 10)
@@ -28,6 +28,7 @@ typedef struct slot {
     bool prefetch; /* and not yet used */
     bool expected, demanded; /* demanded: in the queue of demands */
     uint64_t owner; /* index of the expert it holds or gets */
+    uint64_t flying, ahead; /* pieces on their way, of which `ahead` began as prefetches */
     uint8_t *buffer;
     mica_matrix matrices[MICA_PROJECTION_COUNT];
     mica_error error; /* when FAILED */
@@ -35,7 +36,7 @@ typedef struct slot {
     const mica_weight *weights[MICA_PROJECTION_COUNT];
     mica_extent extents[EXTENTS];
     mica_layout_read reads[EXTENTS];
-    uint64_t extent_count, read_count, flying, ahead; /* flying: pieces on their way, of which `ahead` began as prefetches */
+    uint64_t extent_count, read_count;
     mica_layout_cursor cursor;
     bool failed;
 } slot;
@@ -172,6 +173,7 @@ static void begin_demands(mica_expert_cache *cache) {
         cache->demand_head = (cache->demand_head + 1) % cache->slot_count;
         cache->demand_count--;
     }
+    mica_read_queue_flush(cache->reads);
 }
 
 static void begin_reads(mica_expert_cache *cache) {
@@ -179,6 +181,7 @@ static void begin_reads(mica_expert_cache *cache) {
     begin_demands(cache);
     while (cache->flying < DEPTH && (target = next_expected(cache)) != NULL)
         begin_piece(cache, target, true);
+    mica_read_queue_flush(cache->reads);
 }
 
 /* The last piece makes the expert ready; the first failure is the one that is told. */

@@ -61,9 +61,10 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
                                   mica_error *error) MICA_CHECKED;
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
 
-/* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for another, and those that
- * are absent are read in this order while nothing is demanded, each into a slot that it is given when its turn comes. A read that is under way and no longer expected stops behind the pieces that are; it goes on
- * when the expert is wanted after all, and until then its slot is the first to be given away. Count 0: nothing is expected. */
+/* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for another,
+ * and those that are absent are read in this order while nothing is demanded, each into a slot that it is given when its turn comes. A read that is
+ * under way and no longer expected stops behind the pieces that are; it goes on when the expert is wanted after all, and until then its slot is the
+ * first to be given away. Count 0: nothing is expected. */
 void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count);
 
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache);
