@@ -61,7 +61,8 @@ mica_status mica_file_close(mica_file *file, mica_error *error); /* frees `file`
  * mica_file_window_bytes() long) and gives where in it the wanted bytes begin. */
 uint64_t mica_file_window_bytes(uint64_t bytes); /* enough for any offset */
 bool mica_file_is_direct(const mica_file *file); /* open for direct reading */
-/* For who reads such a window himself: the descriptor, and where the window begins and how long it is. -1: not direct, or no range of a file. */
+/* For who reads such a window himself: the descriptor, and where the window begins and how long it is. -1: not direct, or no range of a
+ * file. */
 int mica_file_direct_window(const mica_file *file, uint64_t offset, uint64_t bytes, uint64_t *begin, uint64_t *window);
 mica_status mica_file_read_window(const mica_file *file, uint64_t offset, uint64_t bytes, void *buffer, const uint8_t **data,
                                   mica_error *error) MICA_CHECKED;

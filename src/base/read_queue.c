@@ -1,5 +1,5 @@
-/* base/read_queue.c: see the header. What the kernel does not bring whole (an error, a short read, a file system that refuses late) is read again by
- * mica_file_read_window, which judges it: the kernel's queue makes success quicker, and knows nothing of failures.
+/* base/read_queue.c: see the header. What the kernel does not bring whole (an error, a short read, a file system that refuses late) is
+ * read again by mica_file_read_window, which judges it: the kernel's queue makes success quicker, and knows nothing of failures.
  * Judged by tests/base/test_read_queue.c. */
 #include "base/read_queue.h"
 
@@ -13,7 +13,8 @@
 #include "base/threads.h"
 
 #define EVENTS 16 /* collected at a time */
-#define TOGETHER 4 /* given to the kernel at once: telling the disk takes as long as the rest of a read's beginning, and the first should not wait for long */
+/* Given to the kernel at once: telling the disk takes as long as the rest of a read's beginning, and the first should not wait for long. */
+#define TOGETHER 4
 
 typedef struct flight {
     const mica_file *file;

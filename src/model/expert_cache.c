@@ -1,6 +1,6 @@
-/* model/expert_cache.c: the mechanism; see the header. An expert is read in pieces, several at a time: one miss alone keeps the disk as busy as many. A slot's
- * buffer belongs to the queue of reads while pieces are flying, to the engine while it is pinned and READY. The buffers are touched first when they are first
- * filled, by the reads, and never given back. Judged by tests/model/test_expert_cache.c. */
+/* model/expert_cache.c: the mechanism; see the header. An expert is read in pieces, several at a time: one miss alone keeps the disk as
+ * busy as many. A slot's buffer belongs to the queue of reads while pieces are flying, to the engine while it is pinned and READY. The
+ * buffers are touched first when they are first filled, by the reads, and never given back. Judged by tests/model/test_expert_cache.c. */
 #include "model/expert_cache.h"
 
 #include <math.h>
@@ -14,7 +14,8 @@
 
 #define PIECES 8 /* of an expert, about: that many reads keep a disk busy, and more cost more than they bring */
 #define DEPTH 64 /* pieces on their way: who computes for long before it looks again finds them read */
-/* Of these, of prefetches: a demand that comes meanwhile waits for no more; enough for the time between two calls of mica_expert_cache_poll. */
+/* Of these, of prefetches: a demand that comes meanwhile waits for no more; enough for the time between two calls of
+ * mica_expert_cache_poll. */
 #define AHEAD_PIECES 3
 #define PIECE_MIN (UINT64_C(64) << 10)
 #define PIECE_MAX (UINT64_C(1) << 20)
@@ -101,8 +102,8 @@ static bool pieces_left(const slot *target) {
 
 /* ---- slots */
 
-/* A slot to fill: one never used, else the one of least value that is neither pinned nor being read nor, unless it must be, expected; one without a whole expert
- * first. -1: none. Linear in the slots: a miss costs a read of megabytes. */
+/* A slot to fill: one never used, else the one of least value that is neither pinned nor being read nor, unless it must be, expected; one
+ * without a whole expert first. -1: none. Linear in the slots: a miss costs a read of megabytes. */
 static int64_t free_slot(mica_expert_cache *cache, bool even_expected) {
     int64_t best = -1;
     double least = INFINITY;
@@ -131,7 +132,8 @@ static slot *fill(mica_expert_cache *cache, int64_t number, uint64_t entry, bool
     target->failed = false;
     target->cursor = (mica_layout_cursor){0, 0};
     gather_weights(cache->model, entry / cache->experts_per_layer, entry % cache->experts_per_layer, target->weights);
-    mica_layout_weights(target->weights, MICA_PROJECTION_COUNT, target->extents, &target->extent_count, target->reads, &target->read_count, &bytes);
+    mica_layout_weights(target->weights, MICA_PROJECTION_COUNT, target->extents, &target->extent_count, target->reads, &target->read_count,
+                        &bytes);
     target->state = LOADING;
     cache->where[entry] = number;
     cache->meters.prefetched += prefetch;
@@ -160,7 +162,8 @@ static void begin_piece(mica_expert_cache *cache, slot *target, bool ahead) {
     target->ahead += ahead;
     cache->flying++;
     cache->ahead += ahead;
-    (void)mica_read_queue_begin(cache->reads, cache->model->source->shards[piece.shard].file, piece.offset, piece.bytes, target->buffer + piece.place, target);
+    (void)mica_read_queue_begin(cache->reads, cache->model->source->shards[piece.shard].file, piece.offset, piece.bytes,
+                                target->buffer + piece.place, target);
 }
 
 static void begin_demands(mica_expert_cache *cache) {
@@ -202,8 +205,8 @@ static void end_piece(mica_expert_cache *cache, const mica_read_end *end) {
     if (target->flying > 0 || pieces_left(target))
         return;
     if (!target->failed)
-        target->failed = mica_layout_matrices(cache->model, target->weights, target->extents, target->extent_count, target->buffer, target->matrices,
-                                              &target->error) != MICA_OK;
+        target->failed = mica_layout_matrices(cache->model, target->weights, target->extents, target->extent_count, target->buffer,
+                                              target->matrices, &target->error) != MICA_OK;
     cache->meters.reads++;
     target->state = target->failed ? FAILED : READY;
 }

@@ -1,10 +1,10 @@
 /* model/expert_cache.h: routed experts in a fixed number of slots, read on demand while the engine computes.
  *
- * Mechanism: a slot holds one whole expert (its three projections as they are stored). A pinned slot is never given away. Demands are read before
- * prefetches; a prefetched expert that is demanded before it is there becomes a demand. Nothing is allocated after opening.
+ * Mechanism: a slot holds one whole expert (its three projections as they are stored). A pinned slot is never given away. Demands are
+ * read before prefetches; a prefetched expert that is demanded before it is there becomes a demand. Nothing is allocated after opening.
  * Policy: a number per expert, set when it is used; the unpinned slot of the smallest number is given away first.
- * One thread (the engine's) calls everything here, and what it calls begins reads and notices their ends; how they are read is base/read_queue's, by the kernel
- * where it can, by `reading_threads` threads elsewhere. Judged by tests/model/test_expert_cache.c. */
+ * One thread (the engine's) calls everything here, and what it calls begins reads and notices their ends; how they are read is
+ * base/read_queue's, by the kernel where it can, by `reading_threads` threads elsewhere. Judged by tests/model/test_expert_cache.c. */
 #ifndef MICA_MODEL_EXPERT_CACHE_H
 #define MICA_MODEL_EXPERT_CACHE_H
 
@@ -61,10 +61,10 @@ mica_status mica_expert_cache_get(mica_expert_cache *cache, uint64_t layer, uint
                                   mica_error *error) MICA_CHECKED;
 void mica_expert_cache_release(mica_expert_cache *cache, uint64_t layer, uint64_t expert);
 
-/* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for another,
- * and those that are absent are read in this order while nothing is demanded, each into a slot that it is given when its turn comes. A read that is
- * under way and no longer expected stops behind the pieces that are; it goes on when the expert is wanted after all, and until then its slot is the
- * first to be given away. Count 0: nothing is expected. */
+/* What a layer is likely to want, the likeliest first (all distinct), in place of what was expected before: none of them is given away for
+ * another, and those that are absent are read in this order while nothing is demanded, each into a slot that it is given when its turn
+ * comes. A read that is under way and no longer expected stops behind the pieces that are; it goes on when the expert is wanted after all,
+ * and until then its slot is the first to be given away. Count 0: nothing is expected. */
 void mica_expert_cache_expect(mica_expert_cache *cache, uint64_t layer, const uint32_t *experts, uint64_t count);
 
 mica_expert_meters mica_expert_cache_meters(const mica_expert_cache *cache);
