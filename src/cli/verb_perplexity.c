@@ -19,6 +19,10 @@ static mica_status run_perplexity(const mica_option_values *values, char **outpu
         snprintf(error->message, sizeof error->message, "%s: expected text, got a NUL byte", values->file);
         status = error->status = MICA_BAD_INPUT;
     }
+    if (status == MICA_OK && file && length == 0) {
+        snprintf(error->message, sizeof error->message, "%s: expected text, got an empty file", values->file);
+        status = error->status = MICA_BAD_INPUT;
+    }
     const mica_prompt prompt = {.text = file, .ids = values->ids, .bos = values->bos};
     mica_verb_compute_options(values, &options);
     mica_progress_begin();

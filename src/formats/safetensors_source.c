@@ -177,7 +177,7 @@ static mica_status open_bare(mica_tensor_source *source, mica_error *error) {
     size_t length = strlen(source->path), suffix = strlen(SUFFIX);
     const char *slash = strrchr(source->path, '/'), *name = slash ? slash + 1 : source->path;
     if (mica_path_exists(source->path) && (length < suffix || strcmp(source->path + length - suffix, SUFFIX) != 0)) {
-        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint's directory or a %s file, got another file", source->path,
+        return mica_fail(error, MICA_BAD_INPUT, "%s: expected a checkpoint's directory, a %s or a GGUF file, got another file", source->path,
                          SUFFIX);
     }
     source->directory = !slash ? mica_strdup(".") : mica_strndup(source->path, slash == source->path ? 1 : (size_t)(slash - source->path));

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
+#define WINDOW_DEFAULT 512
 #define IDS_FILE_BYTES_MAX (UINT64_C(1) << 28)
 
 /* One that is not to be had is told when text is met: token ids need none. */
@@ -67,7 +68,9 @@ mica_status mica_ids_parse(const char *text, mica_token_list *ids, mica_error *e
         size_t digits = strspn(at, "0123456789"), gap = strspn(at + digits, ", \t\r\n");
         for (size_t i = 0; i < digits && value <= UINT32_MAX; i++)
             value = value * 10 + (uint64_t)(at[i] - '0');
-        if (digits == 0 || value >= UINT32_MAX || (gap == 0 && at[digits]))
+        if (digits && value >= UINT32_MAX)
+            return mica_fail(error, MICA_USAGE, "--ids: expected ids below %lu, got '%.*s'", (unsigned long)UINT32_MAX, (int)(digits < 40 ? digits : 40), at);
+        if (digits == 0 || (gap == 0 && at[digits]))
             return mica_fail(error, MICA_USAGE, "--ids: expected numbers with commas between them, got '%.40s'", at);
         mica_token_list_add(ids, (uint32_t)value);
         at += digits + gap;
@@ -133,6 +136,15 @@ mica_status mica_compute_ids(const mica_compute *compute, const mica_prompt *pro
     }
     mica_token_list_release(&list);
     return status;
+}
+
+mica_status mica_compute_window(const mica_compute *compute, uint64_t given, uint64_t *window, mica_error *error) {
+    const uint64_t longest = compute->model->config.max_position_embeddings;
+    if (longest && given > longest) /* here, not only at opening: whether it is reached may depend on the text */
+        return mica_fail(error, MICA_USAGE, "%s: context: expected at most %llu (max_position_embeddings), got %llu",
+                         compute->model->source->path, (unsigned long long)longest, (unsigned long long)given);
+    *window = given ? given : longest && longest < WINDOW_DEFAULT ? longest : WINDOW_DEFAULT;
+    return MICA_OK;
 }
 
 double mica_log_sum(const float *logits, uint64_t count) {

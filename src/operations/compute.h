@@ -34,6 +34,9 @@ mica_status mica_compute_ids(const mica_compute *compute, const mica_prompt *pro
 /* The id of BOS if the prompt is to begin with it; -1: it is not. */
 mica_status mica_compute_bos(const mica_compute *compute, const mica_prompt *prompt, int64_t *bos, mica_error *error) MICA_CHECKED;
 
+/* How many tokens a text is computed at a time: `given`, or where that is 0 512, or what the model has. USAGE: more than the model has. */
+mica_status mica_compute_window(const mica_compute *compute, uint64_t given, uint64_t *window, mica_error *error) MICA_CHECKED;
+
 /* log of the sum of exp of a row, in double. */
 double mica_log_sum(const float *logits, uint64_t count);
 

@@ -16,7 +16,6 @@
 #include "operations/layer_pass.h"
 #include "operations/output.h"
 
-#define WINDOW_DEFAULT 512u
 #define JOB_KEY "mica.imatrix.job"
 
 typedef struct collection {
@@ -83,7 +82,8 @@ static mica_status take_text(collection *c, const mica_prompt *prompt, mica_erro
     mica_status status = mica_compute_ids(&c->compute, prompt, false, &ids, &count, error);
     if (status == MICA_OK)
         status = mica_compute_bos(&c->compute, prompt, &bos, error);
-    c->window = c->settings->context ? c->settings->context : WINDOW_DEFAULT;
+    if (status == MICA_OK)
+        status = mica_compute_window(&c->compute, c->settings->context, &c->window, error);
     if (status == MICA_OK && (c->window < 2 || count < c->window - (bos >= 0)))
         status = mica_fail(error, MICA_USAGE,
                            "expected a text of at least one window of %llu tokens, got %llu (--context makes windows shorter)",

@@ -11,7 +11,6 @@
 #include "operations/compute.h"
 #include "operations/output.h"
 
-#define WINDOW_DEFAULT 512
 #define ROWS 64
 
 typedef struct losses { /* of one model */
@@ -191,7 +190,11 @@ static mica_status run(comparing *work, const mica_compute_options *options, con
     if (status == MICA_OK && count + (bos >= 0) < 2)
         status = mica_fail(error, MICA_USAGE, "expected at least two tokens, of which the second is scored, got %llu",
                            (unsigned long long)count);
-    work->window = options->context ? options->context : WINDOW_DEFAULT;
+    for (uint32_t i = 0; i < work->count && status == MICA_OK; i++) {
+        uint64_t window = 0;
+        status = mica_compute_window(&work->sides[i], options->context, &window, error);
+        work->window = i == 0 || window < work->window ? window : work->window;
+    }
     if (status == MICA_OK && work->window < 2)
         status = mica_fail(error, MICA_USAGE, "context: expected windows of at least 2 tokens, got %llu", (unsigned long long)work->window);
     if (status == MICA_OK && count + (bos >= 0) < work->window)

@@ -8,7 +8,6 @@
 #include "operations/route_prompts.h"
 #include "operations/route_statistics.h"
 
-#define WINDOW_DEFAULT 512
 #define PROMPT_BYTES_MAX (UINT64_C(1) << 30)
 #define STATS_BYTES_MAX (UINT64_C(1) << 30)
 #define STATS_NAME "phase3_routing_stats.json"
@@ -67,11 +66,11 @@ static mica_status add_lines(routing *work, const char *path, mica_error *error)
 
 static mica_status gather_prompts(routing *work, mica_error *error) {
     const mica_route_options *options = work->options;
-    mica_status status = MICA_OK;
-    uint64_t longest = work->compute.model->config.max_position_embeddings;
-    work->window = options->compute.context ? options->compute.context : longest && longest < WINDOW_DEFAULT ? longest : WINDOW_DEFAULT;
     if (options->prompts && options->ids)
         return mica_fail(error, MICA_USAGE, "expected prompts as text or as ids, got both");
+    mica_status status = mica_compute_window(&work->compute, options->compute.context, &work->window, error);
+    if (status != MICA_OK)
+        return status;
     if (options->prompts || options->ids)
         return add_lines(work, options->prompts ? options->prompts : options->ids, error);
     for (int i = 0; i < MICA_ROUTE_PROMPTS && status == MICA_OK; i++)
