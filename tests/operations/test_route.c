@@ -239,6 +239,55 @@ static void test_refusals(void **state) {
            "got 9999");
 }
 
+/* What a file of prompts says, by the report: prompts, tokens, prompts that were cut. */
+static void assert_takes(const char *name, const char *text, const mica_route_options *options, uint64_t prompts, uint64_t tokens, uint64_t cut) {
+    json_t *report;
+    write_text(inside(name), text);
+    mica_route_options own = *options;
+    if (own.ids)
+        own.ids = inside(name);
+    else
+        own.prompts = inside(name);
+    own.force = true;
+    char *json = route("prompts", &own);
+    assert_int_equal(mica_json_parse("report", json, strlen(json), &report, NULL), MICA_OK);
+    assert_int_equal(json_integer_value(json_object_get(report, "prompt_count")), prompts);
+    assert_int_equal(json_integer_value(json_object_get(report, "tokens")), tokens);
+    assert_int_equal(json_integer_value(json_object_get(report, "prompts_truncated")), cut);
+    json_decref(report);
+    mica_free(json);
+}
+
+/* A prompt a line, however lines end, the last one or not; longer ones are cut. */
+static void test_prompt_files(void **state) {
+    (void)state;
+    mica_error error;
+    const mica_route_options text = {0}, ids = {.ids = ""}, narrow = {.ids = "", .compute = {.context = 3}};
+    assert_takes("ids", "1,2,3\n4,5", &ids, 2, 5, 0);
+    assert_takes("ids", "1,2,3,4\n4,5\n1,2,3\n5,6,7,8,9\n", &narrow, 4, 11, 2);
+    assert_takes("unix", "The cat\nThe cat\n\nThe cat\n", &text, 3, 3 * 3, 0);
+    assert_takes("dos", "The cat\r\nThe cat\r\n\r\nThe cat\r\n", &text, 3, 3 * 3, 0);
+    assert_int_equal(mica_file_replace(inside("nul"), "1,2\0,3", 7, &error), MICA_OK);
+    expect(mica_route(TINY_K2, inside("out"), &(mica_route_options){.ids = inside("nul")}, NULL, &error), &error, MICA_BAD_INPUT, "got a NUL byte");
+    expect(mica_route(TINY_K2, inside("out"), &(mica_route_options){.ids = inside("ids"), .prompts = inside("unix")}, NULL, &error), &error, MICA_USAGE,
+           "expected prompts as text or as ids, got both");
+}
+
+/* Asked for again, what is finished is left; of other prompts it is not this job's. */
+static void test_finished(void **state) {
+    (void)state;
+    mica_error error;
+    char *text = NULL;
+    write_text(inside("mine"), "1,2,3\n");
+    write_text(inside("other"), "1,2,4\n");
+    mica_free(route("finished", &(mica_route_options){.ids = inside("mine")}));
+    assert_int_equal(mica_route(TINY_K2, inside("finished"), &(mica_route_options){.ids = inside("mine"), .resume = true}, &text, &error), MICA_OK);
+    assert_non_null(strstr(text, "already finished"));
+    mica_string_free(text);
+    expect(mica_route(TINY_K2, inside("finished"), &(mica_route_options){.ids = inside("other"), .resume = true}, NULL, &error), &error, MICA_CONFLICT,
+           "token_ids_sha256");
+}
+
 static void test_built_in_prompts(void **state) {
     (void)state;
     for (int i = 0; i < MICA_ROUTE_PROMPTS; i++) {
@@ -251,6 +300,7 @@ static void test_built_in_prompts(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference), cmocka_unit_test(test_coactivation),
                                        cmocka_unit_test(test_same_everywhere), cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_prompt_files), cmocka_unit_test(test_finished),
                                        cmocka_unit_test(test_built_in_prompts)};
     return cmocka_run_group_tests(tests, make, clean);
 }
