@@ -583,6 +583,76 @@ static void test_not_run(void **state) {
     mica_model_close(model);
 }
 
+/* ---- which experts stay */
+
+enum { CANDIDATES = 40, EXPERTS_MAX = 256 };
+
+typedef struct uses { /* of one token: experts [layer * experts + expert] */
+    bool of[EXPERTS_MAX];
+    uint64_t experts, top_k;
+} uses;
+
+static void see_choice(void *context, uint64_t layer, uint64_t tokens, const float *scores, const uint32_t *ids, const float *weights) {
+    uses *into = context;
+    (void)tokens, (void)scores, (void)weights;
+    for (uint64_t i = 0; i < into->top_k; i++)
+        into->of[layer * into->experts + ids[i]] = true;
+}
+
+static uint64_t step_alone(mica_engine *engine, int64_t id) {
+    mica_error error;
+    const uint64_t before = mica_engine_meters_get(engine).experts.hits;
+    mica_engine_rewind(engine, 0);
+    assert_int_equal(mica_engine_step(engine, &id, 1, &error), MICA_OK);
+    return mica_engine_meters_get(engine).experts.hits - before;
+}
+
+/* How many of `a` are in neither of the others. */
+static uint64_t only_in(const uses *a, const uses *b, const uses *c) {
+    uint64_t count = 0;
+    for (int i = 0; i < EXPERTS_MAX; i++)
+        count += a->of[i] && !b->of[i] && !c->of[i];
+    return count;
+}
+
+/* Two tokens' experts fill the cache; what a third one's make go are those that were used longest ago, not those that lie first. */
+static void test_recency(void **state) {
+    (void)state;
+    static uses seen_uses[CANDIDATES];
+    const uses none = {.experts = 0};
+    mica_model *model;
+    assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
+    mica_engine *engine = open_engine(model, &(mica_engine_options){.threads = 1});
+    for (int id = 0; id < CANDIDATES; id++) {
+        seen_uses[id].experts = model->config.n_routed_experts;
+        seen_uses[id].top_k = model->config.num_experts_per_tok;
+        assert_true(model->config.num_hidden_layers * seen_uses[id].experts <= EXPERTS_MAX);
+        mica_engine_observe(engine, &(mica_observer){.context = &seen_uses[id], .routing = see_choice});
+        step_alone(engine, id);
+    }
+    mica_engine_close(engine);
+    const uses *stays = &seen_uses[0];
+    int tried = 0;
+    for (int x = 1; x < CANDIDATES && tried < 5; x++)
+        for (int z = 1; z < CANDIDATES && tried < 5; z++) {
+            const uses *goes = &seen_uses[x], *comes = &seen_uses[z];
+            const uint64_t all = only_in(stays, &none, &none), slots = all + only_in(goes, stays, &none);
+            const uint64_t wanted = only_in(comes, stays, goes), room = only_in(goes, stays, comes);
+            if (x == z || wanted < 6 || wanted > room)
+                continue;
+            tried++;
+            engine = open_engine(model, &(mica_engine_options){.threads = 1, .slots = slots, .policy = "lru", .no_lookahead = true});
+            step_alone(engine, 0);
+            step_alone(engine, x);
+            assert_int_equal(step_alone(engine, 0), all);
+            step_alone(engine, z);
+            assert_int_equal(step_alone(engine, 0), all);
+            mica_engine_close(engine);
+        }
+    assert_int_equal(tried, 5);
+    mica_model_close(model);
+}
+
 /* A NaN in the scale of an expert, in a norm, in an embedding: the message names the tensor. In a router's bias it would show nowhere else: a
  * choice is made all the same. */
 static void damage(const char *directory, const char *tensor, uint64_t element, uint32_t bits, uint64_t width) {
@@ -653,6 +723,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
         cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_not_finite)};
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_recency),
+        cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
