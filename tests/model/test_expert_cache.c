@@ -214,6 +214,7 @@ static void test_failures(void **state) {
     mica_expert_cache_wait(cache, 2, &expert, 1);
     assert_int_equal(mica_expert_cache_get(cache, 2, expert, &matrices, &error), MICA_IO);
     assert_non_null(strstr(error.message, "model.layers.2.mlp.experts.3.gate_proj.weight"));
+    assert_int_equal(mica_expert_cache_meters(cache).bytes_read, 0);
     mica_expert_cache_release(cache, 2, expert);
     assert_false(mica_expert_cache_present(cache, 2, expert));
     atomic_store(&reads_to_fail, 0); /* the next demand tries again */
@@ -259,6 +260,31 @@ static void test_prefetch(void **state) {
     mica_expert_cache_release(cache, 1, 0);
     mica_expert_cache_close(cache);
     mica_io_install(NULL);
+}
+
+/* Nobody asks for them, and one after the other they are there. */
+static void test_prefetches_end(void **state) {
+    (void)state;
+    enum { COUNT = 8 };
+    mica_expert_cache *cache = open_cache(COUNT, 2, NULL);
+    uint32_t expected[COUNT];
+    for (uint32_t e = 0; e < COUNT; e++)
+        expected[e] = e;
+    mica_expert_cache_expect(cache, 1, expected, COUNT);
+    for (int waited = 0; waited < 20000 && mica_expert_cache_meters(cache).reads < COUNT; waited++) {
+        mica_expert_cache_poll(cache);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    assert_int_equal(mica_expert_cache_meters(cache).reads, COUNT);
+    for (uint32_t e = 0; e < COUNT; e++) {
+        assert_true(mica_expert_cache_acquire(cache, 1, e));
+        check(cache, 1, e);
+        mica_expert_cache_release(cache, 1, e);
+    }
+    const mica_expert_meters meters = mica_expert_cache_meters(cache);
+    assert_true(meters.prefetched == COUNT && meters.prefetch_used == COUNT && meters.hits == COUNT && meters.reads == COUNT);
+    mica_expert_cache_close(cache);
+    assert_int_equal(mica_expert_count(model), (LAYERS - 1) * EXPERTS);
 }
 
 /* While reads stand still: so many pieces of prefetches are on their way, whatever the number of readers, and a demand finds a free one. What has not begun has
@@ -400,6 +426,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_requests), cmocka_unit_test(test_pieces), cmocka_unit_test(test_victims),  cmocka_unit_test(test_pins),
                                        cmocka_unit_test_setup(test_failures, allow_reads), cmocka_unit_test_setup(test_prefetch, allow_reads),
+                                       cmocka_unit_test(test_prefetches_end),
                                        cmocka_unit_test_setup(test_limits_of_prefetches, allow_reads), cmocka_unit_test_setup(test_change_of_mind, allow_reads),
                                        cmocka_unit_test_setup(test_expected_stay, allow_reads), cmocka_unit_test(test_aging),
                                        cmocka_unit_test(test_no_memory)};
