@@ -100,11 +100,13 @@ static void test_bias_not_finite(void **state) {
     (void)state;
     mica_config config = configure("sigmoid", "noaux_tc", 8, 1, 1, 3, true);
     mica_router router;
-    float logits[8], bias[8] = {0}, scratch[32], scores[8], weights[3];
+    float logits[8], bias[8], scratch[32], scores[8], weights[3];
     uint32_t ids[3];
     assert_int_equal(mica_router_init(&config, &router, NULL), MICA_OK);
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) {
         logits[i] = (float)i;
+        bias[i] = -2;
+    }
     bias[0] = bias[6] = NAN;
     mica_router_choose(&router, logits, bias, scratch, scores, ids, weights);
     assert_true(ids[0] == 4 && ids[1] == 5 && ids[2] == 7);
