@@ -364,6 +364,7 @@ static void judge(const char *name, const char *directory, const char *raw, cons
     mica_engine *fast = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_FAST, .threads = 2});
     const char *key;
     json_t *golden;
+    assert_true(json_object_size(sequences) > 0);
     json_object_foreach((json_t *)sequences, key, golden) {
         sequence truth = load_sequence(model, raw, golden);
         judge_sequence(name, exact, fast, &truth);

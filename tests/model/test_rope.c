@@ -13,6 +13,7 @@ static void test_fixtures(void **state) {
     (void)state;
     if (!mica_path_is_directory(FIXTURES))
         skip();
+    uint64_t compared = 0;
     for (size_t k = 0; k < FIXTURE_KINDS; k++) {
         char path[512];
         mica_model *model;
@@ -25,12 +26,14 @@ static void test_fixtures(void **state) {
         const json_t *expected = json_object_get(golden, "inv_freq");
         bool given = json_is_array(expected); /* the dense ones do not say */
         assert_int_equal(given ? json_array_size(expected) : rope.pairs, rope.pairs);
+        compared += given;
         for (uint64_t i = 0; i < rope.pairs && given; i++)
             assert_true(fabs(rope.frequencies[i] / json_real_value(json_array_get(expected, i)) - 1) < 1e-9);
         json_decref(golden);
         mica_rope_release(&rope);
         mica_model_close(model);
     }
+    assert_true(compared > 0);
 }
 
 static mica_config grouped(const char *type) {
