@@ -61,9 +61,15 @@ static void test_types(void **state) {
 
 static void check_frequencies(const mica_config *config, double amplitude) {
     mica_rope rope;
+    float cosines[32], sines[32];
     assert_int_equal(mica_rope_init(config, &rope, NULL), MICA_OK);
-    for (uint64_t i = 0; i < rope.pairs; i++)
-        assert_true(fabs(rope.frequencies[i] / reference_frequency(config, i, rope.pairs) - 1) < 1e-12);
+    assert_int_equal(rope.pairs, 32);
+    mica_rope_angles(&rope, 3, cosines, sines);
+    for (uint64_t i = 0; i < rope.pairs; i++) {
+        const double frequency = reference_frequency(config, i, rope.pairs);
+        assert_true(fabs(rope.frequencies[i] / frequency - 1) < 1e-12);
+        assert_true(fabs((double)cosines[i] - amplitude * cos(3 * frequency)) < 1e-6 && fabs((double)sines[i] - amplitude * sin(3 * frequency)) < 1e-6);
+    }
     assert_true(fabs(rope.amplitude - amplitude) < 1e-12);
     assert_true(fabs((double)rope.softmax_scale - 0.125) < 1e-9); /* of grouped attention no factor changes it */
     mica_rope_release(&rope);
@@ -74,7 +80,9 @@ static void check_frequencies(const mica_config *config, double amplitude) {
 static void test_yarn_borders(void **state) {
     (void)state;
     mica_config config = grouped("yarn");
-    config.rope_theta = 10;
+    config.rope_theta = 50;
+    config.rope_beta_fast = 1000; /* from pair 2 to 78, of 32 */
+    config.rope_beta_slow = 0.1;
     check_frequencies(&config, 0.1 * log(8) + 1);
     config = grouped("yarn");
     config.rope_factor = 0.5;
@@ -111,7 +119,10 @@ static void test_kimi_k2(void **state) {
         assert_true(fabs(rope.frequencies[i] / (i <= 19 ? plain : plain / 32) - 1) < 1e-12);
     }
     mica_rope_angles(&rope, 100000, cosines, sines);
-    assert_true(fabs((double)cosines[0] - cos(100000)) < 1e-7 && fabs((double)sines[0] - sin(100000)) < 1e-7);
+    for (uint64_t i = 0; i < 32; i++) { /* an angle in float32 would be off by up to 4e-3 */
+        const double angle = 100000 * (i <= 19 ? pow(50000, -(double)i / 32) : pow(50000, -(double)i / 32) / 32);
+        assert_true(fabs((double)cosines[i] - cos(angle)) < 1e-7 && fabs((double)sines[i] - sin(angle)) < 1e-7);
+    }
     mica_rope_release(&rope);
 }
 

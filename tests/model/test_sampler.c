@@ -12,7 +12,7 @@
 #include "model/sampler.h"
 
 #define COUNT 6
-static const float logits[COUNT] = {0.5f, 2.0f, -1.0f, 2.0f, 1.0f, -30.0f};
+static const float logits[COUNT] = {0.5f, 2.0f, -1.0f, 2.0f, 1.0f, -60.0f};
 
 static void draw(const mica_sampler_options *options, uint64_t draws, double share[COUNT]) {
     mica_sampler sampler;
@@ -44,6 +44,8 @@ static void test_probabilities(void **state) {
         sum += exp((double)logits[i] / temperature);
     for (int i = 0; i < COUNT; i++)
         assert_true(fabs(share[i] - exp((double)logits[i] / temperature) / sum) < 0.005); /* 4 standard errors */
+    draw(&(mica_sampler_options){.temperature = 10, .seed = 1}, 100000, share);
+    assert_true(share[5] > 0.0002 && share[5] < 0.0008); /* e^-6.2 of the likeliest's: what is negligible grows with the temperature */
 }
 
 static void test_tail(void **state) {
