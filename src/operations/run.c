@@ -100,7 +100,7 @@ static mica_status say(mica_runner *runner, const mica_generate_options *options
 /* The prompt's ids with what is pending before them. */
 static mica_status gather_prompt(mica_runner *runner, const mica_generate_options *options, int64_t **ids, uint64_t *count,
                                  mica_error *error) {
-    bool first = mica_engine_position(runner->compute.engine) == 0 && runner->pending < 0;
+    const bool first = mica_engine_position(runner->compute.engine) == 0;
     mica_status status = mica_compute_ids(&runner->compute, &options->prompt, first, ids, count, error);
     if (status != MICA_OK || runner->pending < 0)
         return status;

@@ -151,10 +151,10 @@ static void add_message(conversation *talk, mica_chat_role role, const char *tex
 }
 
 /* A turn by the conversation's runner, and by a fresh one that is given the whole conversation's ids: the same tokens, of which only those behind the
- * common beginning are computed. */
-static void take_turn(conversation *talk, const mica_chat *chat, const char *checkpoint, const char *text) {
-    mica_generate_options options = {.prompt = {.text = text}, .chat = true, .system = "Be brief.", .token_limit = 6, .ignore_end = true,
-                                     .sampling = drawn, .say = tell};
+ * common beginning are computed. Hot draws: their text gives other ids than it was drawn as. Returns how many of the computed were for nothing. */
+static uint64_t take_turn(conversation *talk, const mica_chat *chat, const char *checkpoint, const char *text) {
+    mica_generate_options options = {.prompt = {.text = text}, .chat = true, .system = "Be brief.", .token_limit = 16, .ignore_end = true,
+                                     .sampling = {.temperature = 8, .seed = 3}, .say = tell};
     mica_compute_meters meters;
     mica_token_list list = {0};
     mica_runner *fresh;
@@ -176,17 +176,19 @@ static void take_turn(conversation *talk, const mica_chat *chat, const char *che
     assert_int_equal(mica_runner_open(checkpoint, &(mica_compute_options){.exact = true}, &fresh, &error), MICA_OK);
     assert_int_equal(mica_runner_generate(fresh, &options, NULL, &error), MICA_OK);
     mica_runner_close(fresh);
-    assert_int_equal(ours.tokens, 6);
-    assert_memory_equal(ours.ids, expected.ids, 6 * sizeof(int64_t));
+    assert_int_equal(ours.tokens, 16);
+    assert_memory_equal(ours.ids, expected.ids, 16 * sizeof(int64_t));
     uint64_t same = 0;
     while (same < talk->computed.count && same + 1 < list.count && talk->computed.ids[same] == list.ids[same])
         same++;
     assert_int_equal(meters.prompt_tokens, list.count - same);
+    const uint64_t lost = talk->computed.count - same;
     mica_token_list_release(&talk->computed);
     talk->computed = list;
     for (uint64_t i = 0; i + 1 < ours.tokens; i++) /* the last is said, not computed */
         mica_token_list_add(&talk->computed, (uint32_t)ours.ids[i]);
     add_message(talk, MICA_CHAT_ASSISTANT, ours.text);
+    return lost;
 }
 
 static void make_talking(char path[300]) {
@@ -234,11 +236,12 @@ static void test_chat(void **state) {
     assert_int_equal(mica_tokenizer_open_source(model->source, &tokenizer, &error), MICA_OK);
     assert_int_equal(mica_chat_open(tokenizer, &chat, &error), MICA_OK);
     assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &talk.runner, &error), MICA_OK);
+    uint64_t lost = 0;
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 3; i++) {
             if (i == 2)
                 fail_turns(talk.runner);
-            take_turn(&talk, chat, path, turns[i]);
+            lost += take_turn(&talk, chat, path, turns[i]);
         }
         mica_runner_reset(talk.runner);
         for (uint64_t i = 0; i < talk.message_count; i++)
@@ -246,6 +249,7 @@ static void test_chat(void **state) {
         talk.message_count = 0;
         mica_token_list_release(&talk.computed);
     }
+    assert_true(lost > 0);
     mica_generate_options options = {.prompt = {.ids = "1,2"}, .chat = true};
     expect(mica_runner_generate(talk.runner, &options, NULL, &error), &error, MICA_USAGE, "a conversation: expected text, got ids");
     mica_runner_close(talk.runner);
@@ -310,6 +314,27 @@ static void test_ends(void **state) {
         }
         mica_runner_close(runner);
     }
+}
+
+/* A turn ends at its format's own token, of which neither configuration nor tokenizer need say so. */
+static void test_turn_ends(void **state) {
+    (void)state;
+    char path[300];
+    mica_error error;
+    mica_compute_meters meters;
+    mica_runner *runner;
+    told likeliest = {0}, got = {0};
+    mica_generate_options options = {.prompt = {.text = "And God said,"}, .chat = true, .token_limit = 3, .say = tell, .say_context = &likeliest};
+    snprintf(path, sizeof path, "%s/chat", directory); /* test_chat's */
+    assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
+    assert_int_equal(mica_runner_generate(runner, &options, NULL, &error), MICA_OK);
+    mica_runner_close(runner);
+    make_ending("ends-turn", (uint64_t)likeliest.ids[0], 3842, "cp ../chat/chat_template.jinja .", path);
+    options.say_context = &got;
+    assert_int_equal(mica_runner_open(path, &(mica_compute_options){.exact = true}, &runner, &error), MICA_OK);
+    assert_int_equal(mica_runner_generate(runner, &options, &meters, &error), MICA_OK);
+    assert_true(meters.generated_tokens == 1 && got.tokens == 0);
+    mica_runner_close(runner);
 }
 
 /* The tail's options arrive each where it belongs: those that leave the likeliest alone make a hot draw greedy. */
@@ -778,6 +803,7 @@ int main(void) {
                                        cmocka_unit_test(test_context_ends),
                                        cmocka_unit_test(test_chat),
                                        cmocka_unit_test(test_ends),
+                                       cmocka_unit_test(test_turn_ends),
                                        cmocka_unit_test(test_sampling),
                                        cmocka_unit_test(test_refusals),
                                        cmocka_unit_test(test_logits),
