@@ -584,6 +584,59 @@ static void test_not_run(void **state) {
     mica_model_close(model);
 }
 
+/* ---- a context in parts and blocks */
+
+enum { LONG = 700, LAST = 40 };
+
+/* Logits of the last LAST of LONG tokens, computed in steps of `first`, then of `then`. */
+static float *logits_of_steps(const mica_model *model, const int64_t *ids, uint64_t first, uint64_t then) {
+    const uint64_t vocabulary = model->config.vocab_size;
+    mica_engine *engine = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_EXACT, .threads = 2, .context = LONG, .batch = LONG});
+    float *logits = zeros(LAST * vocabulary, sizeof *logits);
+    mica_error error;
+    for (uint64_t done = 0, step; done < LONG; done += step) {
+        const uint64_t border = done < LONG - LAST && first < LONG ? LONG - LAST : LONG, most = done < LONG - LAST ? first : then;
+        step = border - done < most ? border - done : most;
+        assert_int_equal(mica_engine_step(engine, ids + done, step, &error), MICA_OK);
+        const uint64_t from = done < LONG - LAST ? LONG - LAST : done; /* of the tokens that are compared */
+        if (done + step > from)
+            assert_int_equal(mica_engine_logits(engine, from - done, done + step - from, logits + (from - (LONG - LAST)) * vocabulary, &error), MICA_OK);
+    }
+    mica_engine_close(engine);
+    return logits;
+}
+
+/* One step sees all positions in one part, latent keys expanded in two blocks; some tokens at a time see them in parts, absorbed in more than one run; few at
+ * a time see the latents alone. The same logits. */
+static void test_long_context(void **state) {
+    (void)state;
+    static const char *const models[] = {TINY_K2, FIXTURES "/llama-dense", FIXTURES "/qwen3-dense"};
+    static const uint64_t steps[][2] = {{LONG, LONG}, {LONG - LAST, LAST}, {4, 4}, {LONG - LAST, 1}};
+    for (int m = 0; m < 3; m++) {
+        mica_model *model;
+        float *logits[4];
+        int64_t ids[LONG];
+        if (m > 0 && !mica_path_is_directory(models[m]))
+            continue; /* without the fixtures: the repository's own model */
+        assert_int_equal(mica_model_open(models[m], NULL, &model, NULL), MICA_OK);
+        model->config.max_position_embeddings = LONG;
+        for (int64_t i = 0; i < LONG; i++)
+            ids[i] = (i * i * 31 + i * 7 + 5) % (int64_t)model->config.vocab_size;
+        for (int s = 0; s < 4; s++)
+            logits[s] = logits_of_steps(model, ids, steps[s][0], steps[s][1]);
+        for (int s = 1; s < 4; s++) {
+            double worst = 0;
+            for (uint64_t i = 0; i < LAST * model->config.vocab_size; i++)
+                worst = fmax(worst, fabs((double)logits[s][i] - (double)logits[0][i]));
+            print_message("%s: steps of %d, then %d: logits within %.1e\n", models[m], (int)steps[s][0], (int)steps[s][1], worst);
+            assert_true(worst <= 5e-5);
+        }
+        for (int s = 0; s < 4; s++)
+            free(logits[s]);
+        mica_model_close(model);
+    }
+}
+
 /* ---- which experts stay */
 
 enum { CANDIDATES = 40, EXPERTS_MAX = 256 };
@@ -725,6 +778,7 @@ int main(void) {
         cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
         cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_recency),
+        cmocka_unit_test(test_long_context),
         cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
