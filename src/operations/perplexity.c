@@ -141,9 +141,9 @@ static mica_status give_report(const comparing *work, const char *checkpoint, co
     mica_json_u64(&writer, "tokens_scored", work->tokens);
     write_score(&writer, "model", &work->scores[0], work->tokens);
     mica_text_printf(
-        &words, "%s\n\ntokens        %llu scored, in %llu windows of %llu\nNLL           %.6f ± %.6f nats a token\nperplexity    %.4f\n",
-        checkpoint, (unsigned long long)work->tokens, (unsigned long long)work->windows, (unsigned long long)work->window, nll,
-        error_of(work->scores[0].sum, work->scores[0].squares, work->tokens), exp(nll));
+        &words, "%s\n\ntokens        %llu scored, in %llu window%s of %llu\nNLL           %.6f ± %.6f nats a token\nperplexity    %.4f\n",
+        checkpoint, (unsigned long long)work->tokens, (unsigned long long)work->windows, work->windows == 1 ? "" : "s",
+        (unsigned long long)work->window, nll, error_of(work->scores[0].sum, work->scores[0].squares, work->tokens), exp(nll));
     if (work->count == 2) {
         double kl = work->divergence / tokens, other = work->scores[1].sum / tokens;
         mica_json_string(&writer, "against", against);
