@@ -45,17 +45,25 @@ static void forms(void **state) {
 
 static void ids_that_are_none(void **state) {
     (void)state;
-    static const char *const rows[][2] = {{"1,x", "x"}, {"-1", "-1"},  {"1,,2", NULL}, {"99999999999", "99999999999"},
-                                          {",1", ",1"}, {"1;2", "1;2"}};
+    static const struct {
+        const char *ids, *message; /* message NULL: commas may stand together, as white space does */
+    } rows[] = {
+        {"1,x", "--ids: expected numbers with commas between them, got 'x'"},
+        {"-1", "--ids: expected numbers with commas between them, got '-1'"},
+        {"1,,2", NULL},
+        {"99999999999", "--ids: expected ids below 4294967295, got '99999999999'"},
+        {"7,4294967295,8", "--ids: expected ids below 4294967295, got '4294967295'"},
+        {",1", "--ids: expected numbers with commas between them, got ',1'"},
+        {"1;2", "--ids: expected numbers with commas between them, got '1;2'"},
+    };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        const mica_tokenize_options options = {.ids = rows[i][0]};
-        char expected[128], *text = NULL, *json = NULL;
+        const mica_tokenize_options options = {.ids = rows[i].ids};
+        char *text = NULL, *json = NULL;
         uint64_t bytes;
         mica_status status = mica_tokenize(TINY_K2, &options, &text, &bytes, &json, &error);
-        assert_int_equal(status, rows[i][1] ? MICA_USAGE : MICA_OK); /* commas may stand together, as white space does */
-        snprintf(expected, sizeof expected, "--ids: expected numbers with commas between them, got '%s'", rows[i][1] ? rows[i][1] : "");
-        if (rows[i][1])
-            assert_string_equal(error.message, expected);
+        assert_int_equal(status, rows[i].message ? MICA_USAGE : MICA_OK);
+        if (rows[i].message)
+            assert_string_equal(error.message, rows[i].message);
         mica_string_free(text);
         mica_string_free(json);
     }
