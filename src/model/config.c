@@ -71,12 +71,15 @@ static const struct {
     {"gemma3", "head_dim", 256},
 };
 
+/* Of the published configuration classes, for what a file leaves out. */
 static const struct {
     const char *family, *scoring_func, *topk_method;
+    bool norm_topk_prob;
+    double routed_scaling_factor;
 } router_defaults[] = {
-    {"deepseek_v2", "softmax", "greedy"},
-    {"deepseek_v3", "sigmoid", "noaux_tc"},
-    {"deepseek_v4", "sqrtsoftplus", "noaux_tc"},
+    {"deepseek_v2", "softmax", "greedy", false, 1},
+    {"deepseek_v3", "sigmoid", "noaux_tc", true, 2.5},
+    {"deepseek_v4", "sqrtsoftplus", "noaux_tc", true, 1.5},
 };
 
 mica_status mica_config_refuse(const mica_config_reader *reader, const char *key, const json_t *value, const char *expected,
@@ -202,14 +205,32 @@ static mica_status read_special_tokens(const mica_config_reader *reader, const j
                           error);
 }
 
+static mica_status read_router(const mica_config_reader *reader, mica_config *config, mica_error *error) {
+    config->routed_scaling_factor = 1;
+    for (size_t i = 0; i < sizeof router_defaults / sizeof *router_defaults; i++)
+        if (strcmp(router_defaults[i].family, config->architecture->family) == 0) {
+            snprintf(config->scoring_func, sizeof config->scoring_func, "%s", router_defaults[i].scoring_func);
+            snprintf(config->topk_method, sizeof config->topk_method, "%s", router_defaults[i].topk_method);
+            config->norm_topk_prob = router_defaults[i].norm_topk_prob;
+            config->routed_scaling_factor = router_defaults[i].routed_scaling_factor;
+        }
+    mica_status status = read_boolean(reader, reader->object, "norm_topk_prob", &config->norm_topk_prob, error);
+    if (status == MICA_OK)
+        status = mica_config_positive(reader, reader->object, "routed_scaling_factor", &config->routed_scaling_factor, error);
+    if (!config->architecture->mixture)
+        return status;
+    if (status == MICA_OK)
+        status = read_string(reader, "scoring_func", config->scoring_func, sizeof config->scoring_func, error);
+    if (status == MICA_OK)
+        status = read_string(reader, "topk_method", config->topk_method, sizeof config->topk_method, error);
+    return status;
+}
+
 static mica_status read_others(const mica_config_reader *reader, const json_t *outer, mica_config *config, mica_error *error) {
     const json_t *object = reader->object;
     mica_status status = read_boolean(reader, object, "attention_bias", &config->attention_bias, error);
     if (status == MICA_OK)
         status = read_boolean(reader, object, "mlp_bias", &config->mlp_bias, error);
-    config->norm_topk_prob = strcmp(config->architecture->family, "deepseek_v3") == 0;
-    if (status == MICA_OK)
-        status = read_boolean(reader, object, "norm_topk_prob", &config->norm_topk_prob, error);
     config->tie_word_embeddings = config->architecture->tied;
     if (status == MICA_OK) /* nested configurations say it inside, outside or not at all */
         status = read_boolean(reader, mica_config_absent(object, "tie_word_embeddings") ? outer : object, "tie_word_embeddings",
@@ -222,19 +243,7 @@ static mica_status read_others(const mica_config_reader *reader, const json_t *o
         status = read_special_tokens(reader, outer, config, error);
     if (status == MICA_OK)
         status = mica_config_positive(reader, object, "rms_norm_eps", &config->rms_norm_eps, error);
-    config->routed_scaling_factor = 1;
-    if (status == MICA_OK)
-        status = mica_config_positive(reader, object, "routed_scaling_factor", &config->routed_scaling_factor, error);
-    for (size_t i = 0; i < sizeof router_defaults / sizeof *router_defaults; i++)
-        if (strcmp(router_defaults[i].family, config->architecture->family) == 0) {
-            snprintf(config->scoring_func, sizeof config->scoring_func, "%s", router_defaults[i].scoring_func);
-            snprintf(config->topk_method, sizeof config->topk_method, "%s", router_defaults[i].topk_method);
-        }
-    if (status == MICA_OK && config->architecture->mixture)
-        status = read_string(reader, "scoring_func", config->scoring_func, sizeof config->scoring_func, error);
-    if (status == MICA_OK && config->architecture->mixture)
-        status = read_string(reader, "topk_method", config->topk_method, sizeof config->topk_method, error);
-    return status;
+    return status == MICA_OK ? read_router(reader, config, error) : status;
 }
 
 /* compress_ratios has an entry per layer, and may have more (for the prediction layers, which are ignored). */

@@ -17,6 +17,8 @@
 #define TINY_K2 MICA_SOURCE_DIR "/models/tiny-k2/config.json"
 #define SHARED MICA_SOURCE_DIR "/../shared/"
 
+#define THIRTY_ONE "squared-relu-of-a-gate-times-up" /* bytes: with its end a string of mica_config is full */
+
 static const char deepseek[] =
     "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 512, \"hidden_size\": 8, \"intermediate_size\": 12, \"moe_intermediate_size\": 16,"
     "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"n_shared_experts\": 1, \"n_routed_experts\": 4, \"kv_lora_rank\": 4,"
@@ -99,6 +101,21 @@ static void test_refusals(void **state) {
         {deepseek, "moe_layer_freq", "0", "from 1", "got 0"},
         {deepseek, "qk_rope_head_dim", "3", "even", "got 3"},
         {deepseek, "rms_norm_eps", "-1.0", "positive", "got -1.0"},
+        {deepseek, "routed_scaling_factor", "0", "positive", "got 0"},
+        {deepseek, "norm_topk_prob", "1", "true or false", "got 1"},
+        {deepseek, "eos_token_id", "[0, 1, 2, 3, 4, 5, 6, 7, 8]", "one to eight token ids of at most 511 (vocab_size - 1)", "got [0, 1, 2,"},
+        {deepseek, "eos_token_id", "512", "one to eight token ids of at most 511", "got 512"},
+        {deepseek, "eos_token_id", "[3, 512]", "one to eight token ids of at most 511", "got [3, 512]"},
+        {deepseek, "eos_token_id", "-1", "one to eight token ids of at most 511", "got -1"},
+        {deepseek, "eos_token_id", "[3, -1]", "one to eight token ids of at most 511", "got [3, -1]"},
+        {deepseek, "eos_token_id", "[3, null]", "one to eight token ids of at most 511", "got [3, null]"},
+        {deepseek, "bos_token_id", "512", "a token id of at most 511", "got 512"},
+        {deepseek, "bos_token_id", "-1", "a token id of at most 511", "got -1"},
+        {deepseek, "bos_token_id", "[1, 2]", "a token id of at most 511", "got [1, 2]"},
+        {deepseek, "hidden_act", "\"\"", "a short string", "got \"\""},
+        {deepseek, "hidden_act", "\"" THIRTY_ONE "+\"", "a short string", "got \"" THIRTY_ONE "+\""},
+        {deepseek, "scoring_func", "\"" THIRTY_ONE "+\"", "a short string", "got \"" THIRTY_ONE "+\""},
+        {deepseek, "topk_method", "\"" THIRTY_ONE "+\"", "a short string", "got \"" THIRTY_ONE "+\""},
         {deepseek, "tie_word_embeddings", "\"no\"", "true or false", "got \"no\""},
         {deepseek, "rope_theta", "0", "positive", "got 0"},
         {deepseek, "rope_scaling", "{\"type\": \"yarn\", \"factor\": 0.0}", "a factor of at least 1", "got {"},
@@ -121,6 +138,7 @@ static void test_refusals(void **state) {
         {v4, "compress_ratios", NULL, "one per layer", "got absent"},
         {v4, "compress_ratios", "[0]", "one per layer", "got [0]"},
         {v4, "compress_ratios", "[0, -1]", "one per layer", "got [0, -1]"},
+        {v4, "compress_ratios", "[0, 1048577]", "one per layer", "got [0, 1048577]"},
         {v4, "o_groups", "3", "a divisor", "got 3"},
         {v4, "head_dim", NULL, "an integer", "got absent"},
     };
@@ -174,6 +192,55 @@ static void test_defaults(void **state) {
     config = accept(v4, NULL, NULL);
     assert_int_equal(config.compress_ratio_count, 3);
     assert_int_equal(config.compress_ratios[1], 4);
+}
+
+/* What a file leaves out is what the published configuration classes have: DeepseekV2Config, DeepseekV3Config, DeepseekV4Config, LlamaConfig. */
+static void test_class_defaults(void **state) {
+    (void)state;
+    static const struct {
+        const char *base, *model_type;
+        const char *scoring_func, *topk_method;
+        bool norm_topk_prob;
+        double routed_scaling_factor;
+    } cases[] = {
+        {deepseek, "\"deepseek_v2\"", "softmax", "greedy", false, 1.0},
+        {deepseek, "\"deepseek_v3\"", "sigmoid", "noaux_tc", true, 2.5},
+        {v4, "\"deepseek_v4\"", "sqrtsoftplus", "noaux_tc", true, 1.5},
+        {llama, "\"llama\"", "", "", false, 1.0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mica_config config = accept(cases[i].base, "model_type", cases[i].model_type);
+        assert_string_equal(config.scoring_func, cases[i].scoring_func);
+        assert_string_equal(config.topk_method, cases[i].topk_method);
+        assert_int_equal(config.norm_topk_prob, cases[i].norm_topk_prob);
+        assert_true(config.routed_scaling_factor == cases[i].routed_scaling_factor);
+        assert_string_equal(config.hidden_act, "silu");
+        assert_false(config.attention_bias || config.mlp_bias || config.tie_word_embeddings);
+        assert_int_equal(config.bos_token_id, -1); /* the header's: none, where the file names none */
+        assert_int_equal(config.eos_token_count, 0);
+        config = accept(cases[i].base, "rms_norm_eps", NULL);
+        assert_true(config.rms_norm_eps == 1e-6 && config.latent_norm_eps == 1e-6);
+    }
+    assert_false(accept(deepseek, "norm_topk_prob", "false").norm_topk_prob);
+    assert_true(accept(deepseek, "routed_scaling_factor", "2").routed_scaling_factor == 2);
+    const mica_config config = accept(deepseek, "rms_norm_eps", "1e-05");
+    assert_true(config.rms_norm_eps == 1e-5 && config.latent_norm_eps == 1e-6);
+}
+
+/* The last that are accepted, where test_refusals has the first that are not. */
+static void test_bounds(void **state) {
+    (void)state;
+    mica_config config = accept(deepseek, "eos_token_id", "[511, 1, 2, 3, 4, 5, 6, 0]");
+    assert_int_equal(config.eos_token_count, 8);
+    assert_int_equal(config.eos_token_ids[0], 511);
+    assert_int_equal(config.eos_token_ids[7], 0);
+    config = accept(deepseek, "eos_token_id", "511");
+    assert_int_equal(config.eos_token_count, 1);
+    assert_int_equal(config.eos_token_ids[0], 511);
+    assert_int_equal(accept(deepseek, "bos_token_id", "511").bos_token_id, 511);
+    assert_int_equal(accept(deepseek, "bos_token_id", "0").bos_token_id, 0);
+    assert_string_equal(accept(deepseek, "hidden_act", "\"" THIRTY_ONE "\"").hidden_act, THIRTY_ONE);
+    assert_int_equal(accept(v4, "compress_ratios", "[0, 1048576]").compress_ratios[1], 1048576);
 }
 
 static void test_rope(void **state) {
@@ -255,7 +322,8 @@ static void test_kimi_k2(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals), cmocka_unit_test(test_int4_schemes),
-                                       cmocka_unit_test(test_defaults),
+                                       cmocka_unit_test(test_defaults),     cmocka_unit_test(test_class_defaults),
+                                       cmocka_unit_test(test_bounds),
                                        cmocka_unit_test(test_rope),     cmocka_unit_test(test_nested),       cmocka_unit_test(test_tiny_k2),
                                        cmocka_unit_test(test_kimi_k2)};
     return cmocka_run_group_tests(tests, NULL, NULL);
