@@ -1,5 +1,5 @@
 /* test_forward.c: the engine against the fixtures' float64 truths, in exact arithmetic (logits and hidden states within 2e-5, the same
- * experts, weights within 1e-5) and in the fast one (KL at most 1e-3 and the same argmax where the margin allows, of every token by the
+ * experts, weights within 1e-5) and in the fast one (KL at most 1e-3, of tiny-k2 5e-5, and the same argmax where the margin allows, of every token by the
  * truth's experts and of those that choose the same; other choices as many, and as near a tie, as the measured noise of the scores
  * explains); the same numbers for every budget, policy, number of threads, and way of cutting a sequence into steps; damage and misuse in
  * one line; nothing allocated once open. */
@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/cpu.h"
 #include "base/no_memory.h"
 #include "base/scratch.h"
 #include "golden.h"
@@ -321,10 +322,10 @@ static double at_most(double expected) {
 
 /* A choice of experts is not continuous: where two scores nearly tie, the last bits choose the other one, and the token is computed by
  * another expert: another model's answer, not this one's with an error. So it is computed twice. With the truth's experts every token is
- * within 1e-3, with the argmax wherever the logits' margin allows; what the layers would have chosen differs as often, and as near a tie,
+ * within `largest`, with the argmax wherever the logits' margin allows; what the layers would have chosen differs as often, and as near a tie,
  * as noise of the size that the scores have there explains. With its own choice that holds of the tokens that chose the same, and the
  * others are as many as that noise makes. */
-static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, const seen *exact, uint64_t step) {
+static void judge_fast(const char *name, mica_engine *engine, const sequence *truth, const seen *exact, uint64_t step, double largest) {
     const mica_config *config = &mica_engine_model(engine)->config;
     seen got;
     float *logits = run_given(engine, truth->ids, truth->tokens, step, truth->router_ids, &got);
@@ -340,23 +341,23 @@ static void judge_fast(const char *name, mica_engine *engine, const sequence *tr
         "%s, steps of %lu, fast: KL %.1e with the truth's experts (%lu choices would differ, %.1f expected, by margins of at most %.1f deviations); "
         "%.1e with its own, %.1e without the %lu of %lu tokens that chose others\n",
         name, step, given.all, noise.others, noise.expected, noise.widest, own.all, own.same, own.others, truth->tokens);
-    assert_true(given.all <= 1e-3 && own.same <= 1e-3);
+    assert_true(given.all <= largest && own.same <= 1e-3);
     assert_true(noise.widest <= NOISE_DEVIATIONS && (double)noise.others <= at_most(noise.expected) &&
                 (double)own.others <= at_most(noise.expected));
 }
 
-static void judge_sequence(const char *name, mica_engine *exact, mica_engine *fast, const sequence *truth) {
+static void judge_sequence(const char *name, mica_engine *exact, mica_engine *fast, const sequence *truth, double largest) {
     static const uint64_t steps[] = {1, 7, 512};
     seen scores;
     free(run(exact, truth->ids, truth->tokens, 512, &scores));
     for (size_t i = truth->tokens > 100 ? 1 : 0; i < 3; i++) {
         judge_exact(name, exact, truth, steps[i]);
-        judge_fast(name, fast, truth, &scores, steps[i]);
+        judge_fast(name, fast, truth, &scores, steps[i], largest);
     }
     release_seen(&scores);
 }
 
-static void judge(const char *name, const char *directory, const char *raw, const json_t *sequences) {
+static void judge(const char *name, const char *directory, const char *raw, const json_t *sequences, double largest) {
     mica_model *model;
     mica_error error;
     assert_int_equal(mica_model_open(directory, NULL, &model, &error), MICA_OK);
@@ -367,7 +368,7 @@ static void judge(const char *name, const char *directory, const char *raw, cons
     assert_true(json_object_size(sequences) > 0);
     json_object_foreach((json_t *)sequences, key, golden) {
         sequence truth = load_sequence(model, raw, golden);
-        judge_sequence(name, exact, fast, &truth);
+        judge_sequence(name, exact, fast, &truth, largest);
         release_sequence(&truth);
     }
     mica_engine_close(exact);
@@ -389,7 +390,7 @@ static void test_fixtures(void **state) {
     for (size_t i = 0; i < FIXTURE_KINDS; i++) {
         char directory[512];
         json_t *golden = open_fixture(fixture_kinds[i], directory);
-        judge(fixture_kinds[i], directory, directory, json_object_get(golden, "sequences"));
+        judge(fixture_kinds[i], directory, directory, json_object_get(golden, "sequences"), 1e-3);
         json_decref(golden);
     }
 }
@@ -397,8 +398,39 @@ static void test_fixtures(void **state) {
 static void test_tiny_k2(void **state) {
     (void)state;
     json_t *golden = golden_open(TINY_K2 "/golden/golden.json");
-    judge("tiny-k2", TINY_K2, TINY_K2 "/golden", json_object_get(golden, "sequences"));
+    judge("tiny-k2", TINY_K2, TINY_K2 "/golden", json_object_get(golden, "sequences"), 5e-5);
     json_decref(golden);
+}
+
+/* A bf16 cache keeps the rotated part of a latent key as two numbers. Where products do not round to bf16 themselves, what that saves is most of
+ * what there is: 2.2e-6 at most with it, 9e-6 to 3.6e-5 without (docs/engine.md), of the sequences in which there is something to attend to. */
+static void test_rotated_keys(void **state) {
+    (void)state;
+    const mica_cpu usual = mica_cpu_current();
+    mica_cpu_select(MICA_CPU_AVX2);
+    mica_model *model;
+    assert_int_equal(mica_model_open(TINY_K2, NULL, &model, NULL), MICA_OK);
+    mica_engine *engine = open_engine(model, &(mica_engine_options){.precision = MICA_PRECISION_FAST, .threads = 2});
+    json_t *golden = golden_open(TINY_K2 "/golden/golden.json"), *one;
+    const char *key;
+    json_object_foreach(json_object_get(golden, "sequences"), key, one) {
+        static const uint64_t steps[] = {1, 7, 512}; /* absorbed, both, expanded */
+        sequence truth = load_sequence(model, TINY_K2 "/golden", one);
+        for (size_t i = 0; i < 3; i++) {
+            seen got;
+            float *logits = run_given(engine, truth.ids, truth.tokens, steps[i], truth.router_ids, &got);
+            const double kl = diverge("tiny-k2", &model->config, logits, &got, &truth).all;
+            print_message("tiny-k2 by %s, %lu tokens in steps of %lu: KL %.1e\n", mica_cpu_name(mica_cpu_current()), truth.tokens, steps[i], kl);
+            assert_true(kl <= 5e-6);
+            free(logits);
+            release_seen(&got);
+        }
+        release_sequence(&truth);
+    }
+    json_decref(golden);
+    mica_engine_close(engine);
+    mica_model_close(model);
+    mica_cpu_select(usual);
 }
 
 /* ---- the trap of the latents' epsilon */
@@ -775,7 +807,7 @@ static void test_not_finite(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_eps_trap),
+        cmocka_unit_test(test_fixtures),     cmocka_unit_test(test_tiny_k2),   cmocka_unit_test(test_rotated_keys), cmocka_unit_test(test_eps_trap),
         cmocka_unit_test(test_same_numbers), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_no_allocation),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_not_run),   cmocka_unit_test(test_recency),
         cmocka_unit_test(test_long_context),
