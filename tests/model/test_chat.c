@@ -76,6 +76,12 @@ static void kimi(void **state) {
         chat, tokenizer, hostile, 2, false,
         "<|im_system|>system<|im_middle|>s<|im_end|><|im_user|>user<|im_middle|><|im_end|><|im_system|>system<|im_middle|>[EOS]<|im_end|>",
         6);
+    /* every system's message where it stands; the default only before what is no system's */
+    const mica_chat_message systems[] = {MESSAGE(SYSTEM, "s"), MESSAGE(USER, "u"), MESSAGE(SYSTEM, "t")};
+    expect(chat, tokenizer, systems, 3, false,
+           "<|im_system|>system<|im_middle|>s<|im_end|><|im_user|>user<|im_middle|>u<|im_end|><|im_system|>system<|im_middle|>t<|im_end|>", 9);
+    expect(chat, tokenizer, systems + 1, 2, false,
+           "<|im_system|>system<|im_middle|>You help<|im_end|><|im_user|>user<|im_middle|>u<|im_end|><|im_system|>system<|im_middle|>t<|im_end|>", 9);
     mica_chat_close(chat);
     mica_tokenizer_close(tokenizer);
 }
@@ -89,6 +95,10 @@ static void written_otherwise(void **state) {
         {"<|im_user|>{{ role_name }}<|im_middle|><|im_assistant|>assistant<|im_middle|>", NULL},
         {"{{ \"<|im_system|>system<|im_middle|>Don\\\"t\\nyou<|im_end|>\" }}<|im_user|>user<|im_middle|><|im_assistant|>assistant<|im_middle|>",
          "Don\"t\nyou"},
+        /* no text of the template's own between the marks: no default */
+        {"{{'<|im_system|>system<|im_middle|>'}}{{message['content']+'<|im_end|>'}}<|im_user|>user<|im_middle|><|im_assistant|>assistant<|im_middle|>",
+         NULL},
+        {"{{'<|im_system|>system<|im_middle|><|im_end|>'}}<|im_user|>user<|im_middle|><|im_assistant|>assistant<|im_middle|>", NULL},
     };
     for (size_t i = 0; i < sizeof templates / sizeof templates[0]; i++) {
         mica_tokenizer *tokenizer = open_with(templates[i][0]);
@@ -118,6 +128,106 @@ static void thoughts_are_left_out(void **state) {
     expect(chat, tokenizer, turns, 2, false,
            "<|im_assistant|>assistant<|im_middle|><think></think>z<|im_end|><|im_user|>user<|im_middle|>a</think>b<|im_end|>", 6);
     mica_chat_close(chat);
+    mica_tokenizer_close(tokenizer);
+}
+
+/* ---- the rules of templates whose control tokens tiny-k2 does not have: its vocabulary, with other names for them */
+
+/* tiny-k2's tokenizer, its control tokens named as in `names` (of what they are, of what they shall be), with this template. */
+static mica_tokenizer *open_renamed(const char *const (*names)[2], size_t count, const char *template) {
+    mica_text settings = MICA_TEXT_INIT;
+    char *bytes;
+    uint64_t length;
+    const mica_token_files files = {NULL, scratch_directory};
+    mica_tokenizer *tokenizer;
+    assert_int_equal(mica_file_load(TINY_K2 "/tiktoken.model", UINT64_C(1) << 24, &bytes, &length, &error), MICA_OK);
+    scratch_write("tiktoken.model", bytes, length);
+    mica_free(bytes);
+    assert_int_equal(mica_file_load(TINY_K2 "/tokenizer_config.json", UINT64_C(1) << 16, &bytes, &length, &error), MICA_OK);
+    for (uint64_t at = 0, taken; at < length; at += taken) {
+        const char *put = NULL;
+        taken = 1;
+        for (size_t i = 0; i < count && !put; i++)
+            if (length - at > strlen(names[i][0]) && memcmp(bytes + at, names[i][0], strlen(names[i][0])) == 0) {
+                put = names[i][1];
+                taken = strlen(names[i][0]);
+            }
+        mica_text_append(&settings, put ? put : bytes + at, put ? strlen(put) : 1);
+    }
+    mica_free(bytes);
+    assert_false(mica_text_failed(&settings));
+    scratch_write("tokenizer_config.json", settings.bytes, settings.length);
+    mica_text_release(&settings);
+    assert_int_equal(mica_tokenizer_open_files(&files, &tokenizer, &error), MICA_OK);
+    tokenizer->chat_template = mica_strdup(template);
+    return tokenizer;
+}
+
+#define END "<｜end▁of▁sentence｜>"
+
+static const char *const others[][2] = {
+    {"<|im_system|>", "<|im_start|>"}, {"<|im_user|>", "<｜User｜>"}, {"<|im_assistant|>", "<｜Assistant｜>"}, {"<|im_middle|>", END}};
+
+/* Qwen 3's, DeepSeek V3.1's and R1's templates, shortened to what they do with systems and thoughts. */
+#define QWEN                                                                                                                              \
+    "{%- for message in messages %}{%- if message.role == 'assistant' %}{%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}" \
+    "{{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}{%- else %}"                                            \
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endif %}{%- endfor %}"                     \
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+#define DEEPSEEK_START                                                                                                                  \
+    "{%- set ns = namespace(system_prompt='', is_first_sp=true, is_last_user=false) -%}{%- for message in messages -%}"                  \
+    "{%- if message['role'] == 'system' -%}{%- if ns.is_first_sp -%}{%- set ns.system_prompt = message['content'] -%}"                   \
+    "{%- set ns.is_first_sp = false -%}{%- else -%}{%- set ns.system_prompt = ns.system_prompt + '\\n\\n' + message['content'] -%}"   \
+    "{%- endif -%}{%- endif -%}{%- endfor -%}{{- bos_token -}}{{- ns.system_prompt -}}{%- for message in messages -%}"                   \
+    "{%- if message['role'] == 'user' -%}{%- set ns.is_last_user = true -%}{{- '<｜User｜>' + message['content'] -}}{%- endif -%}"     \
+    "{%- if message['role'] == 'assistant' -%}{%- set content = message['content'] -%}"
+#define DEEPSEEK_V31                                                                                                                     \
+    DEEPSEEK_START "{%- if ns.is_last_user -%}{{- '<｜Assistant｜>' -}}{{- '</think>' -}}{%- endif -%}{%- set ns.is_last_user = false -%}" \
+                   "{%- if '</think>' in content -%}{%- set content = content.split('</think>', 1)[1] -%}{%- endif -%}"                  \
+                   "{{- content + '" END "' -}}{%- endif -%}{%- endfor -%}"                                                              \
+                   "{%- if add_generation_prompt and ns.is_last_user -%}{{- '<｜Assistant｜>' -}}{{- '</think>' -}}{%- endif -%}"
+#define DEEPSEEK_R1                                                                                                                     \
+    DEEPSEEK_START "{%- if '</think>' in content -%}{%- set content = content.split('</think>')[-1] -%}{%- endif -%}"                    \
+                   "{{- '<｜Assistant｜>' + content + '" END "' -}}{%- endif -%}{%- endfor -%}"                                        \
+                   "{%- if add_generation_prompt -%}{{- '<｜Assistant｜><think>\\n' -}}{%- endif -%}"
+
+/* Expected: what jinja2 makes of them. */
+static void systems_and_thoughts(void **state) {
+    (void)state;
+    static const mica_chat_message turns[] = {MESSAGE(SYSTEM, "s"), MESSAGE(USER, "u</think>v"), MESSAGE(ASSISTANT, "<think>a</think>\n\nb</think>\nc\n"),
+                                              MESSAGE(SYSTEM, "t"), MESSAGE(USER, "w"), MESSAGE(ASSISTANT, "<think>d</think>"), MESSAGE(USER, "x")};
+    static const struct {
+        const char *format, *template, *expected;
+        uint32_t control;
+    } rows[] = {
+        {"chatml", QWEN,
+         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu</think>v<|im_end|>\n<|im_start|>assistant\nc\n<|im_end|>\n<|im_start|>system\nt<|im_end|>\n"
+         "<|im_start|>user\nw<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n", 15},
+        {"deepseek-v3.1", DEEPSEEK_V31,
+         "[BOS]s\n\nt<｜User｜>u</think>v<｜Assistant｜></think>\n\nb</think>\nc\n" END "<｜User｜>w<｜Assistant｜></think>" END
+         "<｜User｜>x<｜Assistant｜></think>", 9},
+        {"deepseek-r1", DEEPSEEK_R1,
+         "[BOS]s\n\nt<｜User｜>u</think>v<｜Assistant｜>\nc\n" END "<｜User｜>w<｜Assistant｜>" END "<｜User｜>x<｜Assistant｜><think>\n", 9},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        mica_tokenizer *tokenizer = open_renamed(others, 4, rows[i].template);
+        mica_chat *chat = open_chat(tokenizer);
+        assert_string_equal(mica_chat_format(chat), rows[i].format);
+        assert_null(mica_chat_default_system(chat));
+        expect(chat, tokenizer, turns, sizeof turns / sizeof turns[0], true, rows[i].expected, rows[i].control);
+        mica_chat_close(chat);
+        mica_tokenizer_close(tokenizer);
+    }
+}
+
+/* A template may name a token that the vocabulary has, and end its turns by one that it has not. */
+static void no_end(void **state) {
+    (void)state;
+    static const char *const names[][2] = {{"<|im_system|>", "<|im_start|>"}, {"<|im_end|>", "<|end|>"}};
+    mica_tokenizer *tokenizer = open_renamed(names, 2, QWEN);
+    mica_chat *chat;
+    assert_int_equal(mica_chat_open(tokenizer, &chat, &error), MICA_BAD_INPUT);
+    assert_non_null(strstr(error.message, "the format chatml needs a token that ends a reply (<|im_end|>), which the vocabulary does not have"));
     mica_tokenizer_close(tokenizer);
 }
 
@@ -193,9 +303,11 @@ int main(void) {
         cmocka_unit_test(kimi),
         cmocka_unit_test(written_otherwise),
         cmocka_unit_test(thoughts_are_left_out),
+        cmocka_unit_test(systems_and_thoughts),
+        cmocka_unit_test(no_end),
         cmocka_unit_test(what_is_refused),
         cmocka_unit_test(deepseek),
         cmocka_unit_test(memory_runs_out_anywhere),
     };
-    return cmocka_run_group_tests_name("chat", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("chat", tests, scratch_make, scratch_remove);
 }
