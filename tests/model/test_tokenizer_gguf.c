@@ -272,9 +272,7 @@ static mica_tokenizer *from_json(const char *json, uint64_t length) {
 }
 
 static void expect_same_ids(const mica_tokenizer *left, const mica_tokenizer *right) {
-    static const char *const texts[] = {"ab a b", "  aab<s>b</s> <unk>", "", "\xff\xe6\xbc\xa2 ab",
-                                        "\xe2\x96\x81"
-                                        "ab"};
+    static const char *const texts[] = {"ab a b", "  aab<s>b</s> <unk>", "", "\xff\xe6\xbc\xa2 ab", ("\xe2\x96\x81" "ab")};
     for (size_t i = 0; i < 2 * sizeof texts / sizeof *texts; i++) {
         mica_token_list ids[2] = {{0}, {0}};
         assert_int_equal(mica_tokenizer_append(left, texts[i / 2], strlen(texts[i / 2]), i % 2, &ids[0], &error), MICA_OK);
