@@ -53,6 +53,11 @@ bool mica_byte_level_read(mica_text *bytes, const char *characters, uint64_t len
     return true;
 }
 
+/* Nothing may have no address. */
+static const char *end_of(const char *text, uint64_t length) {
+    return length ? text + length : text;
+}
+
 static const char *find_mark(const char *text, const char *end) {
     const size_t mark = strlen(MICA_SPACE_MARK);
     for (const char *at = text; at < end && (at = memchr(at, *MICA_SPACE_MARK, (size_t)(end - at))); at++)
@@ -62,11 +67,11 @@ static const char *find_mark(const char *text, const char *end) {
 }
 
 bool mica_space_marks_in(const char *text, uint64_t length) {
-    return find_mark(text, text + length) != NULL;
+    return find_mark(text, end_of(text, length)) != NULL;
 }
 
 void mica_space_marks_read(mica_text *bytes, const char *text, uint64_t length) {
-    const char *end = text + length;
+    const char *end = end_of(text, length);
     for (const char *mark; (mark = find_mark(text, end)); text = mark + strlen(MICA_SPACE_MARK)) {
         mica_text_append(bytes, text, (size_t)(mark - text));
         mica_text_append(bytes, " ", 1);
