@@ -316,7 +316,8 @@ static mica_status read_resident(mica_engine *engine, mica_error *error) {
         return mica_fail(error, MICA_NO_MEMORY, "%s: out of memory for the list of resident weights", model->source->path);
     uint64_t count = list_resident(model, list);
     uint64_t needed = stored_bytes(list, count) + derived_bytes(engine, list, count) + mica_workspace_bytes(engine) +
-                      engine->session.layers * engine->session.layer_bytes + mica_memory_resident_bytes() + MARGIN + SLOTS_MIN * (mica_expert_slot_bytes(model) + mica_expert_slot_overhead());
+                      engine->session.layers * engine->session.layer_bytes + mica_memory_resident_bytes() + MARGIN +
+                      SLOTS_MIN * (mica_expert_slot_bytes(model) + mica_expert_slot_overhead());
     mica_status status = MICA_OK;
     if (needed > engine->options.memory_bytes)
         status = refuse_budget(engine, needed, error);
