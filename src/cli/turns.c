@@ -8,13 +8,9 @@
 #include <unistd.h>
 
 #include "progress.h"
+#include "verbs.h"
 
 #define ROOM_LEAST 4096
-
-static mica_status fail(mica_error *error, mica_status status, const char *message, const char *reason) {
-    snprintf(error->message, sizeof error->message, "%s%s", message, reason);
-    return error->status = status;
-}
 
 void mica_turns_init(mica_turns *turns) {
     *turns = (mica_turns){.asks = isatty(STDIN_FILENO)};
@@ -46,10 +42,10 @@ static bool make_room(mica_turns *turns) {
 
 static mica_status read_some(mica_turns *turns, mica_error *error) {
     if (!make_room(turns))
-        return fail(error, MICA_NO_MEMORY, "out of memory for a line", "");
+        return mica_verb_fail(error, MICA_NO_MEMORY, "out of memory for a line");
     if (!mica_progress_await(STDIN_FILENO)) {
         if (mica_progress_terminated() || !turns->asks)
-            return fail(error, MICA_INTERRUPTED, "stopped", "");
+            return mica_verb_fail(error, MICA_INTERRUPTED, "stopped");
         mica_progress_forget();
         turns->used = 0;
         fputs("\n(Ctrl-D ends the conversation)\n> ", stderr);
@@ -57,7 +53,7 @@ static mica_status read_some(mica_turns *turns, mica_error *error) {
     }
     ssize_t got = read(STDIN_FILENO, turns->bytes + turns->used, turns->room - turns->used - 1);
     if (got < 0 && errno != EINTR && errno != EAGAIN)
-        return fail(error, MICA_IO, "standard input: cannot read: ", strerror(errno));
+        return mica_verb_fail(error, MICA_IO, "standard input: cannot read: %s", strerror(errno));
     turns->used += got > 0 ? (size_t)got : 0;
     turns->ended = got == 0;
     return MICA_OK;
@@ -87,7 +83,7 @@ mica_status mica_turns_next(mica_turns *turns, const char **line, mica_error *er
     turns->taken = (size_t)(end - turns->bytes) + (end < turns->bytes + turns->used);
     *end = 0;
     if (strlen(begin) != (size_t)(end - begin))
-        return fail(error, MICA_BAD_INPUT, "standard input: expected text, got a NUL byte", "");
+        return mica_verb_fail(error, MICA_BAD_INPUT, "standard input: expected text, got a NUL byte");
     if (end > begin && end[-1] == '\r')
         end[-1] = 0;
     *line = begin;

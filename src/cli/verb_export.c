@@ -1,7 +1,6 @@
 /* cli/verb_export.c: the verb `export`: its options, its help, its calls into the library, one per format. Judged by
  * tests/cli/transcripts. */
 #include <mica/export.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "progress.h"
@@ -68,9 +67,7 @@ static mica_status run_export(const mica_option_values *values, char **output, m
             mica_verb_tell_resume(status, error);
         return status;
     }
-    snprintf(error->message, sizeof error->message, "--format: expected " FORMATS ", got '%s'", values->format);
-    error->status = MICA_USAGE;
-    return MICA_USAGE;
+    return mica_verb_fail(error, MICA_USAGE, "--format: expected " FORMATS ", got '%s'", values->format);
 }
 
 static const mica_option export_options[] = {

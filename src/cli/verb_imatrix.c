@@ -1,6 +1,5 @@
 /* cli/verb_imatrix.c: the verb `imatrix`: its options, its help, its call into the library. Judged by tests/cli/transcripts. */
 #include <mica/imatrix.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,14 +9,9 @@
 static mica_status run_imatrix(const mica_option_values *values, char **output, mica_error *error) {
     mica_compute_options options;
     char *file = NULL, *text = NULL, *json = NULL;
-    uint64_t length = 0;
     if (!values->output || !values->file == !values->ids)
         return mica_verb_refuse(error, "expected --output FILE.gguf, and one of --file TEXT and --ids LIST");
-    mica_status status = values->file ? mica_verb_read_text(values->file, &file, &length, error) : MICA_OK;
-    if (status == MICA_OK && file && strlen(file) != length) {
-        snprintf(error->message, sizeof error->message, "%s: expected text, got a NUL byte", values->file);
-        status = error->status = MICA_BAD_INPUT;
-    }
+    mica_status status = values->file ? mica_verb_read_string(values->file, &file, error) : MICA_OK;
     const mica_prompt prompt = {.text = file, .ids = values->ids, .bos = values->bos};
     const char *slash = values->file ? strrchr(values->file, '/') : NULL;
     mica_verb_compute_options(values, &options);

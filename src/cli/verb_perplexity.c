@@ -1,9 +1,7 @@
 /* cli/verb_perplexity.c: the verb `perplexity`: its options, its help, its call into the library. Judged by
  * tests/cli/transcripts/run.txt. */
 #include <mica/engine.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "progress.h"
 #include "verbs.h"
@@ -11,18 +9,11 @@
 static mica_status run_perplexity(const mica_option_values *values, char **output, mica_error *error) {
     mica_compute_options options;
     char *file = NULL, *text = NULL, *json = NULL;
-    uint64_t length = 0;
     if (!values->file == !values->ids)
         return mica_verb_refuse(error, "expected one of --file TEXT and --ids LIST");
-    mica_status status = values->file ? mica_verb_read_text(values->file, &file, &length, error) : MICA_OK;
-    if (status == MICA_OK && file && strlen(file) != length) {
-        snprintf(error->message, sizeof error->message, "%s: expected text, got a NUL byte", values->file);
-        status = error->status = MICA_BAD_INPUT;
-    }
-    if (status == MICA_OK && file && length == 0) {
-        snprintf(error->message, sizeof error->message, "%s: expected text, got an empty file", values->file);
-        status = error->status = MICA_BAD_INPUT;
-    }
+    mica_status status = values->file ? mica_verb_read_string(values->file, &file, error) : MICA_OK;
+    if (status == MICA_OK && file && !*file)
+        status = mica_verb_fail(error, MICA_BAD_INPUT, "%s: expected text, got an empty file", values->file);
     const mica_prompt prompt = {.text = file, .ids = values->ids, .bos = values->bos};
     mica_verb_compute_options(values, &options);
     mica_progress_begin();

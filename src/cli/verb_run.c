@@ -56,11 +56,6 @@ static void show_meters(const mica_compute_meters *meters) {
     mica_string_free(line);
 }
 
-static mica_status stopped(mica_error *error, const char *message) {
-    snprintf(error->message, sizeof error->message, "%s", message);
-    return error->status = MICA_INTERRUPTED;
-}
-
 /* One turn. On a terminal one that is refused (it does not fit) is told, and the next is awaited. */
 static mica_status answer(const mica_option_values *values, mica_runner *runner, const char *turn, bool asks, bool *lost, mica_error *error) {
     speaking to = {0};
@@ -75,7 +70,7 @@ static mica_status answer(const mica_option_values *values, mica_runner *runner,
     end_line(&to);
     *lost = to.lost;
     if (mica_progress_terminated())
-        return stopped(error, "stopped");
+        return mica_verb_fail(error, MICA_INTERRUPTED, "stopped");
     if (status == MICA_OK)
         show_meters(&meters);
     else if (status == MICA_BAD_INPUT && asks)
@@ -116,9 +111,7 @@ static mica_status continue_text(const mica_option_values *values, mica_runner *
     show_meters(&meters);
     if (!mica_progress_stopped())
         return MICA_OK;
-    char message[64];
-    snprintf(message, sizeof message, "stopped after %llu tokens", (unsigned long long)meters.generated_tokens);
-    return stopped(error, message);
+    return mica_verb_fail(error, MICA_INTERRUPTED, "stopped after %llu tokens", (unsigned long long)meters.generated_tokens);
 }
 
 static mica_status run_run(const mica_option_values *values, char **output, mica_error *error) {

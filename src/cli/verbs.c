@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <mica/checkpoint.h>
 #include <mica/engine.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,10 +42,17 @@ void mica_verb_tell_resume(mica_status status, mica_error *error) {
         snprintf(error->message + length, sizeof error->message - length, "; the same command with --resume goes on from there");
 }
 
+mica_status mica_verb_fail(mica_error *error, mica_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error->message, sizeof error->message, format, arguments);
+    va_end(arguments);
+    error->status = status;
+    return status;
+}
+
 mica_status mica_verb_refuse(mica_error *error, const char *message) {
-    snprintf(error->message, sizeof error->message, "%s", message);
-    error->status = MICA_USAGE;
-    return MICA_USAGE;
+    return mica_verb_fail(error, MICA_USAGE, "%s", message);
 }
 
 void mica_verb_compute_options(const mica_option_values *values, mica_compute_options *options) {
@@ -59,9 +67,7 @@ void mica_verb_compute_options(const mica_option_values *values, mica_compute_op
 }
 
 static mica_status fail_file(const char *path, const char *what, int reason, mica_error *error) {
-    snprintf(error->message, sizeof error->message, "%s: %s: %s", path, what, strerror(reason));
-    error->status = reason == ENOMEM ? MICA_NO_MEMORY : MICA_IO;
-    return error->status;
+    return mica_verb_fail(error, reason == ENOMEM ? MICA_NO_MEMORY : MICA_IO, "%s: %s: %s", path, what, strerror(reason));
 }
 
 /* All that is left of a stream; the caller's (free). */
@@ -100,5 +106,13 @@ mica_status mica_verb_read_text(const char *path, char **bytes, uint64_t *length
         return fail_file(path, "cannot open", errno, error);
     mica_status status = read_stream(file, path, bytes, length, error);
     fclose(file);
+    return status;
+}
+
+mica_status mica_verb_read_string(const char *path, char **text, mica_error *error) {
+    uint64_t length;
+    mica_status status = mica_verb_read_text(path, text, &length, error);
+    if (status == MICA_OK && strlen(*text) != length)
+        status = mica_verb_fail(error, MICA_BAD_INPUT, "%s: expected text, got a NUL byte", path);
     return status;
 }

@@ -43,11 +43,15 @@ extern const mica_verb mica_verb_export, mica_verb_imatrix, mica_verb_diff;
 void mica_verb_compute_options(const mica_option_values *values, mica_compute_options *options);
 /* A file's bytes, with a NUL behind them; "-": standard input. The caller's (free). */
 mica_status mica_verb_read_text(const char *path, char **bytes, uint64_t *length, mica_error *error);
+/* The same of a file that has no NUL byte: BAD_INPUT. */
+mica_status mica_verb_read_string(const char *path, char **text, mica_error *error);
 
 /* Keeps the one of a report's two forms that was asked for, frees the other. */
 char *mica_verb_choose(bool json, char *text_form, char *json_form);
 /* Behind the sentence of a run that was interrupted: how it goes on. */
 void mica_verb_tell_resume(mica_status status, mica_error *error);
+/* Sets the message and gives `status` back. */
+mica_status mica_verb_fail(mica_error *error, mica_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A command line that the table of options cannot refuse. */
 mica_status mica_verb_refuse(mica_error *error, const char *message);
 
